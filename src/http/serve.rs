@@ -1,0 +1,113 @@
+//! The accept loop: bounded connections, bounded waits, an end that lets answers finish.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tracing::{debug, warn};
+
+use crate::http::reply::Body;
+use crate::shutdown::Shutdown;
+
+/// Bounds of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections open at once; further ones wait in the kernel's backlog.
+    pub connections: usize,
+    /// How long a connection may take to send a request's head, and may stay idle between two.
+    pub header_read_timeout: Duration,
+    /// How long one request may take from its head to the last byte of the answer.
+    pub request_timeout: Duration,
+    /// Bytes of a request's head at the most; hyper answers 431 above.
+    pub max_head_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            header_read_timeout: Duration::from_secs(15),
+            request_timeout: Duration::from_secs(90),
+            max_head_bytes: 16 * 1024,
+        }
+    }
+}
+
+/// Serves `listener` until `shutdown` begins, then lets open requests finish.
+///
+/// `handler` answers each request; it cannot fail, since every failure has an answer. A request
+/// that takes longer than `limits.request_timeout` has its connection closed.
+pub async fn serve<H, F>(listener: TcpListener, limits: Limits, shutdown: Shutdown, handler: H)
+where
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let quiet = shutdown.quiet().clone();
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            break;
+        };
+        let Some(accepted) = quiet.run_until_cancelled(listener.accept()).await else {
+            break;
+        };
+        let (stream, peer) = match accepted {
+            Ok(pair) => pair,
+            Err(error) => {
+                // Out of descriptors, most likely: give connections time to close.
+                warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let connection = connection(stream, peer, limits, handler.clone(), &graceful);
+        shutdown.spawn(async move {
+            if let Err(error) = connection.await {
+                debug!(%error, "connection ended early");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+fn connection<H, F>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    limits: Limits,
+    handler: H,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = hyper::Result<()>> + use<H, F>
+where
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| {
+        let answer = handler(request, peer);
+        async move {
+            match tokio::time::timeout(limits.request_timeout, answer).await {
+                Ok(response) => Ok::<_, Infallible>(response),
+                Err(_) => Ok(crate::http::reply::timed_out()),
+            }
+        }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout)
+        .max_buf_size(limits.max_head_bytes.max(8192))
+        .serve_connection(TokioIo::new(stream), service);
+    graceful.watch(serving)
+}
