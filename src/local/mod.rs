@@ -1,0 +1,3 @@
+//! The Machines API on this computer.
+
+pub mod engine;
