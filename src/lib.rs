@@ -4,4 +4,6 @@
 pub mod clock;
 pub mod http;
 pub mod local;
+pub mod run;
 pub mod shutdown;
+pub mod token;
