@@ -5,4 +5,6 @@ pub mod clock;
 pub mod config;
 pub mod http;
 pub mod local;
+pub mod run;
 pub mod shutdown;
+pub mod token;
