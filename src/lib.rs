@@ -2,6 +2,7 @@
 //! left behind.
 
 pub mod clock;
+pub mod config;
 pub mod http;
 pub mod local;
 pub mod run;
