@@ -7,4 +7,5 @@ pub mod http;
 pub mod local;
 pub mod run;
 pub mod shutdown;
+pub mod store;
 pub mod token;
