@@ -1,10 +1,12 @@
 //! cofferdam runs strangers' code: one throw-away machine per request, exactly one result, nothing
 //! left behind.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod http;
 pub mod local;
 pub mod run;
 pub mod shutdown;
+pub mod telemetry;
 pub mod token;
