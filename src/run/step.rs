@@ -41,6 +41,8 @@ pub enum Event {
     Ended {
         /// Why. The reason says in which phases this can happen.
         reason: ReasonCode,
+        /// Which attempt it was seen at; `None` for whichever it is, as when someone cancels.
+        attempt: Option<Attempt>,
     },
     /// No machine of the run is left.
     Gone,
@@ -94,7 +96,10 @@ fn queued(attempt: Attempt, event: &Event) -> Result<Phase, Rejected> {
             app: app.clone(),
         }),
         // No machine is left in this phase, so there is nothing to tear down.
-        Event::Ended { reason } => match reason {
+        Event::Ended {
+            attempt: Some(of), ..
+        } if *of != attempt => Err(Rejected::OtherAttempt),
+        Event::Ended { reason, .. } => match reason {
             ReasonCode::ExpiredInQueue
             | ReasonCode::Cancelled
             | ReasonCode::InvalidRequest
@@ -143,7 +148,11 @@ fn booting(attempt: Attempt, app: &str, event: &Event) -> Result<Phase, Rejected
             same(attempt, *of)?;
             Ok(settle(attempt, Outcome::Completed, app, None))
         }
-        Event::Ended { reason } => {
+        Event::Ended {
+            reason,
+            attempt: of,
+        } => {
+            same(attempt, of.unwrap_or(attempt))?;
             ended_with_machine(*reason)?;
             Ok(settle(attempt, reason.outcome(), app, None))
         }
@@ -166,7 +175,11 @@ fn running(attempt: Attempt, machine: &Machine, event: &Event) -> Result<Phase, 
             same(attempt, *of)?;
             Ok(Phase::Queued { attempt })
         }
-        Event::Ended { reason } => {
+        Event::Ended {
+            reason,
+            attempt: of,
+        } => {
+            same(attempt, of.unwrap_or(attempt))?;
             ended_with_machine(*reason)?;
             Ok(settle(
                 attempt,
@@ -203,11 +216,14 @@ fn settled(
         Event::Gone => Ok(Phase::Closed { outcome }),
         Event::Posted { attempt: of }
         | Event::Deferred { attempt: of }
-        | Event::Failed { attempt: of } => {
+        | Event::Failed { attempt: of }
+        | Event::Ended {
+            attempt: Some(of), ..
+        } => {
             same(attempt, *of)?;
             Err(Rejected::Over)
         }
-        Event::Claimed { .. } | Event::Ended { .. } => Err(Rejected::Over),
+        Event::Claimed { .. } | Event::Ended { attempt: None, .. } => Err(Rejected::Over),
     }
 }
 
@@ -251,8 +267,12 @@ pub fn moves(event: &Event) -> Vec<(State, State)> {
         Event::Created { attempt, .. }
         | Event::Deferred { attempt }
         | Event::Failed { attempt }
-        | Event::Posted { attempt } => *attempt,
-        Event::Claimed { .. } | Event::Ended { .. } | Event::Gone => Attempt(1),
+        | Event::Posted { attempt }
+        | Event::Ended {
+            attempt: Some(attempt),
+            ..
+        } => *attempt,
+        Event::Claimed { .. } | Event::Ended { attempt: None, .. } | Event::Gone => Attempt(1),
     };
     samples(attempt)
         .into_iter()
@@ -308,6 +328,13 @@ mod tests {
         }
     }
 
+    fn ended(reason: ReasonCode) -> Event {
+        Event::Ended {
+            reason,
+            attempt: None,
+        }
+    }
+
     fn edges(event: &Event) -> String {
         let edges: Vec<_> = moves(event)
             .iter()
@@ -332,23 +359,14 @@ mod tests {
             (Event::Failed { attempt }, "booting>queued running>queued"),
             (Event::Posted { attempt }, "booting>settled running>settled"),
             (
-                Event::Ended {
-                    reason: ReasonCode::Cancelled,
-                },
+                ended(ReasonCode::Cancelled),
                 "queued>closed booting>settled running>settled",
             ),
             (
-                Event::Ended {
-                    reason: ReasonCode::Deadline,
-                },
+                ended(ReasonCode::Deadline),
                 "booting>settled running>settled",
             ),
-            (
-                Event::Ended {
-                    reason: ReasonCode::ExpiredInQueue,
-                },
-                "queued>closed",
-            ),
+            (ended(ReasonCode::ExpiredInQueue), "queued>closed"),
             (Event::Gone, "settled>closed"),
         ];
         let picture = include_str!("mod.rs");
@@ -375,8 +393,14 @@ mod tests {
                 .clone()
                 .prop_map(|attempt| Event::Failed { attempt }),
             attempt.prop_map(|attempt| Event::Posted { attempt }),
-            proptest::sample::select(ReasonCode::ALL.to_vec())
-                .prop_map(|reason| Event::Ended { reason }),
+            (
+                proptest::sample::select(ReasonCode::ALL.to_vec()),
+                proptest::option::of(0u32..4)
+            )
+                .prop_map(|(reason, of)| Event::Ended {
+                    reason,
+                    attempt: of.map(Attempt)
+                }),
             Just(Event::Gone),
         ]
     }
