@@ -1,6 +1,7 @@
 //! cofferdam runs strangers' code: one throw-away machine per request, exactly one result, nothing
 //! left behind.
 
+pub mod admin;
 pub mod clock;
 pub mod config;
 pub mod http;
@@ -8,4 +9,5 @@ pub mod local;
 pub mod run;
 pub mod shutdown;
 pub mod store;
+pub mod telemetry;
 pub mod token;
