@@ -4,10 +4,12 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod endpoint;
 pub mod http;
 pub mod local;
 pub mod run;
 pub mod shutdown;
+pub mod stage;
 pub mod store;
 pub mod telemetry;
 pub mod token;
