@@ -135,16 +135,19 @@ fn by_code(refusal: &Refusal) -> Option<Verdict> {
 /// Texts that mean one thing whatever the status.
 fn by_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
     let has = |words: &str| text.contains(words);
-    let verdict = if has("unique machine name violation") {
+    let verdict = if has("failed to get manifest") || has("manifest unknown") {
+        // "unauthorized" alone would also be what a bad API token gets.
+        let message = refusal.text.clone();
+        Verdict::new(Decision::ImageRejected { message }, Fault::Customer)
+    } else if refusal.status == 400 {
+        // It may repeat what the producer wrote, who must not be able to put words in our mouth.
+        return None;
+    } else if has("unique machine name violation") {
         let decision = match machine_id(text) {
             Some(machine_id) => Decision::Adopt { machine_id },
             None => Decision::LookUp,
         };
         Verdict::new(decision, Fault::Nobody)
-    } else if has("failed to get manifest") || has("manifest unknown") {
-        // "unauthorized" alone would also be what a bad API token gets.
-        let message = refusal.text.clone();
-        Verdict::new(Decision::ImageRejected { message }, Fault::Customer)
     } else if has("lease currently held") {
         Verdict::new(Decision::Held, Fault::Nobody)
     } else if has("currently replaced") || has("concurrent update") {
