@@ -8,5 +8,6 @@ pub mod http;
 pub mod local;
 pub mod run;
 pub mod shutdown;
+pub mod store;
 pub mod telemetry;
 pub mod token;
