@@ -2,6 +2,7 @@
 //! left behind.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod http;

@@ -63,11 +63,14 @@ Examples:
   FLY_API_TOKEN=secret cofferdam machines --require-limits true --listen 127.0.0.1:4280")]
     Machines,
     /// Import, list and remove the images that local machines start from
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   docker save alpine:3 | cofferdam images import alpine:3 -
   cofferdam images import tools ./rootfs
-  cofferdam images list")]
+  cofferdam images list"
+    )]
     Images(Images),
     /// Ask for a run, or for many
     #[command(after_help = "\
@@ -113,11 +116,14 @@ Examples:
   cofferdam cancel pr-17")]
     Cancel(Cancel),
     /// Look at requests that could not be read, and put them back
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Examples:
   cofferdam dead list
   cofferdam dead requeue 1732000000000-0
-  cofferdam dead requeue --all")]
+  cofferdam dead requeue --all"
+    )]
     Dead(Dead),
     /// Check Redis, the Machines API, keys, addresses and clocks, and say what to do
     #[command(after_help = "\
@@ -205,8 +211,20 @@ pub(crate) struct Submit {
 
 /// What belongs to one request and cannot stand beside `-`.
 const REQUEST_ARGS: [&str; 14] = [
-    "id", "image", "input", "env", "file", "cpus", "cpu_kind", "memory_mb", "region", "timeout",
-    "queue_ttl", "tenant", "metadata", "cmd",
+    "id",
+    "image",
+    "input",
+    "env",
+    "file",
+    "cpus",
+    "cpu_kind",
+    "memory_mb",
+    "region",
+    "timeout",
+    "queue_ttl",
+    "tenant",
+    "metadata",
+    "cmd",
 ];
 
 #[derive(Debug, Args)]
@@ -281,7 +299,11 @@ pub(crate) enum Dead {
     /// Put entries back on the request stream, as they came
     Requeue {
         /// Ids of the entries, as `dead list` shows them
-        #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ENTRY")]
+        #[arg(
+            required_unless_present = "all",
+            conflicts_with = "all",
+            value_name = "ENTRY"
+        )]
         entries: Vec<String>,
         /// All of them
         #[arg(long)]

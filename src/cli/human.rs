@@ -17,7 +17,10 @@ pub(crate) fn duration(length: Duration) -> String {
 
 /// How long ago something was. What lies ahead, by a clock that differs, is now.
 pub(crate) fn ago(then_ms: u64, now_ms: u64) -> String {
-    format!("{} ago", duration(Duration::from_millis(now_ms.saturating_sub(then_ms))))
+    format!(
+        "{} ago",
+        duration(Duration::from_millis(now_ms.saturating_sub(then_ms)))
+    )
 }
 
 /// A size with a binary unit.
@@ -43,7 +46,10 @@ pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
 /// Outside text on one line of a terminal: control characters, which could steer the terminal,
 /// are replaced, and what is too long is cut.
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
-    let is_unsafe = |c: char| c.is_control() || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_unsafe = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     let mut line: String = text
         .chars()
         .take(longest + 1)
@@ -95,7 +101,10 @@ mod tests {
 
     #[test]
     fn outside_text_cannot_steer_the_terminal() {
-        assert_eq!(one_line("a\x1b[31mb\nc\u{202e}d", 20), "a\u{fffd}[31mb c\u{fffd}d");
+        assert_eq!(
+            one_line("a\x1b[31mb\nc\u{202e}d", 20),
+            "a\u{fffd}[31mb c\u{fffd}d"
+        );
         assert_eq!(one_line("abcdef", 6), "abcdef");
         assert_eq!(one_line("abcdefg", 6), "abcde…");
     }

@@ -48,7 +48,9 @@ impl Bar {
     pub(crate) fn new(total: u64, what: &str) -> Self {
         let template = "{bar:30} {pos}/{len} {msg} · {elapsed} · {per_sec}";
         let style = ProgressStyle::with_template(template).expect("a constant that parses");
-        let bar = ProgressBar::new(total).with_style(style).with_message(what.to_owned());
+        let bar = ProgressBar::new(total)
+            .with_style(style)
+            .with_message(what.to_owned());
         bar.enable_steady_tick(TICK);
         Self(bar)
     }
@@ -75,7 +77,10 @@ mod tests {
 
     #[test]
     fn phases_stand_side_by_side() {
-        let phases = [("queued", Duration::from_millis(3)), ("booting", Duration::from_secs(2))];
+        let phases = [
+            ("queued", Duration::from_millis(3)),
+            ("booting", Duration::from_secs(2)),
+        ];
         assert_eq!(joined(&phases), "queued 3 ms · booting 2.0 s");
     }
 }

@@ -50,7 +50,11 @@ pub(crate) fn from_args(args: &Submit) -> anyhow::Result<String> {
     let draft = Draft {
         id: args.id.as_deref(),
         image: args.image.as_deref(),
-        input: args.input.as_deref().map(|text| json("--input", text)).transpose()?,
+        input: args
+            .input
+            .as_deref()
+            .map(|text| json("--input", text))
+            .transpose()?,
         env: pairs("--env", &args.env)?,
         files: files(&args.file)?,
         cmd: &args.cmd,
@@ -59,7 +63,11 @@ pub(crate) fn from_args(args: &Submit) -> anyhow::Result<String> {
         timeout_s: args.timeout,
         queue_ttl_s: args.queue_ttl,
         tenant: args.tenant.as_deref(),
-        metadata: args.metadata.as_deref().map(|text| json("--metadata", text)).transpose()?,
+        metadata: args
+            .metadata
+            .as_deref()
+            .map(|text| json("--metadata", text))
+            .transpose()?,
     };
     let text = serde_json::to_string(&draft)?;
     check(&text).map_err(|rule| WrongUse::new(format!("the request is refused: {rule}")))?;
@@ -99,10 +107,14 @@ fn json(flag: &str, text: &str) -> anyhow::Result<Box<RawValue>> {
     let text = match text.strip_prefix('@') {
         Some("-") => {
             let mut whole = String::new();
-            std::io::stdin().read_to_string(&mut whole).map_err(|error| unreadable(flag, "-", &error))?;
+            std::io::stdin()
+                .read_to_string(&mut whole)
+                .map_err(|error| unreadable(flag, "-", &error))?;
             whole
         }
-        Some(path) => std::fs::read_to_string(path).map_err(|error| unreadable(flag, path, &error))?,
+        Some(path) => {
+            std::fs::read_to_string(path).map_err(|error| unreadable(flag, path, &error))?
+        }
         None => text.to_owned(),
     };
     let value = serde_json::from_str(text.trim());
@@ -160,7 +172,10 @@ mod tests {
     #[test]
     fn what_was_not_given_is_left_out() {
         assert_eq!(written(&[]).unwrap(), "{}");
-        assert_eq!(written(&["--cpus", "2"]).unwrap(), r#"{"guest":{"cpu_kind":"shared","cpus":2,"memory_mb":512}}"#);
+        assert_eq!(
+            written(&["--cpus", "2"]).unwrap(),
+            r#"{"guest":{"cpu_kind":"shared","cpus":2,"memory_mb":512}}"#
+        );
     }
 
     #[test]
@@ -175,7 +190,10 @@ mod tests {
         let path = folder.path().join("a");
         std::fs::write(&path, [0, 255]).unwrap();
         let text = written(&["--file", &format!("/in/a={}", path.display())]).unwrap();
-        assert_eq!(text, r#"{"files":[{"guest_path":"/in/a","raw_value":"AP8="}]}"#);
+        assert_eq!(
+            text,
+            r#"{"files":[{"guest_path":"/in/a","raw_value":"AP8="}]}"#
+        );
     }
 
     #[track_caller]
@@ -188,7 +206,10 @@ mod tests {
     #[test]
     fn wrong_words_are_told_by_name() {
         check_refused(&["--input", "{"], "--input is not JSON");
-        check_refused(&["--input", "@/nowhere/at-all"], "--input: cannot read /nowhere/at-all");
+        check_refused(
+            &["--input", "@/nowhere/at-all"],
+            "--input: cannot read /nowhere/at-all",
+        );
         check_refused(&["--env", "A"], "--env \"A\" has no '='");
         check_refused(&["--env", "A=1", "--env", "A=2"], "--env A is given twice");
         check_refused(&["--env", "FLY_X=1"], "env: FLY_X is refused");

@@ -88,11 +88,18 @@ impl Say {
 
     /// Prints rows below a heading, in columns as wide as their widest cell.
     pub(crate) fn table(&mut self, head: &[&str], rows: &[Vec<Cell>]) -> io::Result<()> {
-        let head: Vec<_> = head.iter().map(|text| Cell::new(Tone::Faint, *text)).collect();
+        let head: Vec<_> = head
+            .iter()
+            .map(|text| Cell::new(Tone::Faint, *text))
+            .collect();
         let widths: Vec<usize> = (0..head.len())
             .map(|column| {
                 let cells = rows.iter().filter_map(|row| row.get(column));
-                cells.chain(head.get(column)).map(Cell::width).max().unwrap_or(0)
+                cells
+                    .chain(head.get(column))
+                    .map(Cell::width)
+                    .max()
+                    .unwrap_or(0)
             })
             .collect();
         self.row(&head, &widths)?;
@@ -131,7 +138,10 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn new(tone: Tone, text: impl Into<String>) -> Self {
-        Self { tone, text: text.into() }
+        Self {
+            tone,
+            text: text.into(),
+        }
     }
 
     pub(crate) fn plain(text: impl Into<String>) -> Self {
@@ -152,6 +162,9 @@ mod tests {
         assert_eq!(painted(false, Tone::Bad, "x"), "x");
         assert_eq!(painted(true, Tone::Plain, "x"), "x");
         let coloured = painted(true, Tone::Good, "x");
-        assert!(coloured.starts_with('\u{1b}') && coloured.ends_with("\u{1b}[0m"), "{coloured:?}");
+        assert!(
+            coloured.starts_with('\u{1b}') && coloured.ends_with("\u{1b}[0m"),
+            "{coloured:?}"
+        );
     }
 }

@@ -30,7 +30,9 @@ pub(crate) fn with_flags(mut cli: Clap) -> Clap {
     for (word, command) in COMMANDS {
         cli = cli.mut_subcommand(word, |sub| {
             let has_words = sub.has_subcommands();
-            let used = SETTINGS.iter().filter(|setting| setting.is_used_by(*command));
+            let used = SETTINGS
+                .iter()
+                .filter(|setting| setting.is_used_by(*command));
             sub.args(used.map(|setting| flag(setting).global(has_words)))
         });
     }
@@ -54,8 +56,15 @@ fn flag(setting: &'static Setting) -> Arg {
 fn help(setting: &Setting) -> String {
     let meaning = setting.meaning.replace('`', "");
     let meaning = meaning.trim_end_matches('.');
-    let warning = if setting.secret { " (a flag can be seen by other users)" } else { "" };
-    format!("{meaning}{warning} [default: {}]", setting.default_shown().replace('`', ""))
+    let warning = if setting.secret {
+        " (a flag can be seen by other users)"
+    } else {
+        ""
+    };
+    format!(
+        "{meaning}{warning} [default: {}]",
+        setting.default_shown().replace('`', "")
+    )
 }
 
 fn value_name(name: &str) -> &'static str {
@@ -89,7 +98,9 @@ mod tests {
     use crate::cli::args::Cli;
 
     fn matches(line: &[&str]) -> ArgMatches {
-        with_flags(Cli::command()).try_get_matches_from(line).unwrap()
+        with_flags(Cli::command())
+            .try_get_matches_from(line)
+            .unwrap()
     }
 
     #[test]
@@ -104,7 +115,12 @@ mod tests {
             let sub = cli.find_subcommand(word).unwrap();
             for setting in SETTINGS {
                 let found = sub.get_arguments().any(|arg| arg.get_id() == setting.name);
-                assert_eq!(found, setting.is_used_by(*command), "{word} and {}", setting.name);
+                assert_eq!(
+                    found,
+                    setting.is_used_by(*command),
+                    "{word} and {}",
+                    setting.name
+                );
             }
         }
     }
@@ -121,7 +137,10 @@ mod tests {
     fn a_flag_may_stand_behind_the_second_word() {
         let found = matches(&["cofferdam", "dead", "list", "--namespace", "other"]);
         let (_, dead) = found.subcommand().unwrap();
-        assert_eq!(lookup(dead, "COFFERDAM_NAMESPACE").as_deref(), Some("other"));
+        assert_eq!(
+            lookup(dead, "COFFERDAM_NAMESPACE").as_deref(),
+            Some("other")
+        );
     }
 
     #[test]

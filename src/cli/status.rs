@@ -85,7 +85,9 @@ mod tests {
     fn a_failure_is_told_with_its_causes_once() {
         let error = anyhow!("connection refused").context("ping redis: connection refused");
         assert_eq!(chain(&error), "ping redis: connection refused");
-        let error = anyhow!("no such file").context("read the key").context("start");
+        let error = anyhow!("no such file")
+            .context("read the key")
+            .context("start");
         assert_eq!(chain(&error), "start: read the key: no such file");
     }
 

@@ -35,7 +35,11 @@ const RANKS: &[(&str, u8)] = &[
 
 /// What a module may use of its own rank or above, and why.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
-    ("run", "clock", "a time is a number of milliseconds; nothing in `run` reads a clock"),
+    (
+        "run",
+        "clock",
+        "a time is a number of milliseconds; nothing in `run` reads a clock",
+    ),
     ("token", "run", "a token opens a run and an attempt"),
     ("telemetry", "config", "the form of log lines is a setting"),
     ("cli", "up", "`up` is a command"),
