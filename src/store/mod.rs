@@ -3,6 +3,7 @@
 //! Every act is one script and so one round trip; what it costs stands at the method. Redis 7.0
 //! or newer, or Valkey. The data model is in [`keys`].
 
+pub mod acts;
 pub mod codec;
 mod door;
 pub mod duties;

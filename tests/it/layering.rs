@@ -51,7 +51,17 @@ const HOMES: &[(&str, &[&str])] = &[
     ("deadpool_redis::", &["store/"]),
     ("reqwest::", &["machines/"]),
     ("prometheus::", &["telemetry/"]),
-    ("ring::", &["run/", "token.rs", "local/", "up/", "main.rs"]),
+    (
+        "ring::",
+        &[
+            "run/",
+            "token.rs",
+            "stage/report.rs",
+            "local/",
+            "up/",
+            "main.rs",
+        ],
+    ),
     ("clap::", &["cli/"]),
     ("anyhow::", &["cli/", "main.rs"]),
     ("Command::new", &["local/", "up/"]),
