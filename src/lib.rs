@@ -2,6 +2,7 @@
 //! left behind.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod endpoint;
@@ -16,3 +17,4 @@ pub mod sweeper;
 pub mod telemetry;
 pub mod token;
 pub mod worker;
+pub mod up;

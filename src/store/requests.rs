@@ -23,7 +23,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(entry: StreamId) -> Self {
+    pub(crate) fn new(entry: StreamId) -> Self {
         let fields = entry
             .map
             .into_iter()
