@@ -178,6 +178,9 @@ impl<'a> Unpacker<'a> {
     fn hide(&mut self, folder: &Inside, name: &[u8], hidden: &[u8]) -> Result<(), Error> {
         self.count()?;
         if name == HIDES_ALL {
+            if self.tree.found(folder)? == Found::Other {
+                return Err(Error::refused(folder.as_bytes(), Refusal::ThroughFile));
+            }
             return self.hide_children(folder);
         }
         if name.starts_with(UNION_OWN) {

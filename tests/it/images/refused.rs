@@ -74,7 +74,7 @@ fn a_write_through_a_symbolic_link() {
         );
         check_refused(
             vec![link(), Layer::new().file("link/.wh..wh..opq", "")],
-            Refusal::ThroughLink,
+            Refusal::ThroughFile,
         );
         check_refused(
             vec![link(), Layer::new().folder("link/inner")],
