@@ -14,7 +14,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use crate::local::images::blob::Blob;
+use crate::local::images::blob::{Blob, check_digest};
 use crate::local::images::digest::{Digest, Hasher};
 use crate::local::images::error::{Error, Excess, Refusal};
 use crate::local::images::limits::Limits;
@@ -75,15 +75,7 @@ impl<'a> Unpacker<'a> {
         }
         unpacked?;
         self.size.bytes += stream.bytes;
-        let found = stream.hasher.finish();
-        if found != diff_id {
-            return Err(Error::Corrupt {
-                what: what.to_owned(),
-                wanted: diff_id.to_string(),
-                found: found.to_string(),
-            });
-        }
-        Ok(())
+        check_digest(what, diff_id, stream.hasher.finish())
     }
 
     /// Adds the mount points and tells how much there is.
