@@ -5,3 +5,4 @@
 mod agreement;
 mod layering;
 mod support;
+mod images;
