@@ -16,5 +16,5 @@ pub mod store;
 pub mod sweeper;
 pub mod telemetry;
 pub mod token;
-pub mod worker;
 pub mod up;
+pub mod worker;
