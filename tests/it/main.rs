@@ -6,4 +6,5 @@ mod agreement;
 mod endpoint;
 mod images;
 mod layering;
+mod store;
 mod support;
