@@ -94,7 +94,7 @@ pub struct Claimed {
     pub request: String,
 }
 
-/// Room and leave for boots, as [`Store::claim`] checks them.
+/// Room and leave for boots, as [`Store::claim`](crate::store::Store::claim) checks them.
 #[derive(Clone, Debug)]
 pub struct Room {
     /// The apps in which machines may be made.
