@@ -128,6 +128,24 @@ impl Requeue {
     }
 }
 
+/// What a worker has a run in hand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A boot: its create call may be on its way.
+    Boot,
+    /// Whatever else the run owes.
+    Duty,
+}
+
+impl Work {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Duty => "duty",
+        }
+    }
+}
+
 /// What an act on a run came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {

@@ -42,6 +42,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("token", "run", "a token opens a run and an attempt"),
     ("telemetry", "config", "the form of log lines is a setting"),
+    (
+        "sweeper",
+        "worker",
+        "what is overdue is handed to the same crew",
+    ),
     ("cli", "up", "`up` is a command"),
 ];
 
