@@ -4,4 +4,5 @@
 pub mod clock;
 pub mod http;
 pub mod local;
+pub mod machines;
 pub mod shutdown;
