@@ -10,27 +10,36 @@ use crate::clock::UnixMs;
 
 /// Draws ids.
 #[derive(Debug)]
-pub(crate) struct Ids(Rng);
+pub(crate) struct Ids {
+    rng: Rng,
+    last: Ulid,
+}
 
 impl Ids {
     /// Two sources with one seed draw the same ids.
     pub(crate) fn seeded(seed: u64) -> Self {
-        Self(Rng::with_seed(seed))
+        Self {
+            rng: Rng::with_seed(seed),
+            last: Ulid::nil(),
+        }
     }
 
     /// 14 hexadecimal digits: a machine's id.
     pub(crate) fn machine(&mut self) -> String {
-        format!("{:014x}", self.0.u64(..) >> 8)
+        format!("{:014x}", self.rng.u64(..) >> 8)
     }
 
-    /// 26 characters that sort by time: a version, an event's id, a request's id.
+    /// 26 characters, each greater than the one before: a version, an event's id.
     pub(crate) fn ulid(&mut self, now_ms: UnixMs) -> String {
-        Ulid::from_parts(now_ms, self.0.u128(..)).to_string()
+        let fresh = Ulid::from_parts(now_ms, self.rng.u128(..));
+        let after = self.last.increment().unwrap_or(fresh);
+        self.last = fresh.max(after);
+        self.last.to_string()
     }
 
     /// 12 hexadecimal digits: a lease's nonce.
     pub(crate) fn nonce(&mut self) -> String {
-        format!("{:012x}", self.0.u64(..) >> 16)
+        format!("{:012x}", self.rng.u64(..) >> 16)
     }
 
     /// A name for a machine that was not given one, such as `quiet-river-4821`.
@@ -43,9 +52,9 @@ impl Ids {
             "bird", "brook", "cloud", "field", "fire", "forest", "frost", "lake", "leaf", "moon",
             "paper", "rain", "river", "snow", "sun", "wind",
         ];
-        let first = FIRST[self.0.usize(..FIRST.len())];
-        let second = SECOND[self.0.usize(..SECOND.len())];
-        format!("{first}-{second}-{:04}", self.0.u32(..10_000))
+        let first = FIRST[self.rng.usize(..FIRST.len())];
+        let second = SECOND[self.rng.usize(..SECOND.len())];
+        format!("{first}-{second}-{:04}", self.rng.u32(..10_000))
     }
 }
 
@@ -64,10 +73,12 @@ mod tests {
     }
 
     #[test]
-    fn ulids_sort_by_time() {
+    fn each_ulid_is_greater_than_the_one_before_whatever_the_clock_does() {
         let mut ids = Ids::seeded(2);
-        let older = ids.ulid(1_000);
-        assert!(older < ids.ulid(2_000));
+        let drawn: Vec<String> = [1_000, 1_000, 900, 2_000, 2_000]
+            .map(|now| ids.ulid(now))
+            .into();
+        assert!(drawn.is_sorted_by(|a, b| a < b), "{drawn:?}");
     }
 
     #[test]
