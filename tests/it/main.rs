@@ -1,1 +1,7 @@
 //! One binary for all integration tests: one link, shared helpers.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod agreement;
+mod layering;
+mod support;
