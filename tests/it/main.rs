@@ -1,3 +1,8 @@
 //! One binary for all integration tests: one link, shared helpers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod agreement;
 mod images;
+mod layering;
+mod support;

@@ -1,0 +1,6 @@
+//! What the tests lean on: servers that end with them, and waits that tell what they saw.
+
+#![allow(dead_code, reason = "a helper may wait for its first test")]
+
+pub(crate) mod redis;
+pub(crate) mod until;
