@@ -12,5 +12,7 @@ pub mod run;
 pub mod shutdown;
 pub mod stage;
 pub mod store;
+pub mod sweeper;
 pub mod telemetry;
 pub mod token;
+pub mod worker;

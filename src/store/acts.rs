@@ -107,6 +107,27 @@ pub struct Room {
     pub boot_burst: u32,
 }
 
+/// Why a run goes back to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeue {
+    /// The provider had no machine for it. The attempt does not count; how long this goes on does.
+    Refused,
+    /// Nobody may boot now, whichever run it is. Nothing counts.
+    Held,
+    /// Its machine failed and is gone. The attempt counts.
+    Failed,
+}
+
+impl Requeue {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Held => "held",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// What an act on a run came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {

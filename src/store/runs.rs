@@ -10,7 +10,9 @@ use crate::run::phase::Machine;
 use crate::run::request::QUEUE_TTL_MAX;
 use crate::run::step::Event;
 use crate::store::Store;
-use crate::store::acts::{Act, Admission, Admitted, Claim, Claimed, Fate, Room, Settlement, Stop};
+use crate::store::acts::{
+    Act, Admission, Admitted, Claim, Claimed, Fate, Requeue, Room, Settlement, Stop,
+};
 use crate::store::codec::{FIELDS, View, json, result_pieces, view};
 use crate::store::error::Error;
 use crate::store::keys::GROUP;
@@ -217,24 +219,22 @@ impl Store {
         Act::read("advance", &self.door.script::<String>(&script).await?)
     }
 
-    /// A boot came to nothing and no machine of it is left: the run waits again, until `ready_at`
-    /// if that is given. `refused` tells a provider that said no (the attempt does not count) from
-    /// a machine that failed (it does). One round trip.
+    /// The boot of `attempt` came to nothing and no machine of it is left: the run waits again,
+    /// until `ready_at` if that is given. One round trip.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn requeue(
         &self,
         run: &View,
-        refused: bool,
+        attempt: Attempt,
+        why: Requeue,
         ready_at: Option<UnixMs>,
         now: UnixMs,
     ) -> Result<Act, Error> {
-        let attempt = Attempt(run.attempt);
-        let (event, next) = if refused {
-            (Event::Deferred { attempt }, attempt.previous())
-        } else {
-            (Event::Failed { attempt }, attempt)
+        let (event, next) = match why {
+            Requeue::Refused | Requeue::Held => (Event::Deferred { attempt }, attempt.previous()),
+            Requeue::Failed => (Event::Failed { attempt }, attempt),
         };
         let until = run
             .queue_until_ms
@@ -250,11 +250,7 @@ impl Store {
             .arg(scripts::moves_word(&event))
             .arg(next.0)
             .arg(ready_at.unwrap_or(0));
-        script
-            .arg(until)
-            .arg(expires)
-            .arg(now)
-            .arg(u8::from(refused));
+        script.arg(until).arg(expires).arg(now).arg(why.as_str());
         Act::read("requeue", &self.door.script::<String>(&script).await?)
     }
 
@@ -358,6 +354,20 @@ impl Store {
             script.arg(id.as_str()).arg(attempt.0);
         }
         self.door.script(&script).await
+    }
+
+    /// Nobody needs to look at a run before `at`. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn look_again(&self, id: &RunId, at: UnixMs) -> Result<(), Error> {
+        let mut command = redis::cmd("ZADD");
+        command
+            .arg(self.keys.due())
+            .arg("XX")
+            .arg(at)
+            .arg(id.as_str());
+        self.door.query(&command).await
     }
 
     /// At most `most` runs at which somebody must look now, each leased to the caller. Two round

@@ -7,7 +7,7 @@ use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::{Machine, Phase, State};
 use cofferdam::run::step::{Event, Rejected, step};
 use cofferdam::store::Store;
-use cofferdam::store::acts::{Act, Admission, Entered, Fate, Room, Settlement};
+use cofferdam::store::acts::{Act, Admission, Entered, Fate, Requeue, Room, Settlement};
 use cofferdam::store::codec::View;
 
 use crate::support::redis;
@@ -63,7 +63,10 @@ async fn run_in(state: State) -> Store {
     match state {
         State::Queued => {
             let view = seen(&store).await;
-            let act = store.requeue(&view, false, None, NOW).await.unwrap();
+            let act = store
+                .requeue(&view, Attempt(1), Requeue::Failed, None, NOW)
+                .await
+                .unwrap();
             assert_eq!(act, Act::Done(Entered::Queued));
         }
         State::Booting => {}
@@ -127,10 +130,13 @@ async fn apply(store: &Store, event: &Event) -> Act {
             store.advance(&id(), *attempt, machine, NOW).await.unwrap()
         }
         Event::Deferred { attempt } | Event::Failed { attempt } => {
-            let refused = matches!(event, Event::Deferred { .. });
-            let mut view = seen(store).await;
-            view.attempt = attempt.0;
-            store.requeue(&view, refused, None, NOW).await.unwrap()
+            let why = match event {
+                Event::Deferred { .. } => Requeue::Refused,
+                _ => Requeue::Failed,
+            };
+            let view = seen(store).await;
+            let requeued = store.requeue(&view, *attempt, why, None, NOW).await;
+            requeued.unwrap()
         }
         Event::Posted { attempt } => {
             let ending = Ending::Completed {

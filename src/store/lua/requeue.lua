@@ -2,8 +2,8 @@
 --
 -- KEYS 1 run hash  2 due
 -- ARGV 1 namespace  2 run id  3 attempt  4 moves  5 attempt to write  6 ready at, ms (0: now)
---      7 due at, ms  8 hash expires at, ms  9 now, ms  10 "1" if the provider refused, "0" if the
---      machine failed
+--      7 due at, ms  8 hash expires at, ms  9 now, ms  10 why: "refused" (counted), "held" (not
+--      counted), "failed" (its machine failed: what was counted is forgotten)
 -- Answers: "queued", "unknown", "older", "refused"
 
 local ns, id = ARGV[1], ARGV[2]
@@ -14,10 +14,10 @@ local to = target(ARGV[4], run.state)
 if not to then return 'refused' end
 redis.call('HSET', KEYS[1], 'state', to, 'attempt', ARGV[5])
 redis.call('HDEL', KEYS[1], 'machine_id', 'instance_id', 'region', 'running_at_ms', 'deadline_ms', 'boot_until_ms')
-if ARGV[10] == '1' then
+if ARGV[10] == 'refused' then
   redis.call('HINCRBY', KEYS[1], 'refusals', 1)
   redis.call('HSETNX', KEYS[1], 'refused_since_ms', ARGV[9])
-else
+elseif ARGV[10] == 'failed' then
   redis.call('HDEL', KEYS[1], 'refusals', 'refused_since_ms')
 end
 redis.call('PEXPIREAT', KEYS[1], ARGV[8])
