@@ -1,10 +1,16 @@
 //! What a machine starts from, resolved, and how the API shows it.
 
+use std::sync::Arc;
+
+use tracing::warn;
+
 use crate::local::engine::Root;
+use crate::local::images::{self, Store};
+use crate::local::refusal::Refusal;
 use crate::machines::wire::ImageRef;
 
 /// An image that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Image {
     /// Its root file system.
     pub(crate) root: Root,
@@ -14,10 +20,12 @@ pub(crate) struct Image {
     pub(crate) entrypoint: Vec<String>,
     /// What follows the program.
     pub(crate) cmd: Vec<String>,
-    /// `NAME=value` pairs.
-    pub(crate) env: Vec<String>,
+    /// Its environment.
+    pub(crate) env: Vec<(String, String)>,
     /// Working directory.
     pub(crate) workdir: Option<String>,
+    /// Keeps its files from being deleted.
+    lease: Option<images::Lease>,
 }
 
 impl Default for Image {
@@ -30,8 +38,52 @@ impl Default for Image {
             cmd: Vec::new(),
             env: Vec::new(),
             workdir: None,
+            lease: None,
         }
     }
+}
+
+impl From<images::Resolved> for Image {
+    fn from(found: images::Resolved) -> Self {
+        Self {
+            root: found.root,
+            digest: found.digest.contains(':').then_some(found.digest),
+            entrypoint: found.entrypoint,
+            cmd: found.cmd,
+            env: found.env,
+            workdir: found.workdir,
+            lease: found.lease,
+        }
+    }
+}
+
+/// Finds an image.
+///
+/// # Errors
+/// 400 in the wording that the real service has for a manifest it cannot get; 500 when the store
+/// of images cannot be read.
+pub(crate) async fn resolve(store: &Arc<Store>, reference: &str) -> Result<Image, Refusal> {
+    let found = if reference == images::HOST {
+        store.resolve(reference)
+    } else {
+        let (store, name) = (Arc::clone(store), reference.to_owned());
+        let looking = tokio::task::spawn_blocking(move || store.resolve(&name));
+        looking
+            .await
+            .map_err(|_| Refusal::new(500, "unknown: looking for the image failed"))?
+    };
+    found.map(Image::from).map_err(|error| match error {
+        images::Error::Name { .. }
+        | images::Error::Unknown { .. }
+        | images::Error::OtherDigest { .. } => Refusal::new(
+            400,
+            format!("failed to get manifest {reference}: manifest unknown: {error}"),
+        ),
+        other => {
+            warn!(error = %other, image = reference, "an image cannot be read");
+            Refusal::new(500, format!("unknown: the image cannot be read: {other}"))
+        }
+    })
 }
 
 /// Takes `registry/repository:tag@sha256:…` apart. A reference without a registry is of this

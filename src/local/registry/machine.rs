@@ -257,9 +257,10 @@ impl Machine {
         format!("fdaa:0:{:x}:a7b:{:x}:{:x}:{:x}:2", part(48), part(32), part(16), part(0))
     }
 
-    /// Lets go of what a destroyed machine no longer needs: the contents of its files, and its
-    /// older versions.
+    /// Lets go of what a destroyed machine no longer needs: its image, the contents of its files,
+    /// and its older versions.
     pub(crate) fn strip(&mut self) {
+        self.image = Arc::default();
         self.versions.clear();
         self.weight = 0;
         if self.config.files.iter().any(|file| file.raw_value.is_some()) {

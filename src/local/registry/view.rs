@@ -12,9 +12,12 @@ use crate::local::registry::machine::Machine;
 use crate::local::routes::action::Filter;
 use crate::local::stamp;
 use crate::machines::wire::{
-    self, App, AppList, CreatedApp, HostStatus, MachineConfig, MachineEvent, MachineState,
+    self, App, AppList, CreatedApp, File, HostStatus, MachineConfig, MachineEvent, MachineState,
     MachineVersion, MetadataValue, OrgMachine, OrgMachines, StartAnswer,
 };
+
+/// The contents of a machine's files are shown up to this length in all, in base64.
+const SHOWN_FILES_BYTES: usize = 256 * 1024;
 
 /// An answer, before it is JSON.
 #[derive(Debug)]
@@ -213,11 +216,38 @@ pub(crate) fn versions(machine: &Machine) -> Vec<MachineVersion> {
     std::iter::once(now).chain(before).collect()
 }
 
-/// A configuration with the metadata as it is now, not as it was sent.
+/// A configuration with the metadata as it is now, not as it was sent. The contents of files are
+/// left out where they are large: answers are read often, and by clients with bounds.
 fn config(machine: &Machine) -> MachineConfig {
+    let sent = &*machine.config;
+    let lengths = sent.files.iter().map(|file| file.raw_value.as_ref().map_or(0, String::len));
+    let files = match lengths.sum::<usize>() > SHOWN_FILES_BYTES {
+        true => sent.files.iter().map(without_contents).collect(),
+        false => sent.files.clone(),
+    };
     MachineConfig {
+        image: sent.image.clone(),
+        guest: sent.guest.clone(),
+        env: sent.env.clone(),
+        init: sent.init.clone(),
+        files,
+        auto_destroy: sent.auto_destroy,
+        restart: sent.restart.clone(),
+        stop_config: sent.stop_config.clone(),
         metadata: machine.metadata.clone(),
-        ..MachineConfig::clone(&machine.config)
+        dns: sent.dns.clone(),
+        other: sent.other.clone(),
+    }
+}
+
+fn without_contents(file: &File) -> File {
+    File {
+        guest_path: file.guest_path.clone(),
+        raw_value: None,
+        secret_name: None,
+        image_config: None,
+        mode: file.mode,
+        other: file.other.clone(),
     }
 }
 
