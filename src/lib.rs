@@ -2,6 +2,7 @@
 //! left behind.
 
 pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod endpoint;
@@ -15,4 +16,5 @@ pub mod store;
 pub mod sweeper;
 pub mod telemetry;
 pub mod token;
+pub mod up;
 pub mod worker;

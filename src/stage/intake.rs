@@ -2,6 +2,7 @@
 
 use tracing::{info, warn};
 
+use crate::clock::UnixMs;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Refusal, RunRequest};
@@ -36,8 +37,9 @@ enum Sorted {
 pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
     let mut taken = Taken::default();
     let mut batch = Vec::with_capacity(entries.len());
+    let now = core.clock.now_ms();
     for entry in entries {
-        match sort(core, entry) {
+        match sort(core, entry, now) {
             Sorted::Run(admission) => batch.push(admission),
             Sorted::Dead(reason) => {
                 core.store.bury(entry, &reason).await?;
@@ -52,10 +54,7 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
     if batch.is_empty() {
         return Ok(taken);
     }
-    let admitted = core
-        .store
-        .admit(&batch, core.clock.now_ms(), core.runs.retention)
-        .await?;
+    let admitted = core.store.admit(&batch, now, core.runs.retention).await?;
     for (admission, admitted) in batch.iter().zip(admitted) {
         count(core, admission, admitted, &mut taken);
     }
@@ -85,7 +84,7 @@ fn count(core: &Core, admission: &Admission, admitted: Admitted, taken: &mut Tak
     }
 }
 
-fn sort(core: &Core, entry: &Entry) -> Sorted {
+fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
     let Some(json) = entry.run() else {
         return Sorted::Dead("the entry has no field `run` that is UTF-8 text".into());
     };
@@ -100,7 +99,7 @@ fn sort(core: &Core, entry: &Entry) -> Sorted {
     };
     match parsed {
         Ok(request) => admission(
-            entry,
+            (entry, now),
             request.id.clone(),
             request.tenant.clone(),
             Fate::Queued {
@@ -113,14 +112,19 @@ fn sort(core: &Core, entry: &Entry) -> Sorted {
         Err(refusal) => match RunRequest::readable_id(json) {
             Ok(id) => {
                 let ending = Ending::without(ReasonCode::InvalidRequest, refusal.to_string());
-                admission(entry, id, Tenant::default(), Fate::Rejected(ending))
+                admission((entry, now), id, Tenant::default(), Fate::Rejected(ending))
             }
             Err(_) => Sorted::Dead(refusal.to_string()),
         },
     }
 }
 
-fn admission(entry: &Entry, id: Option<RunId>, tenant: Tenant, fate: Fate) -> Sorted {
+fn admission(
+    (entry, now): (&Entry, UnixMs),
+    id: Option<RunId>,
+    tenant: Tenant,
+    fate: Fate,
+) -> Sorted {
     // A stream id is digits and a dash, which is a run id.
     let Some(id) = id.or_else(|| entry.id.parse().ok()) else {
         return Sorted::Dead("the entry's id is no run id".into());
@@ -129,7 +133,7 @@ fn admission(entry: &Entry, id: Option<RunId>, tenant: Tenant, fate: Fate) -> So
         id,
         entry: entry.id.clone(),
         tenant,
-        submitted_at_ms: entry.appended_at_ms(),
+        submitted_at_ms: entry.appended_at_ms(now),
         fate,
     })
 }

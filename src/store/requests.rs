@@ -6,12 +6,18 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
 
+use crate::clock::UnixMs;
 use crate::store::Store;
 use crate::store::error::Error;
 use crate::store::keys::GROUP;
 
 /// How many dead entries are kept.
 const DEAD_MAX: usize = 10_000;
+
+/// How old an entry can be at the most, judging by its id.
+const OLDEST: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How far Redis's clock can be ahead of ours.
+const AHEAD: Duration = Duration::from_secs(300);
 
 /// One entry of the requests stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +29,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn new(entry: StreamId) -> Self {
+    pub(crate) fn new(entry: StreamId) -> Self {
         let fields = entry
             .map
             .into_iter()
@@ -42,14 +48,23 @@ impl Entry {
         std::str::from_utf8(value).ok()
     }
 
-    /// When it was appended, by Redis's clock: the first half of its id.
+    /// When it was appended, by Redis's clock: the first half of its id. An id that a producer
+    /// made up may be no time; then it counts as appended `now`.
     #[must_use]
-    pub fn appended_at_ms(&self) -> u64 {
-        self.id
+    pub fn appended_at_ms(&self, now: UnixMs) -> UnixMs {
+        let appended = self
+            .id
             .split('-')
             .next()
             .and_then(|ms| ms.parse().ok())
-            .unwrap_or(0)
+            .unwrap_or(0);
+        let earliest = now.saturating_sub(millis(OLDEST));
+        let latest = now.saturating_add(millis(AHEAD));
+        if (earliest..=latest).contains(&appended) {
+            appended
+        } else {
+            now
+        }
     }
 }
 

@@ -34,6 +34,8 @@ scripts! {
     OVERDUE = "lua/overdue.lua";
     /// One sweeper at a time.
     LEAD = "lua/lead.lua";
+    /// A dead entry goes back on the requests stream.
+    REVIVE = "lua/revive.lua";
 }
 
 /// The moves of an event as the scripts read them: `from:to,from:to`.

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod agreement;
+mod endpoint;
 mod images;
 mod layering;
+mod store;
 mod support;
