@@ -1,8 +1,4 @@
 //! Images for the local server: what can be imported, what comes out, and what is refused.
-#![expect(
-    clippy::unwrap_used,
-    reason = "in a test a panic is the right answer to a fault"
-)]
 
 mod build;
 mod docker;
