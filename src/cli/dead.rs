@@ -89,7 +89,7 @@ fn list(say: &mut Say, entries: &[Entry]) -> anyhow::Result<Status> {
             let told = Told::new(entry);
             vec![
                 Cell::plain(told.entry),
-                Cell::plain(human::ago(entry.appended_at_ms(), now)),
+                Cell::plain(human::ago(entry.appended_at_ms(now), now)),
                 Cell::new(Tone::Bad, human::one_line(&told.reason, 80)),
                 Cell::new(
                     Tone::Faint,
