@@ -25,6 +25,26 @@ pub struct Census {
     pub duties: u64,
 }
 
+/// A run that may have a machine.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) id: RunId,
+    pub(crate) attempt: Attempt,
+    pub(crate) tenant: String,
+}
+
+impl Flight {
+    /// `who` is the attempt, a space, and the tenant. What is not ours is passed over.
+    fn read(id: &str, who: &str) -> Option<Self> {
+        let (attempt, tenant) = who.split_once(' ')?;
+        Some(Self {
+            id: id.parse().ok()?,
+            attempt: Attempt(attempt.parse().ok()?),
+            tenant: tenant.to_owned(),
+        })
+    }
+}
+
 impl Store {
     /// Becomes or stays the one that sweeps, for `lease`. One round trip.
     ///
@@ -55,7 +75,13 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn in_flight(&self, app: &str) -> Result<HashMap<RunId, Attempt>, Error> {
-        let mut all = HashMap::new();
+        let flights = self.flights(app).await?.into_iter();
+        Ok(flights.map(|run| (run.id, run.attempt)).collect())
+    }
+
+    /// Every run that may have a machine in `app`; one may be told twice.
+    pub(crate) async fn flights(&self, app: &str) -> Result<Vec<Flight>, Error> {
+        let mut all = Vec::new();
         let mut cursor = 0u64;
         loop {
             let mut command = redis::cmd("HSCAN");
@@ -64,12 +90,8 @@ impl Store {
                 .arg(cursor)
                 .arg("COUNT")
                 .arg(1000);
-            let (next, page): (u64, Vec<(String, u32)>) = self.door.query(&command).await?;
-            for (id, attempt) in page {
-                if let Ok(id) = id.parse() {
-                    all.insert(id, Attempt(attempt));
-                }
-            }
+            let (next, page): (u64, Vec<(String, String)>) = self.door.query(&command).await?;
+            all.extend(page.iter().filter_map(|(id, who)| Flight::read(id, who)));
             cursor = next;
             if cursor == 0 {
                 return Ok(all);

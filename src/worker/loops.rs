@@ -93,7 +93,7 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
             match take_in::intake(core, &entries).await {
                 Ok(taken) => {
                     if taken.queued > 0 {
-                        crew.room.notify_one();
+                        crew.some_run_waits().await;
                     }
                     entries.clear();
                 }
@@ -166,7 +166,7 @@ async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
                 return Ok(LOOK);
             }
             Stop::Wanted => {}
-            Stop::Empty | Stop::Full | Stop::Held => {
+            Stop::Empty | Stop::Full | Stop::Held | Stop::Paused => {
                 let wake = claim
                     .wake_at_ms
                     .map(|at| budget::left(core.clock.now_ms(), at));
