@@ -4,6 +4,12 @@
 //! without a C library, so it is linked statically by the same compiler, into one small file that
 //! the library embeds. It has no dependencies.
 
+#![expect(
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a build script is configured by its environment and speaks on standard error"
+)]
+
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, exit};

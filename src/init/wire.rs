@@ -7,24 +7,24 @@
 
 /// The longest frame the server sends: a program with all its arguments and environment, or the
 /// standard input of an exec.
-pub const TO_INIT_MAX_BYTES: u32 = 8 << 20;
+pub(super) const TO_INIT_MAX_BYTES: u32 = 8 << 20;
 /// The longest frame init sends: the two outputs of an exec, cut.
-pub const FROM_INIT_MAX_BYTES: u32 = 2 << 20;
+pub(super) const FROM_INIT_MAX_BYTES: u32 = 2 << 20;
 
 /// A program as it is to be started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Program {
+pub(super) struct Program {
     /// Program and arguments, never empty.
-    pub argv: Vec<String>,
+    pub(super) argv: Vec<String>,
     /// The whole environment.
-    pub env: Vec<(String, String)>,
+    pub(super) env: Vec<(String, String)>,
     /// Working directory.
-    pub workdir: String,
+    pub(super) workdir: String,
 }
 
 /// What the server asks of init.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
+pub(super) enum Order {
     /// Start the machine's main program. Sent once.
     Go(Program),
     /// Run another program beside it.
@@ -33,22 +33,22 @@ pub enum Order {
 
 /// One exec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Exec {
+pub(super) struct Exec {
     /// Comes back in the answer.
-    pub id: u32,
+    pub(super) id: u32,
     /// What to run.
-    pub program: Program,
+    pub(super) program: Program,
     /// Its standard input.
-    pub stdin: Vec<u8>,
+    pub(super) stdin: Vec<u8>,
     /// It is killed after so long.
-    pub timeout_ms: u32,
+    pub(super) timeout_ms: u32,
     /// So much of each output is kept, the rest is read and thrown away.
-    pub keep_bytes: u32,
+    pub(super) keep_bytes: u32,
 }
 
 /// What init reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub(super) enum News {
     /// Init runs, and this descriptor of its is the machine's listener.
     Ready {
         /// Number of the descriptor in init.
@@ -74,7 +74,7 @@ pub enum News {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(super) enum Ending {
     /// By itself, with this code.
     Code(i32),
     /// By this signal.
@@ -83,29 +83,29 @@ pub enum Ending {
 
 /// What an exec brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ran {
+pub(super) struct Ran {
     /// How the process ended.
-    pub ending: Ending,
+    pub(super) ending: Ending,
     /// Standard output, cut.
-    pub stdout: Vec<u8>,
+    pub(super) stdout: Vec<u8>,
     /// Standard error, cut.
-    pub stderr: Vec<u8>,
+    pub(super) stderr: Vec<u8>,
 }
 
 /// Why something could not be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+pub(super) struct Failure {
     /// What was being done.
-    pub step: Step,
+    pub(super) step: Step,
     /// The system's error number, 0 when there is none.
-    pub errno: i32,
+    pub(super) errno: i32,
     /// What else is known.
-    pub detail: String,
+    pub(super) detail: String,
 }
 
 /// The steps that can fail inside the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Init's own preparations.
     Prepare,
     /// Entering the working directory.
@@ -117,7 +117,7 @@ pub enum Step {
 }
 
 /// Turns a message into a whole frame and back from a frame's body.
-pub trait Frame: Sized {
+pub(super) trait Frame: Sized {
     /// Writes the body.
     fn put(&self, body: &mut Vec<u8>);
     /// Reads the body; `None` when it is not exactly one message.

@@ -1,3 +1,4 @@
 //! The Machines API on this computer.
 
+pub mod bwrap;
 pub mod engine;
