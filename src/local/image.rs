@@ -134,9 +134,21 @@ mod tests {
         check("host", ("local", "host", Some("latest"), None));
         check("team/app:v2", ("local", "team/app", Some("v2"), None));
         check("ghcr.io/a/b:1", ("ghcr.io", "a/b", Some("1"), None));
-        check("localhost:5000/a", ("localhost:5000", "a", Some("latest"), None));
-        check("localhost:5000/a:b", ("localhost:5000", "a", Some("b"), None));
-        check("reg.io/a@sha256:00", ("reg.io", "a", None, Some("sha256:00")));
-        check("reg.io/a:b@sha256:00", ("reg.io", "a", Some("b"), Some("sha256:00")));
+        check(
+            "localhost:5000/a",
+            ("localhost:5000", "a", Some("latest"), None),
+        );
+        check(
+            "localhost:5000/a:b",
+            ("localhost:5000", "a", Some("b"), None),
+        );
+        check(
+            "reg.io/a@sha256:00",
+            ("reg.io", "a", None, Some("sha256:00")),
+        );
+        check(
+            "reg.io/a:b@sha256:00",
+            ("reg.io", "a", Some("b"), Some("sha256:00")),
+        );
     }
 }

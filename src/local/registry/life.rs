@@ -309,12 +309,7 @@ pub(crate) fn finish(machine: &mut Machine, now: &mut Now<'_>) {
     machine.strip();
 }
 
-fn launch(
-    machine: &mut Machine,
-    pause: Duration,
-    prepare_only: bool,
-    now: &mut Now<'_>,
-) -> Effect {
+fn launch(machine: &mut Machine, pause: Duration, prepare_only: bool, now: &mut Now<'_>) -> Effect {
     *now.generation += 1;
     let generation = *now.generation;
     machine.next = Next::Policy;
