@@ -25,7 +25,8 @@ pub(crate) struct Image {
     /// Working directory.
     pub(crate) workdir: Option<String>,
     /// Keeps its files from being deleted.
-    lease: Option<images::Lease>,
+    #[expect(dead_code, reason = "it is held, not read")]
+    pub(crate) lease: Option<images::Lease>,
 }
 
 impl Default for Image {

@@ -45,7 +45,7 @@ pub(crate) fn size(config: &MachineConfig) -> Result<Size, Refusal> {
     let preset = config.other.get("size").and_then(|size| size.as_str());
     let preset = preset.filter(|name| !name.is_empty());
     let Some(guest) = &config.guest else {
-        return preset.map_or(Ok(smallest(&SHARED, 1)), from_preset);
+        return preset.map_or_else(|| Ok(smallest(&SHARED, 1)), from_preset);
     };
     if preset.is_some() {
         return Err(Refusal::invalid(
@@ -78,7 +78,7 @@ pub(crate) fn size(config: &MachineConfig) -> Result<Size, Refusal> {
     let memory_mb = guest.memory_mb.filter(|&mb| mb > 0);
     let size = Size {
         cpus,
-        memory_mb: memory_mb.unwrap_or(smallest(kind, cpus).memory_mb),
+        memory_mb: memory_mb.unwrap_or_else(|| smallest(kind, cpus).memory_mb),
     };
     check_memory(kind, size)?;
     Ok(size)

@@ -207,11 +207,6 @@ impl Registry {
         })
     }
 
-    /// The names of all apps.
-    pub(crate) fn app_names(&self) -> Vec<String> {
-        self.apps.keys().cloned().collect()
-    }
-
     pub(super) fn app(&self, name: &str) -> Result<&App, Refusal> {
         self.apps.get(name).ok_or_else(|| Refusal::no_app(name))
     }
