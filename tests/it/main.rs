@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod agreement;
+mod crashes;
 mod endpoint;
 mod images;
 mod layering;
+mod machines_client;
 mod store;
 mod support;
-mod machines_client;

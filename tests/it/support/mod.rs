@@ -5,4 +5,5 @@
 pub(crate) mod parts;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod stack;
 pub(crate) mod until;
