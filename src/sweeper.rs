@@ -28,7 +28,7 @@ const LEAD_LEASE: Duration = Duration::from_secs(5);
 /// Overdue runs taken at once.
 const OVERDUE_MAX: usize = 256;
 /// Looks at machines under way at once: the Machines API allows 5 a second and machine id.
-const LOOKS_MAX: usize = 16;
+const LOOKS_MAX: usize = 64;
 /// How often results are trimmed and dead consumers forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// How often a process counts what there is.
@@ -101,7 +101,7 @@ impl Sweeper {
             return Ok(());
         }
         loop {
-            let most = self.crew.duties.available_permits().min(OVERDUE_MAX);
+            let most = self.crew.late.available_permits().min(OVERDUE_MAX);
             if most == 0 {
                 return Ok(());
             }
@@ -111,7 +111,7 @@ impl Sweeper {
                 .await?;
             let all = views.len() < most;
             for view in views {
-                let permit = self.crew.duties.clone().acquire_owned().await;
+                let permit = self.crew.late.clone().acquire_owned().await;
                 if let Ok(permit) = permit {
                     self.crew.perform(view, permit);
                 }

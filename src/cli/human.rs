@@ -43,27 +43,35 @@ pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Outside text on one line of a terminal: control characters, which could steer the terminal,
-/// are replaced, and what is too long is cut.
+/// Outside text on one line of a terminal: what could steer the terminal is replaced, and what is
+/// too long is cut.
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
-    let is_unsafe = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut line: String = text
+    let line: String = text
         .chars()
         .take(longest + 1)
-        .map(|c| match c {
-            '\n' | '\t' => ' ',
-            c if is_unsafe(c) => '\u{fffd}',
-            c => c,
-        })
+        .map(|c| if matches!(c, '\n' | '\t') { ' ' } else { c })
         .collect();
+    let mut line = harmless(&line);
     if line.chars().count() > longest {
         line = line.chars().take(longest.saturating_sub(1)).collect();
         line.push('…');
     }
     line
+}
+
+/// Outside text without what could steer a terminal; its lines stay.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars()
+        .map(|c| if steers(c) { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Whether a terminal acts on a character instead of showing it, or shows the others in another
+/// order because of it.
+fn steers(c: char) -> bool {
+    let turns =
+        matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || (c.is_control() && c != '\n')
 }
 
 #[cfg(test)]

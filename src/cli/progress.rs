@@ -24,6 +24,11 @@ impl Line {
     pub(crate) fn show(&self, phases: &[(&str, Duration)]) {
         self.0.set_message(joined(phases));
     }
+
+    /// Prints without tearing the line.
+    pub(crate) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.0.suspend(print)
+    }
 }
 
 impl Drop for Line {
@@ -59,7 +64,7 @@ impl Bar {
         self.0.inc(1);
     }
 
-    /// Prints to standard output without tearing the bar.
+    /// Prints without tearing the bar.
     pub(crate) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }

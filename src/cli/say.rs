@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::cli::human;
+
 /// What a word means, and so how it is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -63,6 +65,15 @@ impl Say {
     /// Prints one line of what was asked for.
     pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.out.to, "{text}")
+    }
+
+    /// Prints what somebody else wrote. A terminal gets it without what could steer it; a program
+    /// gets it as it is.
+    pub(crate) fn foreign(&mut self, text: &str) -> io::Result<()> {
+        if io::stdout().is_terminal() {
+            return self.line(&human::harmless(text));
+        }
+        self.line(text)
     }
 
     /// Prints one JSON value on a line of its own.

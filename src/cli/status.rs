@@ -94,8 +94,7 @@ mod tests {
     #[test]
     fn faults_in_words_and_settings_are_wrong_use() {
         let say = &mut Say::new();
-        let faults: anyhow::Result<()> = Err(Faults(Vec::new()).into());
-        assert_eq!(told(say, &faults.unwrap_err()), Status::WrongUse);
+        assert_eq!(told(say, &Faults(Vec::new()).into()), Status::WrongUse);
         assert_eq!(told(say, &WrongUse::new("x").into()), Status::WrongUse);
         assert_eq!(told(say, &anyhow!("x")), Status::Failed);
         let gone: io::Result<()> = Err(io::ErrorKind::BrokenPipe.into());

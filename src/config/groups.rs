@@ -164,10 +164,10 @@ impl Runs {
             run_timeout: reader.seconds(&table::RUN_TIMEOUT_S, 7 * DAY_S),
             boot_timeout: reader.seconds(&table::BOOT_TIMEOUT_S, HOUR_S),
             max_attempts: reader.count(&table::MAX_ATTEMPTS, 100),
-            lease: reader.seconds(&table::LEASE_S, HOUR_S),
+            lease: lease(reader),
             grace: reader.seconds(&table::GRACE_S, HOUR_S),
             concurrency: reader.count(&table::CONCURRENCY, 10_000),
-            retention: reader.seconds(&table::RETENTION_S, YEAR_S),
+            retention: retention(reader),
             results_retention: reader.seconds(&table::RESULTS_RETENTION_S, YEAR_S),
             results_hard_cap: (hard_cap > 0).then_some(hard_cap),
             request_max_bytes: reader.bytes(&table::REQUEST_MAX_BYTES, 512 * 1024 * 1024),
@@ -232,6 +232,14 @@ pub(crate) fn derived_state_dir(reader: &Reader<'_>) -> Option<PathBuf> {
     let home = || Some(PathBuf::from(reader.system("HOME")?).join(".local/state"));
     let base = stated.filter(|path| path.is_absolute()).or_else(home)?;
     Some(base.join("cofferdam"))
+}
+
+pub(crate) fn lease(reader: &mut Reader<'_>) -> Duration {
+    reader.seconds(&table::LEASE_S, HOUR_S)
+}
+
+pub(crate) fn retention(reader: &mut Reader<'_>) -> Duration {
+    reader.seconds(&table::RETENTION_S, YEAR_S)
 }
 
 fn signing_keys(reader: &mut Reader<'_>) -> Vec<SigningKey> {

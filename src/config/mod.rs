@@ -12,6 +12,7 @@ pub mod table;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use url::Url;
 
@@ -140,6 +141,10 @@ pub struct Tool {
     pub guest_url: Option<Url>,
     /// Where a running `up` would be found; `None` where there is no home.
     pub state_dir: Option<PathBuf>,
+    /// How long a run can be looked up after its end.
+    pub retention: Duration,
+    /// How long a worker that died keeps a tear-down from the others.
+    pub lease: Duration,
 }
 
 impl Worker {
@@ -277,6 +282,8 @@ impl Tool {
             guest_url: reader.read_given(&table::GUEST_URL, reader::http_url),
             state_dir: (is_stated || derived.is_some())
                 .then(|| reader.path(&table::STATE_DIR, derived)),
+            retention: groups::retention(&mut reader),
+            lease: groups::lease(&mut reader),
         };
         (tool, reader.into_faults())
     }

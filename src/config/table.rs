@@ -65,6 +65,8 @@ impl Setting {
 
 /// The commands that move runs.
 const SERVICES: &[Command] = &[Up, Worker, Serve];
+/// The commands that can end a run.
+const ENDS_RUNS: &[Command] = &[Up, Worker, Serve, Cancel];
 /// The commands that stay.
 const DAEMONS: &[Command] = &[Up, Worker, Serve, Machines];
 /// Everything that talks to Redis.
@@ -153,7 +155,7 @@ settings! {
     MAX_ATTEMPTS = "COFFERDAM_MAX_ATTEMPTS", Text("3"), SERVICES,
         "Boots that are tried for one run.",
         "Passing trouble is over by the third; after that it is the request.";
-    LEASE_S = "COFFERDAM_LEASE_S", Text("15"), SERVICES,
+    LEASE_S = "COFFERDAM_LEASE_S", Text("15"), ENDS_RUNS,
         "Seconds for which a worker that died keeps a boot or a tear-down from the others.",
         "Renewed several times within it, so a slow call is not taken for a death.";
     GRACE_S = "COFFERDAM_GRACE_S", Text("5"), SERVICES,
@@ -162,7 +164,7 @@ settings! {
     SWEEP_S = "COFFERDAM_SWEEP_S", Text("15"), SERVICES,
         "Seconds between two sweeps for what slipped through.",
         "Bounds how late a deadline can be noticed after every worker died.";
-    RETENTION_S = "COFFERDAM_RETENTION_S", Text("86400"), SERVICES,
+    RETENTION_S = "COFFERDAM_RETENTION_S", Text("86400"), ENDS_RUNS,
         "Seconds for which a run can be looked up after its end.",
         "A day: long enough to look into yesterday's failure.";
     RESULTS_RETENTION_S = "COFFERDAM_RESULTS_RETENTION_S", Text("604800"), SERVICES,

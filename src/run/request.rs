@@ -258,7 +258,7 @@ fn refuse(field: &str, rule: impl Into<String>) -> Refusal {
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ")
-        .map_or(text.clone(), |(message, _)| message.to_owned())
+        .map_or_else(|| text.clone(), |(message, _)| message.to_owned())
 }
 
 fn run_id(text: String) -> Result<RunId, String> {

@@ -75,11 +75,12 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
         machines: listed.len(),
         ..Survey::default()
     };
-    let mut suspects: Vec<RunId> = Vec::new();
+    let mut suspects: Vec<(RunId, Duration)> = Vec::new();
     for machine in &listed {
         match names.remove(&machine.name) {
-            Some((run, _)) if is_doubtful(machine) => suspects.push(run.clone()),
-            Some(_) => {}
+            Some((run, _)) => {
+                suspects.extend(doubt(deps, machine).map(|age| (run.clone(), age)));
+            }
             None if machine.name.starts_with(MACHINE_PREFIX) && !machine.state.is_gone() => {
                 survey.orphans.push(Orphan {
                     app: app.to_owned(),
@@ -91,27 +92,41 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
         }
     }
     // What is left in `names` is in flight and not listed.
-    suspects.extend(names.into_values().map(|(run, _)| run.clone()));
+    suspects.extend(
+        names
+            .into_values()
+            .map(|(run, _)| (run.clone(), Duration::ZERO)),
+    );
     for page in suspects.chunks(PAGE) {
-        let views = deps.core.store.views(page).await?.into_iter().flatten();
-        survey
-            .doubtful
-            .extend(views.filter(|view| may_be_judged(view, began)));
+        let ids: Vec<RunId> = page.iter().map(|(run, _)| run.clone()).collect();
+        for (view, (_, age)) in deps.core.store.views(&ids).await?.into_iter().zip(page) {
+            survey
+                .doubtful
+                .extend(view.filter(|view| may_be_judged(view, *age, began)));
+        }
     }
     Ok(survey)
 }
 
-/// A machine that runs as it should needs no closer look.
-fn is_doubtful(machine: &wire::Machine) -> bool {
-    machine.state.is_over() || machine.state.is_booting()
+/// How long the run of a listed machine must have been running for the machine to need a closer
+/// look; `None` when it runs as it should.
+fn doubt(deps: &Deps, machine: &wire::Machine) -> Option<Duration> {
+    if machine.state.is_over() {
+        return Some(Duration::ZERO);
+    }
+    machine
+        .state
+        .is_booting()
+        .then_some(deps.core.runs.boot_timeout)
 }
 
 /// A run whose machine was made after the listing began, or just before, may not be listed yet.
-fn may_be_judged(view: &View, began: UnixMs) -> bool {
+fn may_be_judged(view: &View, age: Duration, began: UnixMs) -> bool {
     let Phase::Running { .. } = view.phase() else {
         return false;
     };
-    view.running_at_ms.is_some_and(|since| since < began)
+    view.running_at_ms
+        .is_some_and(|since| budget::after(since, age) < began)
 }
 
 /// Removes a machine that no run has: after a second look that it is ours, and that no run has

@@ -94,7 +94,7 @@ pub struct Claimed {
     pub request: String,
 }
 
-/// Room and leave for boots, as [`Store::claim`] checks them.
+/// Room and leave for boots, as [`Store::claim`](crate::store::Store::claim) checks them.
 #[derive(Clone, Debug)]
 pub struct Room {
     /// The apps in which machines may be made.
@@ -124,6 +124,24 @@ impl Requeue {
             Self::Refused => "refused",
             Self::Held => "held",
             Self::Failed => "failed",
+        }
+    }
+}
+
+/// What a worker has a run in hand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A boot: its create call may be on its way.
+    Boot,
+    /// Whatever else the run owes.
+    Duty,
+}
+
+impl Work {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Duty => "duty",
         }
     }
 }

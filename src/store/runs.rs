@@ -11,7 +11,7 @@ use crate::run::request::QUEUE_TTL_MAX;
 use crate::run::step::Event;
 use crate::store::Store;
 use crate::store::acts::{
-    Act, Admission, Admitted, Claim, Claimed, Fate, Requeue, Room, Settlement, Stop,
+    Act, Admission, Admitted, Claim, Claimed, Fate, Requeue, Room, Settlement, Stop, Work,
 };
 use crate::store::codec::{FIELDS, View, json, result_pieces, view};
 use crate::store::error::Error;
@@ -341,7 +341,7 @@ impl Store {
     /// [`Error`].
     pub async fn renew(
         &self,
-        held: &[(RunId, Attempt)],
+        held: &[(RunId, Attempt, Work)],
         now: UnixMs,
         lease: Duration,
     ) -> Result<Vec<String>, Error> {
@@ -350,8 +350,8 @@ impl Store {
         script
             .arg(self.keys.namespace())
             .arg(budget::after(now, lease));
-        for (id, attempt) in held {
-            script.arg(id.as_str()).arg(attempt.0);
+        for (id, attempt, work) in held {
+            script.arg(id.as_str()).arg(attempt.0).arg(work.as_str());
         }
         self.door.script(&script).await
     }

@@ -8,13 +8,23 @@ use tracing::{Instrument as _, info_span, warn};
 
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
+use crate::run::phase::Duty;
 use crate::shutdown::Shutdown;
 use crate::stage::boot::{Begin, Booted, boot};
 use crate::stage::hold::Hold;
 use crate::stage::{Deps, Performed, perform};
-use crate::store::acts::{Claimed, Room};
+use crate::store::acts::{Claimed, Room, Work};
 use crate::store::codec::View;
-use crate::telemetry::Work;
+use crate::telemetry::Work as Gauge;
+
+/// A run in hand.
+#[derive(Clone, Debug)]
+pub(crate) struct InHand {
+    pub(crate) id: RunId,
+    pub(crate) attempt: Attempt,
+    pub(crate) work: Work,
+    pub(crate) hold: Hold,
+}
 
 /// What a worker has in hand.
 #[derive(Debug)]
@@ -28,7 +38,10 @@ pub struct Crew {
     pub(crate) duties: Arc<Semaphore>,
     /// Rings when there may be room for a boot.
     pub(crate) room: Notify,
-    held: Mutex<HashMap<RunId, (Attempt, Hold)>>,
+    /// A permit for each overdue run at once. Apart from `duties`, whose permits the bell holds
+    /// while it listens.
+    pub(crate) late: Arc<Semaphore>,
+    held: Mutex<HashMap<RunId, InHand>>,
 }
 
 impl Crew {
@@ -42,6 +55,7 @@ impl Crew {
             boots: Arc::new(Semaphore::new(concurrency)),
             duties: Arc::new(Semaphore::new(concurrency)),
             room: Notify::new(),
+            late: Arc::new(Semaphore::new(concurrency)),
             held: Mutex::default(),
         }
     }
@@ -61,20 +75,26 @@ impl Crew {
     pub(crate) fn boot(self: &Arc<Self>, run: Claimed, permit: OwnedSemaphorePermit) {
         let crew = self.clone();
         let span = info_span!("boot", run_id = run.id.as_str(), attempt = run.attempt.0);
-        let hold = self.hold(&run.id, run.attempt);
+        let hold = self.hold(&run.id, run.attempt, Work::Boot);
         let task = async move {
             let metrics = crew.deps.core.metrics.clone();
-            metrics.work_in_hand(Work::Boot).inc();
+            metrics.work_in_hand(Gauge::Boot).inc();
+            let mut over = false;
             let began = tokio::time::Instant::now();
             match boot(&crew.deps, &run, &hold, Begin::Create).await {
-                Ok(Booted::Running | Booted::Over) => {
+                Ok(booted @ (Booted::Running | Booted::Over)) => {
+                    over = booted == Booted::Over;
                     metrics.boot_duration.observe(began.elapsed().as_secs_f64());
                 }
                 Ok(Booted::Queued | Booted::Ended(_) | Booted::Left) => {}
                 Err(error) => warn!(%error, "the boot is left to the sweep"),
             }
-            metrics.work_in_hand(Work::Boot).dec();
+            metrics.work_in_hand(Gauge::Boot).dec();
             crew.release(&run.id);
+            // The bell for a run that ended while it booted may have rung in vain.
+            if over {
+                crew.look_after(&run.id).await;
+            }
             drop(permit);
             // Another run may wait for this permit.
             crew.room.notify_one();
@@ -90,17 +110,21 @@ impl Crew {
             return;
         }
         let crew = self.clone();
-        let hold = self.hold(&view.id, attempt);
+        let work = match view.phase().owes() {
+            Duty::Reboot => Work::Boot,
+            Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => Work::Duty,
+        };
+        let hold = self.hold(&view.id, attempt, work);
         let span = info_span!("perform", run_id = view.id.as_str(), attempt = attempt.0);
         let task = async move {
             let metrics = crew.deps.core.metrics.clone();
-            metrics.work_in_hand(Work::Teardown).inc();
+            metrics.work_in_hand(Gauge::Teardown).inc();
             match perform(&crew.deps, &view, &hold).await {
                 Ok(Performed::Room) => crew.room_is_free().await,
                 Ok(Performed::Done) => {}
                 Err(error) => warn!(%error, "not done; due again when its lease ends"),
             }
-            metrics.work_in_hand(Work::Teardown).dec();
+            metrics.work_in_hand(Gauge::Teardown).dec();
             crew.release(&view.id);
             drop(permit);
         };
@@ -116,18 +140,33 @@ impl Crew {
         }
     }
 
-    /// Every run in hand, with its hold.
-    pub(crate) fn held(&self) -> Vec<(RunId, Attempt, Hold)> {
-        self.lock()
-            .iter()
-            .map(|(id, (attempt, hold))| (id.clone(), *attempt, hold.clone()))
-            .collect()
+    /// Does what a run owes now, in this task's turn.
+    async fn look_after(self: &Arc<Self>, id: &RunId) {
+        let Ok(permit) = self.late.clone().acquire_owned().await else {
+            return;
+        };
+        match self.deps.core.store.view(id).await {
+            Ok(Some(view)) => self.perform(view, permit),
+            Ok(None) => {}
+            Err(error) => warn!(%error, "left until its lease ends"),
+        }
     }
 
-    fn hold(&self, id: &RunId, attempt: Attempt) -> Hold {
+    /// Every run in hand.
+    pub(crate) fn held(&self) -> Vec<InHand> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn hold(&self, id: &RunId, attempt: Attempt, work: Work) -> Hold {
         let core = &self.deps.core;
         let hold = Hold::until(budget::after(core.clock.now_ms(), core.runs.lease));
-        self.lock().insert(id.clone(), (attempt, hold.clone()));
+        let in_hand = InHand {
+            id: id.clone(),
+            attempt,
+            work,
+            hold: hold.clone(),
+        };
+        self.lock().insert(id.clone(), in_hand);
         hold
     }
 
@@ -135,7 +174,7 @@ impl Crew {
         self.lock().remove(id);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, (Attempt, Hold)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, InHand>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

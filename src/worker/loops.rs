@@ -258,18 +258,18 @@ pub(super) async fn renew(crew: Arc<Crew>) {
             }
             continue;
         }
-        let pairs: Vec<_> = held
+        let named: Vec<_> = held
             .iter()
-            .map(|(id, attempt, _)| (id.clone(), *attempt))
+            .map(|run| (run.id.clone(), run.attempt, run.work))
             .collect();
         let now = core.clock.now_ms();
-        match core.store.renew(&pairs, now, core.runs.lease).await {
+        match core.store.renew(&named, now, core.runs.lease).await {
             Ok(lost) => {
-                for (id, _, hold) in &held {
-                    if lost.iter().any(|lost| lost == id.as_str()) {
-                        hold.lose();
+                for run in &held {
+                    if lost.iter().any(|lost| lost == run.id.as_str()) {
+                        run.hold.lose();
                     } else {
-                        hold.renew(budget::after(now, core.runs.lease));
+                        run.hold.renew(budget::after(now, core.runs.lease));
                     }
                 }
                 outage.over();

@@ -22,7 +22,8 @@ const RANKS: &[(&str, u8)] = &[
     ("http", 2),
     // Verbs.
     ("stage", 3),
-    // Services.
+    // Services, and what puts their parts together.
+    ("assembly", 4),
     ("worker", 4),
     ("sweeper", 4),
     ("endpoint", 4),
@@ -42,6 +43,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("token", "run", "a token opens a run and an attempt"),
     ("telemetry", "config", "the form of log lines is a setting"),
+    (
+        "sweeper",
+        "worker",
+        "what is overdue is handed to the same crew",
+    ),
     ("cli", "up", "`up` is a command"),
 ];
 

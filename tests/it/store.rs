@@ -7,7 +7,7 @@ use cofferdam::run::id::{Attempt, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::stage::intake::{Taken, intake};
 use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{Claim, Requeue, Room, Stop};
+use cofferdam::store::acts::{Claim, Requeue, Room, Stop, Work};
 use cofferdam::store::duties::{Call, Duties};
 use cofferdam::store::requests::Requests;
 use serde_json::json;
@@ -380,7 +380,7 @@ async fn what_is_overdue_is_leased_to_one_that_asks() {
     );
     assert!(
         store
-            .renew(&[(id.clone(), attempt)], now + 2_000, lease)
+            .renew(&[(id.clone(), attempt, Work::Boot)], now + 2_000, lease)
             .await
             .unwrap()
             .is_empty()
@@ -403,7 +403,7 @@ async fn what_is_overdue_is_leased_to_one_that_asks() {
             .is_empty(),
         "leased again"
     );
-    let other = [(id.clone(), Attempt(2))];
+    let other = [(id.clone(), Attempt(2), Work::Duty)];
     assert_eq!(
         store.renew(&other, now, lease).await.unwrap(),
         [id.to_string()]
