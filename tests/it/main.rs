@@ -10,3 +10,10 @@ mod layering;
 mod machines_client;
 mod store;
 mod support;
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on stops, and one that cannot run here says why"
+)]
+
+mod isolation;
