@@ -6,12 +6,16 @@
 mod args;
 mod cancel;
 mod dead;
+mod doctor;
 mod human;
+mod images;
+mod logs;
 mod place;
 mod progress;
 mod results;
 mod runs;
 mod say;
+mod service;
 mod settings;
 mod show;
 mod status;
@@ -26,7 +30,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use crate::cli::args::{Cli, Command};
 use crate::cli::say::Say;
 use crate::cli::status::Status;
-use crate::config::Tool;
+use crate::config::{self, Serve, Tool, Worker};
 
 /// Runs the command that the arguments of this process name.
 #[must_use]
@@ -70,6 +74,11 @@ async fn dispatch(
         Command::Results(args) => results::run(args, &Tool::parse(lookup)?, say).await,
         Command::Cancel(args) => cancel::run(args, &Tool::parse(lookup)?, say).await,
         Command::Dead(args) => dead::run(args, &Tool::parse(lookup)?, say).await,
-        _ => anyhow::bail!("soon"),
+        Command::Worker => service::worker(Worker::parse(lookup)?).await,
+        Command::Serve => service::serve(Serve::parse(lookup)?).await,
+        Command::Logs(args) => logs::run(args, &Tool::parse(lookup)?, say).await,
+        Command::Doctor(args) => doctor::run(args, Tool::examine(lookup), say).await,
+        Command::Images(args) => images::run(args, &config::state_dir(lookup)?, say),
+        Command::Up | Command::Machines | Command::Completions { .. } => anyhow::bail!("soon"),
     }
 }

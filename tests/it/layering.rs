@@ -22,7 +22,8 @@ const RANKS: &[(&str, u8)] = &[
     ("http", 2),
     // Verbs.
     ("stage", 3),
-    // Services.
+    // Services, and what puts their parts together.
+    ("assembly", 4),
     ("worker", 4),
     ("sweeper", 4),
     ("endpoint", 4),

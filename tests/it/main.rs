@@ -8,3 +8,4 @@ mod images;
 mod layering;
 mod store;
 mod support;
+mod machines_client;
