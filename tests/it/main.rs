@@ -9,3 +9,4 @@ mod images;
 mod layering;
 mod store;
 mod support;
+mod machines_client;
