@@ -4,6 +4,7 @@
 
 mod agreement;
 mod crashes;
+mod cli;
 mod endpoint;
 mod images;
 mod layering;

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "a helper may wait for its first test")]
 
+pub(crate) mod command;
 pub(crate) mod parts;
 pub(crate) mod raw;
 pub(crate) mod redis;
