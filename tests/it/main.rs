@@ -3,18 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod agreement;
-mod crashes;
 mod cli;
+mod crashes;
 mod endpoint;
 mod images;
+mod isolation;
 mod layering;
 mod machines_client;
+mod pipeline;
 mod store;
 mod support;
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test that cannot go on stops, and one that cannot run here says why"
-)]
-
-mod isolation;

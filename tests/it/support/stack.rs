@@ -103,6 +103,8 @@ pub(crate) struct Stack {
     pub(crate) machines: Client,
     pub(crate) endpoint: Url,
     pub(crate) workers: Vec<Worker>,
+    /// What keeps machines apart and limits them here.
+    pub(crate) report: String,
     server: Shutdown,
     front: Shutdown,
     /// Removed with the stack.
@@ -138,6 +140,7 @@ impl Stack {
             .collect();
         settings.faults.control = true;
         let opened = local::Machines::open(settings, &server).await.unwrap();
+        let report = opened.report().to_owned();
         server.spawn(opened.serve(listener));
 
         let mut stack = Self {
@@ -146,6 +149,7 @@ impl Stack {
             endpoint: Url::parse(&format!("http://{front_address}")).unwrap(),
             core,
             workers: Vec::new(),
+            report,
             server,
             front,
             _folder: folder,
