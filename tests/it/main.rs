@@ -11,5 +11,6 @@ mod isolation;
 mod layering;
 mod machines_client;
 mod pipeline;
+mod promises;
 mod store;
 mod support;
