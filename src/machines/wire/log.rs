@@ -29,6 +29,9 @@ pub struct LogEntry {
     /// Its id.
     #[serde(default, deserialize_with = "or_default")]
     pub id: String,
+    /// What kind of entry it is: `log`.
+    #[serde(rename = "type", default, deserialize_with = "or_default")]
+    pub kind: String,
     /// What is in it.
     #[serde(default, deserialize_with = "or_default")]
     pub attributes: LogAttributes,
