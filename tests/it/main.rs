@@ -6,6 +6,7 @@ mod agreement;
 mod endpoint;
 mod images;
 mod layering;
+mod machines_api;
+mod machines_client;
 mod store;
 mod support;
-mod machines_client;
