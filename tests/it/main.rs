@@ -12,5 +12,6 @@ mod layering;
 mod machines_client;
 mod pipeline;
 mod promises;
+mod machines_api;
 mod store;
 mod support;
