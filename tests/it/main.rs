@@ -4,8 +4,9 @@
 
 mod agreement;
 mod endpoint;
+mod hotspots;
 mod images;
 mod layering;
+mod machines_client;
 mod store;
 mod support;
-mod machines_client;
