@@ -6,6 +6,7 @@ mod agreement;
 mod cli;
 mod crashes;
 mod endpoint;
+mod hotspots;
 mod images;
 mod isolation;
 mod layering;
