@@ -32,9 +32,9 @@
 //!   together.
 //! - Regions have no geography: `any` and the names of continents stand for all of them.
 
-pub mod bwrap;
 mod answer;
 mod auth;
+pub mod bwrap;
 mod calls;
 mod check;
 pub mod engine;

@@ -7,6 +7,6 @@ mod cli;
 mod endpoint;
 mod images;
 mod layering;
+mod machines_client;
 mod store;
 mod support;
-mod machines_client;
