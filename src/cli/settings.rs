@@ -3,13 +3,19 @@
 use clap::{Arg, ArgMatches, Command as Clap};
 
 use crate::config::Command;
-use crate::config::table::{SETTINGS, Setting, Unset};
+use crate::config::table::{self, SETTINGS, Setting, Unset};
 
 /// The heading over them in a help text.
 const HEADING: &str = "Settings";
 
-/// Commands that refuse to start without what is required.
-const REQUIRING: &[Command] = &[Command::Worker, Command::Serve, Command::Machines];
+/// Whether the command refuses to start without what is required by some.
+fn is_required(setting: &Setting, command: Command) -> bool {
+    match command {
+        Command::Worker | Command::Serve => true,
+        Command::Machines => setting.name == table::FLY_API_TOKEN.name,
+        _ => false,
+    }
+}
 
 /// Commands that have settings, and the words that lead to them.
 const COMMANDS: &[(&str, Command)] = &[
@@ -66,7 +72,7 @@ fn help(setting: &Setting, command: Command) -> String {
     };
     let default = match setting.default {
         // What a service requires, a tool can do without, and `up` makes.
-        Unset::Required if !REQUIRING.contains(&command) => "none".to_owned(),
+        Unset::Required if !is_required(setting, command) => "none".to_owned(),
         _ => setting.default_shown().replace('`', ""),
     };
     format!("{meaning}{warning} [default: {default}]")
