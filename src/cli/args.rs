@@ -20,7 +20,8 @@ const STYLES: Styles = Styles::styled()
 #[command(after_help = "\
 Everything on one machine:
   cofferdam up
-  cofferdam submit --wait -- sh -c 'curl -sS -H \"Authorization: Bearer $SANDBOX_RUN_TOKEN\" -d 42 $SANDBOX_RESULT_URL'
+  cofferdam submit --wait -- sh -c 'curl -sS $SANDBOX_RESULT_URL -d 42 \\
+      -H \"Authorization: Bearer $SANDBOX_RUN_TOKEN\"'
 
 Each setting is an environment variable and a flag of the command that uses it.
 Exit status: 0 done, 1 failed, 2 wrong use, 3 a run that was waited for did not complete.")]
@@ -60,7 +61,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   FLY_API_TOKEN=secret cofferdam machines
-  FLY_API_TOKEN=secret cofferdam machines --require-limits true --listen 127.0.0.1:4280")]
+  FLY_API_TOKEN=secret cofferdam machines --require-limits true")]
     Machines,
     /// Import, list and remove the images that local machines start from
     #[command(

@@ -36,6 +36,8 @@ use crate::config::{self, Serve, Tool, Worker};
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = settings::with_flags(Cli::command()).get_matches();
+    // It fails only where it was done before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut say = Say::new();
     let status = run(&matches, &mut say);
     status

@@ -3,10 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod agreement;
+mod cli;
+mod crashes;
 mod endpoint;
 mod hotspots;
 mod images;
+mod isolation;
 mod layering;
 mod machines_client;
+mod pipeline;
 mod store;
 mod support;
