@@ -4,9 +4,12 @@
 
 mod agreement;
 mod cli;
+mod crashes;
 mod endpoint;
 mod images;
+mod isolation;
 mod layering;
 mod machines_client;
+mod pipeline;
 mod store;
 mod support;

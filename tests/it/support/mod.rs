@@ -6,4 +6,5 @@ pub(crate) mod command;
 pub(crate) mod parts;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod stack;
 pub(crate) mod until;
