@@ -14,6 +14,7 @@ mod machines_api;
 mod machines_client;
 mod pipeline;
 mod promises;
+mod readme;
 mod services;
 mod store;
 mod support;
