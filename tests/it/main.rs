@@ -14,5 +14,8 @@ mod machines_api;
 mod machines_client;
 mod pipeline;
 mod promises;
+mod readme;
+mod services;
 mod store;
 mod support;
+mod up;
