@@ -34,6 +34,7 @@
 //! host. Hands: [`up`], [`cli`].
 
 pub mod admin;
+pub mod assembly;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -1,6 +1,7 @@
 //! What operators reach: metrics and health. Guests must not; it asks for no credential.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ const CONNECTIONS: usize = 64;
 /// `probe` is asked before each answer of `/metrics` and `/readyz`: it brings the fleet's gauges up
 /// to date and says whether this process can do its work, or why not. One that takes longer than
 /// five seconds counts as a no.
-pub async fn serve<P, F>(listener: TcpListener, metrics: Metrics, probe: P, shutdown: Shutdown)
+pub async fn serve<P, F>(listener: TcpListener, metrics: Arc<Metrics>, probe: P, shutdown: Shutdown)
 where
     P: Fn() -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<(), String>> + Send + 'static,

@@ -6,16 +6,21 @@
 mod args;
 mod cancel;
 mod dead;
+mod doctor;
 mod human;
+mod images;
+mod logs;
 mod place;
 mod progress;
 mod results;
 mod runs;
 mod say;
+mod service;
 mod settings;
 mod show;
 mod status;
 mod submit;
+mod up;
 mod view;
 
 use std::process::ExitCode;
@@ -26,12 +31,14 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use crate::cli::args::{Cli, Command};
 use crate::cli::say::Say;
 use crate::cli::status::Status;
-use crate::config::Tool;
+use crate::config::{self, MachinesServer, Serve, Tool, Up, Worker};
 
 /// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = settings::with_flags(Cli::command()).get_matches();
+    // It fails only where it was done before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut say = Say::new();
     let status = run(&matches, &mut say);
     status
@@ -41,11 +48,6 @@ pub fn main() -> ExitCode {
 
 fn run(matches: &ArgMatches, say: &mut Say) -> anyhow::Result<Status> {
     let cli = Cli::from_arg_matches(matches).context("read the command line")?;
-    if let Command::Completions { shell } = cli.command {
-        let mut words = settings::with_flags(Cli::command());
-        clap_complete::generate(shell, &mut words, "cofferdam", &mut std::io::stdout());
-        return Ok(Status::Done);
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -70,6 +72,21 @@ async fn dispatch(
         Command::Results(args) => results::run(args, &Tool::parse(lookup)?, say).await,
         Command::Cancel(args) => cancel::run(args, &Tool::parse(lookup)?, say).await,
         Command::Dead(args) => dead::run(args, &Tool::parse(lookup)?, say).await,
-        _ => anyhow::bail!("soon"),
+        Command::Worker => service::worker(Worker::parse(lookup)?).await,
+        Command::Serve => service::serve(Serve::parse(lookup)?).await,
+        Command::Logs(args) => logs::run(args, &Tool::parse(lookup)?, say).await,
+        Command::Doctor(args) => doctor::run(args, Tool::examine(lookup), say).await,
+        Command::Images(args) => images::run(args, &config::state_dir(lookup)?, say),
+        Command::Up(args) => up::run(args, Up::parse(lookup)?, say).await,
+        Command::Machines(args) => {
+            service::machines(args, MachinesServer::parse(lookup)?, say).await
+        }
+        Command::Completions { shell } => Ok(completions(*shell)),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> Status {
+    let mut words = settings::with_flags(Cli::command());
+    clap_complete::generate(shell, &mut words, "cofferdam", &mut std::io::stdout());
+    Status::Done
 }

@@ -58,13 +58,23 @@ pub(crate) fn machines_api(tool: &Tool) -> anyhow::Result<(Url, Secret<String>)>
     Ok((url, token))
 }
 
+/// The apps as the settings mean them; none when nobody knows.
+pub(crate) fn apps(tool: &Tool) -> Vec<String> {
+    let of_up = || {
+        let ready = running(tool)?;
+        Some(ready.app.split(',').map(str::to_owned).collect())
+    };
+    tool.apps.clone().or_else(of_up).unwrap_or_default()
+}
+
 fn missing(name: &str) -> WrongUse {
     WrongUse::new(format!(
         "{name}: not set, and no `up` is running that would know it"
     ))
 }
 
-fn running(tool: &Tool) -> Option<Ready> {
+/// The `up` that runs with this state folder.
+pub(crate) fn running(tool: &Tool) -> Option<Ready> {
     ready::running(tool.state_dir.as_deref()?)
 }
 

@@ -35,7 +35,11 @@ impl Gate {
         let presented = presented.trim();
         let bare = without_scheme(presented);
         let had_scheme = bare.len() < presented.len();
-        let same = hmac::verify(&self.key, without_scheme(bare).as_bytes(), self.tag.as_ref());
+        let same = hmac::verify(
+            &self.key,
+            without_scheme(bare).as_bytes(),
+            self.tag.as_ref(),
+        );
         had_scheme && same.is_ok()
     }
 }

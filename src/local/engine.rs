@@ -6,8 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
+use thiserror::Error;
+
+pub use crate::local::bwrap::{Engine, Handle, Running};
 
 /// What a machine is to be, resolved: no image names, no defaults left open.
 #[derive(Clone, Debug)]
@@ -78,4 +84,222 @@ pub struct ExecOutput {
     pub exit_code: Option<i32>,
     /// Signal number, when a signal (or the time limit) ended it.
     pub exit_signal: Option<i32>,
+}
+
+/// One process of a running machine, as the machine itself sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Process id inside the machine.
+    pub pid: u32,
+    /// Its command line, arguments joined by blanks, or its name when it has none.
+    pub command: String,
+    /// Working directory, where it is known.
+    pub directory: String,
+    /// Processor time in the kernel and in the program, in milliseconds.
+    pub cpu_ms: u64,
+    /// Time since it started, in milliseconds.
+    pub age_ms: u64,
+    /// Memory it has in use, in bytes; what it shares with others is counted for each.
+    pub rss_bytes: u64,
+}
+
+/// Which output of the guest some bytes came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Takes the guest's output, piece by piece as it comes. It is called from the engine's tasks, so
+/// it must be quick; what it does not take is not kept. The rate is bounded by the engine.
+pub type OutputSink = Arc<dyn Fn(Stream, Bytes) + Send + Sync>;
+
+/// What an engine needs to know to open.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The engine keeps its own files in the folder `engine` in here, which it makes.
+    pub state_dir: PathBuf,
+    /// Refuse to open unless every limit holds for a machine as a whole.
+    pub require_limits: bool,
+    /// Look no further than this kind of limits; the best that works when `None`.
+    pub limits: Option<Limits>,
+    /// First user id of 65536 for machines, when the server is root; chosen by the engine when
+    /// `None`. No machine shares one with another while it lives.
+    pub uid_base: Option<u32>,
+    /// The bubblewrap program; looked for in the usual folders when `None`.
+    pub bwrap: Option<PathBuf>,
+}
+
+impl Settings {
+    /// The defaults over this folder.
+    #[must_use]
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self {
+            state_dir,
+            require_limits: false,
+            limits: None,
+            uid_base: None,
+            bwrap: None,
+        }
+    }
+}
+
+/// The means by which limits are enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Limits {
+    /// Per process only, by `setrlimit`.
+    Rlimit,
+    /// By control groups, version 1.
+    Cgroup1,
+    /// By control groups, version 2.
+    Cgroup2,
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rlimit => "rlimit",
+            Self::Cgroup1 => "cgroup1",
+            Self::Cgroup2 => "cgroup2",
+        })
+    }
+}
+
+/// How far a limit holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// For all processes of a machine together.
+    Machine,
+    /// For each process by itself; many can get more together.
+    Process,
+    /// Not at all.
+    Nothing,
+}
+
+impl fmt::Display for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Machine => "machine",
+            Self::Process => "process",
+            Self::Nothing => "none",
+        })
+    }
+}
+
+/// What an engine found out about this host when it opened, by trying it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// How machines are kept apart: `namespaces` means by the one kernel they all share. It is
+    /// not a virtual machine.
+    pub isolation: &'static str,
+    /// By what the limits are enforced.
+    pub limits: Limits,
+    /// How far the memory limit holds.
+    pub memory: Hold,
+    /// How far the limit on the number of processes holds.
+    pub processes: Hold,
+    /// How far the limit on processor time holds.
+    pub cpu: Hold,
+    /// How far the limit on what is written to files holds.
+    pub disk: Hold,
+    /// How far the limit on the rate of output holds.
+    pub output: Hold,
+    /// Why there are no better limits, and what would help; empty when all hold.
+    pub advice: String,
+}
+
+impl Report {
+    /// Whether every limit holds for a machine as a whole.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        [
+            self.memory,
+            self.processes,
+            self.cpu,
+            self.disk,
+            self.output,
+        ]
+        .iter()
+        .all(|hold| *hold == Hold::Machine)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "isolation={} limits={}", self.isolation, self.limits)
+    }
+}
+
+/// Why an engine did not open, or a machine did not start.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// This host cannot run machines as they are. Nothing less safe is tried.
+    #[error("machines cannot be run here: {reason}\n{remedy}")]
+    Unavailable {
+        /// What was seen.
+        reason: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// Another server works in the same state folder.
+    #[error("another server is using {}", state_dir.display())]
+    Locked {
+        /// The folder.
+        state_dir: PathBuf,
+    },
+    /// Limits were required and do not hold.
+    #[error("required limits do not hold (memory={} processes={} cpu={} disk={}): {}",
+        report.memory, report.processes, report.cpu, report.disk, report.advice)]
+    Limits {
+        /// What does hold.
+        report: Box<Report>,
+    },
+    /// The specification cannot be carried out.
+    #[error("the machine cannot be made: {0}")]
+    Spec(String),
+    /// There is no such program in the machine.
+    #[error("no such program in the machine: {0}")]
+    NotFound(String),
+    /// The program cannot be executed.
+    #[error("cannot be executed in the machine: {program}: {reason}")]
+    NotExecutable {
+        /// The program.
+        program: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The working directory cannot be entered.
+    #[error("no such working directory in the machine: {0}")]
+    Workdir(String),
+    /// The sandbox could not be set up.
+    #[error("the sandbox could not be set up: {0}")]
+    Boot(String),
+    /// The machine did not come up in time and was removed.
+    #[error("the machine did not come up within {0:?}")]
+    Late(Duration),
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Ended,
+    /// The machine already runs as many execs as it may.
+    #[error("the machine is busy: {0}")]
+    Busy(String),
+    /// A call to the system failed.
+    #[error("{doing}")]
+    Io {
+        /// What was being done.
+        doing: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Puts what was being done to a system's answer.
+    pub(super) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let doing = doing.into();
+        move |source| Self::Io { doing, source }
+    }
 }

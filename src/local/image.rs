@@ -25,7 +25,8 @@ pub(crate) struct Image {
     /// Working directory.
     pub(crate) workdir: Option<String>,
     /// Keeps its files from being deleted.
-    lease: Option<images::Lease>,
+    #[expect(dead_code, reason = "it is held, not read")]
+    pub(crate) lease: Option<images::Lease>,
 }
 
 impl Default for Image {
@@ -134,9 +135,21 @@ mod tests {
         check("host", ("local", "host", Some("latest"), None));
         check("team/app:v2", ("local", "team/app", Some("v2"), None));
         check("ghcr.io/a/b:1", ("ghcr.io", "a/b", Some("1"), None));
-        check("localhost:5000/a", ("localhost:5000", "a", Some("latest"), None));
-        check("localhost:5000/a:b", ("localhost:5000", "a", Some("b"), None));
-        check("reg.io/a@sha256:00", ("reg.io", "a", None, Some("sha256:00")));
-        check("reg.io/a:b@sha256:00", ("reg.io", "a", Some("b"), Some("sha256:00")));
+        check(
+            "localhost:5000/a",
+            ("localhost:5000", "a", Some("latest"), None),
+        );
+        check(
+            "localhost:5000/a:b",
+            ("localhost:5000", "a", Some("b"), None),
+        );
+        check(
+            "reg.io/a@sha256:00",
+            ("reg.io", "a", None, Some("sha256:00")),
+        );
+        check(
+            "reg.io/a:b@sha256:00",
+            ("reg.io", "a", Some("b"), Some("sha256:00")),
+        );
     }
 }

@@ -88,7 +88,10 @@ impl Refusal {
     pub(crate) fn unimplemented(what: impl AsRef<str>) -> Self {
         Self::new(
             501,
-            format!("unimplemented: {} on the local Machines server", what.as_ref()),
+            format!(
+                "unimplemented: {} on the local Machines server",
+                what.as_ref()
+            ),
         )
     }
 

@@ -227,7 +227,9 @@ pub(crate) fn endpoint_address(text: &str) -> Result<String, String> {
     };
     let sound = bare.rsplit_once(':').is_some_and(|(host, port)| {
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        !host.is_empty() && !host.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|p| p > 0)
+        !host.is_empty()
+            && !host.contains(['/', '@', ' '])
+            && port.parse::<u16>().is_ok_and(|p| p > 0)
     });
     match sound {
         true => Ok(bare.to_owned()),
@@ -333,7 +335,10 @@ mod tests {
         let waiting = send(address, b"third");
         tokio::pin!(waiting);
         let early = timeout(Duration::from_millis(100), &mut waiting).await;
-        assert!(early.is_err(), "it is not served before one of the two ends");
+        assert!(
+            early.is_err(),
+            "it is not served before one of the two ends"
+        );
         drop(open);
         assert_eq!(waiting.await.expect("served now"), b"third");
         ended.cancel();

@@ -97,7 +97,10 @@ impl Running {
 
     async fn play(&self) -> i32 {
         tokio::time::sleep(self.delay).await;
-        let url = self.env.get("SANDBOX_RESULT_URL").map(|url| Url::parse(url));
+        let url = self
+            .env
+            .get("SANDBOX_RESULT_URL")
+            .map(|url| Url::parse(url));
         let (Some(Ok(url)), Some(endpoint)) = (url, &self.endpoint) else {
             return 0;
         };

@@ -113,7 +113,10 @@ mod tests {
         Image {
             entrypoint: vec!["/entry".into()],
             cmd: vec!["default".into()],
-            env: vec![("PATH".into(), "/opt/bin".into()), ("A".into(), "image".into())],
+            env: vec![
+                ("PATH".into(), "/opt/bin".into()),
+                ("A".into(), "image".into()),
+            ],
             workdir: Some("/srv".into()),
             ..Image::default()
         }
@@ -126,7 +129,10 @@ mod tests {
             (json!({"cmd": ["x", "y"]}), "/entry x y"),
             (json!({"entrypoint": ["/other"]}), "/other default"),
             (json!({"entrypoint": ["/other"], "cmd": ["x"]}), "/other x"),
-            (json!({"exec": ["/bin/sh", "-c", "1"], "cmd": ["x"]}), "/bin/sh -c 1"),
+            (
+                json!({"exec": ["/bin/sh", "-c", "1"], "cmd": ["x"]}),
+                "/bin/sh -c 1",
+            ),
             (json!({"cmd": []}), "/entry default"),
         ] {
             let config = config(json!({ "init": init }));

@@ -78,7 +78,9 @@ pub(crate) fn parse(query: &Query) -> Result<WaitQuery, Refusal> {
     Ok(WaitQuery {
         targets,
         timeout: Duration::from_secs(seconds),
-        version: query.owned("version").or_else(|| query.owned("instance_id")),
+        version: query
+            .owned("version")
+            .or_else(|| query.owned("instance_id")),
         from_event_id: query.owned("from_event_id"),
     })
 }
@@ -191,7 +193,10 @@ impl Hub {
     pub(crate) fn leave(&self, id: &str, receiver: watch::Receiver<()>) {
         let mut channels = self.locked();
         drop(receiver);
-        if channels.get(id).is_some_and(|sender| sender.receiver_count() == 0) {
+        if channels
+            .get(id)
+            .is_some_and(|sender| sender.receiver_count() == 0)
+        {
             channels.remove(id);
         }
     }
@@ -260,8 +265,18 @@ mod tests {
         check_wait("", &["created", "started", "stopped"], "1", "started");
         check_wait("", &["created", "started", "stopped"], "3", "NotYet");
         check_wait("state=stopped", &["created", "destroyed"], "1", "Gone");
-        check_wait("state=destroyed", &["created", "destroyed"], "2", "destroyed");
-        check_wait("state=stopped,destroyed", &["created", "destroyed"], "2", "destroyed");
+        check_wait(
+            "state=destroyed",
+            &["created", "destroyed"],
+            "2",
+            "destroyed",
+        );
+        check_wait(
+            "state=stopped,destroyed",
+            &["created", "destroyed"],
+            "2",
+            "destroyed",
+        );
         check_wait("state=settled", &["created"], "1", "NotYet");
         check_wait("state=settled", &["created", "stopped"], "2", "stopped");
     }

@@ -12,6 +12,8 @@ use reqwest::Method;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use crate::clock::UnixMs;
+
 use super::call::Call;
 use super::error::{Error, Redaction};
 use super::settings::{self, Settings, Token};
@@ -267,6 +269,19 @@ impl Client {
     pub async fn current_token(&self) -> Result<CurrentToken, Error> {
         let call = self.call(Call::Token, Method::GET, &["tokens", "current"])?;
         self.0.transport.send(call, parse).await
+    }
+
+    /// The service's clock, in whole seconds, as it stands in the answer to reading an app; `None`
+    /// when the answer bears no date.
+    ///
+    /// # Errors
+    /// As [`Client::app`].
+    pub async fn date(&self, app: &str) -> Result<Option<UnixMs>, Error> {
+        let call = self.call(Call::App, Method::GET, &["apps", app])?;
+        self.0
+            .transport
+            .send(call, |answer| Ok(answer.date()))
+            .await
     }
 
     /// Reads one page of logs, of one machine or of the whole app, from where `next_token` of the

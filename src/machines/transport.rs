@@ -1,13 +1,15 @@
 //! One call: sent once, bounded in time and bytes, its answer or its failure put into words.
 
 use std::error::Error as _;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response};
 use tokio::time::Instant;
 use url::Url;
+
+use crate::clock::UnixMs;
 
 use super::call::{Call, Class, Observed, Observer, Request};
 use super::error::{Error, Redaction, Refusal, one_line};
@@ -55,6 +57,13 @@ pub(super) struct Answer {
 }
 
 impl Answer {
+    /// The service's clock when it answered, in whole seconds.
+    pub(super) fn date(&self) -> Option<UnixMs> {
+        let date = httpdate::parse_http_date(header(&self.headers, DATE.as_str())?).ok()?;
+        let since = date.duration_since(UNIX_EPOCH).ok()?;
+        UnixMs::try_from(since.as_millis()).ok()
+    }
+
     /// The failure of an answer that says yes and does not make sense.
     pub(super) fn unreadable(&self, reason: &str) -> Error {
         Error::Unreadable {

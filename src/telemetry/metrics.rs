@@ -247,7 +247,7 @@ mod tests {
         for line in [
             "cofferdam_runs_admitted_total 0",
             "cofferdam_results_total{outcome=\"timed_out\"} 0",
-            "cofferdam_machines_api_answers_total{call=\"wait\",class=\"unreachable\"} 0",
+            "cofferdam_machines_api_answers_total{call=\"wait\",class=\"no_answer\"} 0",
             "cofferdam_boot_duration_seconds_count 0",
             "cofferdam_oldest_queued_age_seconds 0",
             "cofferdam_endpoint_answers_total{code=\"413\"} 0",

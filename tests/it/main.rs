@@ -3,8 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod agreement;
+mod cli;
+mod crashes;
 mod endpoint;
+mod hotspots;
 mod images;
+mod isolation;
 mod layering;
+mod machines_api;
+mod machines_client;
+mod pipeline;
+mod promises;
+mod readme;
+mod services;
 mod store;
 mod support;
+mod up;

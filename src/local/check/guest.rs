@@ -45,10 +45,12 @@ pub(crate) fn size(config: &MachineConfig) -> Result<Size, Refusal> {
     let preset = config.other.get("size").and_then(|size| size.as_str());
     let preset = preset.filter(|name| !name.is_empty());
     let Some(guest) = &config.guest else {
-        return preset.map_or(Ok(smallest(&SHARED, 1)), from_preset);
+        return preset.map_or_else(|| Ok(smallest(&SHARED, 1)), from_preset);
     };
     if preset.is_some() {
-        return Err(Refusal::invalid("config.size and config.guest exclude each other"));
+        return Err(Refusal::invalid(
+            "config.size and config.guest exclude each other",
+        ));
     }
     let gpus = guest.other.get("gpus").and_then(serde_json::Value::as_u64);
     let gpu_kind = guest.other.get("gpu_kind").and_then(|kind| kind.as_str());
@@ -76,7 +78,7 @@ pub(crate) fn size(config: &MachineConfig) -> Result<Size, Refusal> {
     let memory_mb = guest.memory_mb.filter(|&mb| mb > 0);
     let size = Size {
         cpus,
-        memory_mb: memory_mb.unwrap_or(smallest(kind, cpus).memory_mb),
+        memory_mb: memory_mb.unwrap_or_else(|| smallest(kind, cpus).memory_mb),
     };
     check_memory(kind, size)?;
     Ok(size)
@@ -87,7 +89,8 @@ fn check_memory(kind: &Kind, size: Size) -> Result<(), Refusal> {
         kind.least_mb * u64::from(size.cpus),
         kind.most_mb * u64::from(size.cpus),
     );
-    let sold = (least..=most).contains(&size.memory_mb) && size.memory_mb.is_multiple_of(kind.step_mb);
+    let sold =
+        (least..=most).contains(&size.memory_mb) && size.memory_mb.is_multiple_of(kind.step_mb);
     if sold {
         return Ok(());
     }
@@ -138,17 +141,38 @@ mod tests {
         check(json!({}), Ok((1, 256)));
         check(json!({"guest": {}}), Ok((1, 256)));
         check(json!({"guest": {"cpus": 2}}), Ok((2, 512)));
-        check(json!({"guest": {"cpu_kind": "shared", "cpus": 1, "memory_mb": 2048}}), Ok((1, 2048)));
+        check(
+            json!({"guest": {"cpu_kind": "shared", "cpus": 1, "memory_mb": 2048}}),
+            Ok((1, 2048)),
+        );
         check(json!({"guest": {"cpu_kind": "performance"}}), Ok((1, 2048)));
-        check(json!({"guest": {"cpu_kind": "performance", "cpus": 16, "memory_mb": 32768}}), Ok((16, 32768)));
+        check(
+            json!({"guest": {"cpu_kind": "performance", "cpus": 16, "memory_mb": 32768}}),
+            Ok((16, 32768)),
+        );
         check(json!({"size": "shared-cpu-4x"}), Ok((4, 1024)));
         check(json!({"size": "performance-2x"}), Ok((2, 4096)));
         check(json!({"guest": {"cpus": 3}}), Err("config.guest.cpus"));
-        check(json!({"guest": {"memory_mb": 300}}), Err("config.guest.memory_mb"));
-        check(json!({"guest": {"memory_mb": 4096}}), Err("between 256 and 2048 in steps of 256"));
-        check(json!({"guest": {"cpu_kind": "quantum"}}), Err("config.guest.cpu_kind"));
-        check(json!({"guest": {"gpu_kind": "a100"}}), Err("config.guest.gpus"));
+        check(
+            json!({"guest": {"memory_mb": 300}}),
+            Err("config.guest.memory_mb"),
+        );
+        check(
+            json!({"guest": {"memory_mb": 4096}}),
+            Err("between 256 and 2048 in steps of 256"),
+        );
+        check(
+            json!({"guest": {"cpu_kind": "quantum"}}),
+            Err("config.guest.cpu_kind"),
+        );
+        check(
+            json!({"guest": {"gpu_kind": "a100"}}),
+            Err("config.guest.gpus"),
+        );
         check(json!({"size": "huge"}), Err("config.size"));
-        check(json!({"size": "shared-cpu-1x", "guest": {}}), Err("exclude each other"));
+        check(
+            json!({"size": "shared-cpu-1x", "guest": {}}),
+            Err("exclude each other"),
+        );
     }
 }

@@ -35,7 +35,7 @@ const REFUSED_FIELDS: [&str; 7] = [
 /// The longest path of a file.
 const LONGEST_PATH: usize = 4096;
 /// Files in one machine.
-const MOST_FILES: usize = 1024;
+const MOST_FILES: usize = 256;
 
 /// Checks a machine's name: lower-case letters, digits and dashes, a letter first, 63 at most.
 ///
@@ -156,7 +156,10 @@ fn check_files(files: &[File]) -> Result<(), Refusal> {
         check_path(&file.guest_path)
             .map_err(|fault| Refusal::invalid(format!("{} {fault}", field("guest_path"))))?;
         if !seen.insert(file.guest_path.as_str()) {
-            return Err(Refusal::invalid(format!("{} is there twice", field("guest_path"))));
+            return Err(Refusal::invalid(format!(
+                "{} is there twice",
+                field("guest_path")
+            )));
         }
         if file.secret_name.is_some() {
             return Err(unsupported(&field("secret_name")));
@@ -165,13 +168,22 @@ fn check_files(files: &[File]) -> Result<(), Refusal> {
             return Err(unsupported(&field("image_config")));
         }
         let Some(raw) = &file.raw_value else {
-            return Err(Refusal::invalid(format!("{} is required", field("raw_value"))));
+            return Err(Refusal::invalid(format!(
+                "{} is required",
+                field("raw_value")
+            )));
         };
         if STANDARD.decode(raw).is_err() {
-            return Err(Refusal::invalid(format!("{} is not base64", field("raw_value"))));
+            return Err(Refusal::invalid(format!(
+                "{} is not base64",
+                field("raw_value")
+            )));
         }
         if file.mode.is_some_and(|mode| mode > 0o7777) {
-            return Err(Refusal::invalid(format!("{} is not a file mode", field("mode"))));
+            return Err(Refusal::invalid(format!(
+                "{} is not a file mode",
+                field("mode")
+            )));
         }
     }
     Ok(())
@@ -185,7 +197,10 @@ fn check_path(path: &str) -> Result<(), &'static str> {
         return Err("is too long or has a zero byte in it");
     }
     let parts = path.split('/').skip(1);
-    if parts.clone().any(|part| part.is_empty() || part == "." || part == "..") {
+    if parts
+        .clone()
+        .any(|part| part.is_empty() || part == "." || part == "..")
+    {
         return Err("must name a file plainly: no '//', '.', '..' or '/' at its end");
     }
     Ok(())
@@ -198,22 +213,33 @@ fn check_init(init: &Init) -> Result<(), Refusal> {
     if init.swap_size_mb.is_some_and(|size| size > 0) {
         return Err(unsupported("config.init.swap_size_mb"));
     }
-    let lists = [("exec", &init.exec), ("entrypoint", &init.entrypoint), ("cmd", &init.cmd)];
+    let lists = [
+        ("exec", &init.exec),
+        ("entrypoint", &init.entrypoint),
+        ("cmd", &init.cmd),
+    ];
     for (name, list) in lists {
         let words = list.as_deref().unwrap_or_default();
         if words.iter().any(|word| word.contains('\0')) {
-            return Err(Refusal::invalid(format!("config.init.{name} has a zero byte in it")));
+            return Err(Refusal::invalid(format!(
+                "config.init.{name} has a zero byte in it"
+            )));
         }
         let program = name != "cmd" && words.first().is_some_and(String::is_empty);
         if program {
-            return Err(Refusal::invalid(format!("config.init.{name} names no program")));
+            return Err(Refusal::invalid(format!(
+                "config.init.{name} names no program"
+            )));
         }
     }
     Ok(())
 }
 
 fn check_restart(config: &MachineConfig) -> Result<(), Refusal> {
-    let policy = config.restart.as_ref().and_then(|restart| restart.policy.as_ref());
+    let policy = config
+        .restart
+        .as_ref()
+        .and_then(|restart| restart.policy.as_ref());
     match policy {
         Some(RestartPolicy::SpotPrice) => Err(unsupported("config.restart.policy spot-price")),
         Some(RestartPolicy::Unknown(word)) if !word.is_empty() => {
@@ -281,24 +307,78 @@ mod tests {
         check(json!({"env": {"A=B": "x"}}), Err("config.env"));
         check(json!({"env": {"A": "x\u{0}"}}), Err("config.env"));
         check(json!({"metadata": {"": "x"}}), Err("config.metadata"));
-        check(file(json!({"guest_path": "a"})), Err("files[0].guest_path must be absolute"));
-        check(file(json!({"guest_path": "/a/../b"})), Err("files[0].guest_path must name"));
-        check(file(json!({"guest_path": "/a/"})), Err("files[0].guest_path must name"));
-        check(file(json!({"raw_value": "%"})), Err("files[0].raw_value is not base64"));
-        check(file(json!({"raw_value": null})), Err("files[0].raw_value is required"));
-        check(file(json!({"secret_name": "s"})), Err("files[0].secret_name is not supported"));
-        check(file(json!({"image_config": "s"})), Err("files[0].image_config is not supported"));
-        check(file(json!({"mode": 99999})), Err("files[0].mode is not a file mode"));
-        check(json!({"init": {"tty": true}}), Err("config.init.tty is not supported"));
-        check(json!({"init": {"swap_size_mb": 64}}), Err("config.init.swap_size_mb"));
-        check(json!({"init": {"exec": [""]}}), Err("config.init.exec names no program"));
-        check(json!({"restart": {"policy": "sometimes"}}), Err("config.restart.policy 'sometimes'"));
-        check(json!({"restart": {"policy": "spot-price"}}), Err("spot-price is not supported"));
-        check(json!({"stop_config": {"signal": "SIGSTOP"}}), Err("invalid signal 'SIGSTOP'"));
-        check(json!({"stop_config": {"timeout": "6m"}}), Err("at most 5m0s"));
-        check(json!({"mounts": [{"volume": "v"}]}), Err("config.mounts is not supported"));
-        check(json!({"schedule": "daily"}), Err("config.schedule is not supported"));
-        check(json!({"containers": [{}]}), Err("config.containers is not supported"));
+        check(
+            file(json!({"guest_path": "a"})),
+            Err("files[0].guest_path must be absolute"),
+        );
+        check(
+            file(json!({"guest_path": "/a/../b"})),
+            Err("files[0].guest_path must name"),
+        );
+        check(
+            file(json!({"guest_path": "/a/"})),
+            Err("files[0].guest_path must name"),
+        );
+        check(
+            file(json!({"raw_value": "%"})),
+            Err("files[0].raw_value is not base64"),
+        );
+        check(
+            file(json!({"raw_value": null})),
+            Err("files[0].raw_value is required"),
+        );
+        check(
+            file(json!({"secret_name": "s"})),
+            Err("files[0].secret_name is not supported"),
+        );
+        check(
+            file(json!({"image_config": "s"})),
+            Err("files[0].image_config is not supported"),
+        );
+        check(
+            file(json!({"mode": 99999})),
+            Err("files[0].mode is not a file mode"),
+        );
+        check(
+            json!({"init": {"tty": true}}),
+            Err("config.init.tty is not supported"),
+        );
+        check(
+            json!({"init": {"swap_size_mb": 64}}),
+            Err("config.init.swap_size_mb"),
+        );
+        check(
+            json!({"init": {"exec": [""]}}),
+            Err("config.init.exec names no program"),
+        );
+        check(
+            json!({"restart": {"policy": "sometimes"}}),
+            Err("config.restart.policy 'sometimes'"),
+        );
+        check(
+            json!({"restart": {"policy": "spot-price"}}),
+            Err("spot-price is not supported"),
+        );
+        check(
+            json!({"stop_config": {"signal": "SIGSTOP"}}),
+            Err("invalid signal 'SIGSTOP'"),
+        );
+        check(
+            json!({"stop_config": {"timeout": "6m"}}),
+            Err("at most 5m0s"),
+        );
+        check(
+            json!({"mounts": [{"volume": "v"}]}),
+            Err("config.mounts is not supported"),
+        );
+        check(
+            json!({"schedule": "daily"}),
+            Err("config.schedule is not supported"),
+        );
+        check(
+            json!({"containers": [{}]}),
+            Err("config.containers is not supported"),
+        );
     }
 
     #[test]

@@ -14,7 +14,11 @@ const ALIASES: [&str; 6] = ["any", "us", "eu", "na", "sa", "apac"];
 pub(crate) fn candidates(asked: Option<&str>, regions: &[String]) -> Result<Vec<String>, Refusal> {
     let asked = asked.unwrap_or_default();
     let mut found: Vec<String> = Vec::new();
-    for code in asked.split(',').map(str::trim).filter(|code| !code.is_empty()) {
+    for code in asked
+        .split(',')
+        .map(str::trim)
+        .filter(|code| !code.is_empty())
+    {
         if let Some(region) = regions.iter().find(|region| *region == code) {
             found.push(region.clone());
         } else if ALIASES.contains(&code) {

@@ -31,7 +31,8 @@ impl Buckets {
     /// Takes one token for `call` on `id`, if there is one.
     pub(crate) fn take(&mut self, call: &'static str, id: &str, rate: Rate, now: UnixMs) -> bool {
         if self.0.len() >= KEPT {
-            self.0.retain(|_, bucket| bucket.level(now) < bucket.rate.burst);
+            self.0
+                .retain(|_, bucket| bucket.level(now) < bucket.rate.burst);
         }
         if self.0.len() >= KEPT && !self.0.contains_key(&(call, id.to_owned())) {
             return false;
@@ -50,7 +51,10 @@ impl Buckets {
 }
 
 impl Bucket {
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds between two calls are few")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "milliseconds between two calls are few"
+    )]
     fn level(&self, now: UnixMs) -> f64 {
         let elapsed_s = now.saturating_sub(self.at_ms) as f64 / 1000.0;
         (self.tokens + elapsed_s * self.rate.per_s).min(self.rate.burst)
@@ -85,7 +89,10 @@ mod tests {
         let mut buckets = Buckets::default();
         let rate = documented("create");
         let mut take = |now| buckets.take("create", "app", rate, now);
-        assert_eq!([take(0), take(0), take(0), take(0)], [true, true, true, false]);
+        assert_eq!(
+            [take(0), take(0), take(0), take(0)],
+            [true, true, true, false]
+        );
         assert!(!take(900));
         assert!(take(1_000));
         assert!(!take(1_001));

@@ -242,14 +242,19 @@ impl Armed {
 
 fn about(on: &Match, subject: Subject<'_>) -> bool {
     let name = on.name.as_deref().is_none_or(|pattern| {
-        subject.name.is_some_and(|name| match pattern.strip_suffix('*') {
-            Some(start) => name.starts_with(start),
-            None => name == pattern,
-        })
+        subject
+            .name
+            .is_some_and(|name| match pattern.strip_suffix('*') {
+                Some(start) => name.starts_with(start),
+                None => name == pattern,
+            })
     });
     on.call.is_none_or(|call| call == subject.call)
         && on.app.as_deref().is_none_or(|app| subject.app == Some(app))
-        && on.region.as_deref().is_none_or(|region| subject.region == Some(region))
+        && on
+            .region
+            .as_deref()
+            .is_none_or(|region| subject.region == Some(region))
         && name
 }
 
@@ -290,7 +295,11 @@ mod tests {
             ("create region=ams: drop", true),
             ("create region=fra: drop", false),
         ] {
-            assert_eq!(refused(&faults(&[rule]), create("run-1")), expected, "{rule}");
+            assert_eq!(
+                refused(&faults(&[rule]), create("run-1")),
+                expected,
+                "{rule}"
+            );
         }
     }
 
@@ -299,7 +308,13 @@ mod tests {
         let pattern = |rule: &str| {
             let faults = faults(&[rule]);
             (0..6)
-                .map(|_| if refused(&faults, create("a")) { 'x' } else { '.' })
+                .map(|_| {
+                    if refused(&faults, create("a")) {
+                        'x'
+                    } else {
+                        '.'
+                    }
+                })
                 .collect::<String>()
         };
         assert_eq!(pattern("create nth=2: drop"), ".x....");

@@ -150,15 +150,13 @@ fn parse(text: &str) -> Result<Rule, String> {
 }
 
 fn parse_match(mut words: Words) -> Result<Match, String> {
-    let call = match words.head.as_str() {
-        "*" => None,
-        name => Some(
-            *CALLS
-                .iter()
-                .find(|call| **call == name)
-                .ok_or_else(|| format!("there is no call '{name}'; calls are {}", CALLS.join(", ")))?,
-        ),
-    };
+    let call =
+        match words.head.as_str() {
+            "*" => None,
+            name => Some(*CALLS.iter().find(|call| **call == name).ok_or_else(|| {
+                format!("there is no call '{name}'; calls are {}", CALLS.join(", "))
+            })?),
+        };
     let found = Match {
         call,
         app: words.text("app"),
@@ -273,7 +271,8 @@ mod tests {
 
     #[test]
     fn rules_are_read_as_written() {
-        let refuse = rule(r#"create app=a name=run-* times=3: refuse status=503 error="try \"again\"""#);
+        let refuse =
+            rule(r#"create app=a name=run-* times=3: refuse status=503 error="try \"again\"""#);
         assert_eq!(refuse.on.call, Some("create"));
         assert_eq!(refuse.on.app.as_deref(), Some("a"));
         assert_eq!(refuse.on.times, Some(3));
@@ -329,7 +328,10 @@ mod tests {
             ("create p=1.5: drop", "between 0 and 1"),
             ("get: hide ms=5", "about create only"),
             ("*: slow-pull ms=5", "about create only"),
-            ("get: stick state=started", "cannot be made to stay in 'started'"),
+            (
+                "get: stick state=started",
+                "cannot be made to stay in 'started'",
+            ),
             ("get: delay ms=99999999", "more than an hour"),
             ("get: refuse status=500 error=\"x", "a quote is not closed"),
             ("get: no-capacity kind=moon", "no shortage 'moon'"),

@@ -23,6 +23,22 @@ pub(super) enum Source<'a> {
     Image(Container, Kind),
 }
 
+/// Opens an archive that comes from a reader, by way of a file in the staged folder.
+pub(super) fn open_stream<'a>(
+    from: Box<dyn Read>,
+    staged: &Staged,
+    limits: &Limits,
+) -> Result<Source<'a>, Error> {
+    let unread = |fault| Error::Source {
+        path: Path::new("-").to_owned(),
+        source: fault,
+    };
+    let from = decompress(from).map_err(unread)?;
+    // How much it grew is not known, and does not matter: what is written has its own bound.
+    let file = spool(from, u64::MAX, Path::new("-"), staged, limits)?;
+    recognise(file, Path::new("-"), limits)
+}
+
 /// Opens a source; a compressed archive is spread out into the staged folder first.
 pub(super) fn open<'a>(
     path: &'a Path,
@@ -40,24 +56,28 @@ pub(super) fn open<'a>(
         }
         return Ok(Source::Image(Container::folder(path)?, Kind::Oci));
     }
-    let unrecognised = |why| Error::Unrecognised {
-        path: path.to_owned(),
-        why,
-    };
     if !about.is_file() {
-        return Err(unrecognised("it is neither a folder nor a file"));
+        return Err(Error::Unrecognised {
+            path: path.to_owned(),
+            why: "it is neither a folder nor a file",
+        });
     }
     let file = File::open(path).map_err(unopened)?;
-    let container = Container::archive(spread_out(file, path, staged, limits)?, limits)?;
+    recognise(spread_out(file, path, staged, limits)?, path, limits)
+}
+
+fn recognise<'a>(file: File, path: &Path, limits: &Limits) -> Result<Source<'a>, Error> {
+    let container = Container::archive(file, limits)?;
     if container.has(oci::MARKER, limits) {
         Ok(Source::Image(container, Kind::Oci))
     } else if container.has(docker::MARKER, limits) {
         Ok(Source::Image(container, Kind::Docker))
     } else {
-        Err(unrecognised(
-            "it is an archive with neither `oci-layout` nor `manifest.json` in it; \
-             an archive of a file system can be unpacked first and imported as a folder",
-        ))
+        Err(Error::Unrecognised {
+            path: path.to_owned(),
+            why: "it is an archive with neither `oci-layout` nor `manifest.json` in it; \
+                  an archive of a file system can be unpacked first and imported as a folder",
+        })
     }
 }
 
@@ -133,8 +153,20 @@ fn spread_out(file: File, path: &Path, staged: &Staged, limits: &Limits) -> Resu
     }
     let by_ratio = length.saturating_mul(limits.ratio);
     let most = by_ratio.max(limits.ratio_free_bytes);
-    let spool = staged.spool();
+    let from = decompress(Box::new(file)).map_err(unread)?;
+    spool(from, most, path, staged, limits)
+}
+
+/// Writes a stream of at most `most_by_ratio` bytes into a file without a name.
+fn spool(
+    mut from: Box<dyn Read>,
+    most_by_ratio: u64,
+    path: &Path,
+    staged: &Staged,
+    limits: &Limits,
+) -> Result<File, Error> {
     let unwritten = || Error::io("spread out the archive");
+    let spool = staged.spool();
     let mut to = File::options()
         .create_new(true)
         .read(true)
@@ -143,21 +175,24 @@ fn spread_out(file: File, path: &Path, staged: &Staged, limits: &Limits) -> Resu
         .map_err(unwritten())?;
     // Without a name it is gone with the last handle on it, and never part of the image.
     std::fs::remove_file(&spool).map_err(unwritten())?;
-    let mut from = decompress(Box::new(file)).map_err(unread)?;
     let mut buffer = vec![0; 128 << 10];
     let mut total = 0;
     loop {
-        let read = from.read(&mut buffer).map_err(unread)?;
+        let read = from.read(&mut buffer).map_err(|source| Error::Source {
+            path: path.to_owned(),
+            source,
+        })?;
         if read == 0 {
             to.rewind().map_err(unwritten())?;
             return Ok(to);
         }
         total += read as u64;
-        if total > most {
+        if total > most_by_ratio {
             let (what, max) = (Excess::Ratio, limits.ratio);
             return Err(Error::Limit { what, max });
         }
-        if total > max {
+        if total > limits.source_bytes {
+            let (what, max) = (Excess::SourceBytes, limits.source_bytes);
             return Err(Error::Limit { what, max });
         }
         to.write_all(&buffer[..read]).map_err(unwritten())?;

@@ -1,5 +1,6 @@
 //! The store as its users see it.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -132,31 +133,51 @@ impl Store {
     pub fn import(&self, name: &str, source: &Path) -> Result<Imported, Error> {
         let wanted = importable(name)?;
         self.check_apart(source)?;
+        self.import_from(&wanted, |staged| source::open(source, staged, &self.limits))
+    }
+
+    /// [`Store::import`] of an archive that is read to its end, such as standard input.
+    ///
+    /// # Errors
+    /// As [`Store::import`].
+    pub fn import_archive(
+        &self,
+        name: &str,
+        archive: impl Read + 'static,
+    ) -> Result<Imported, Error> {
+        let wanted = importable(name)?;
+        self.import_from(&wanted, |staged| {
+            source::open_stream(Box::new(archive), staged, &self.limits)
+        })
+    }
+
+    fn import_from<'a>(
+        &self,
+        wanted: &Reference,
+        open: impl FnOnce(&Staged) -> Result<Source<'a>, Error>,
+    ) -> Result<Imported, Error> {
         let import_lock = self.folder.join("import.lock");
         let _alone = Lock::take(&import_lock, Hold::Alone, self.limits.import_wait)?;
         self.roots.clear_unfinished()?;
 
         let staged = self.roots.stage()?;
-        let (digest, manifest) = match source::open(source, &staged, &self.limits)? {
+        let (digest, manifest) = match open(&staged)? {
             Source::Folder(path) => (source::copy(path, &staged, &self.limits)?, None),
             Source::Image(container, kind) => {
-                let plan = source::plan(&container, kind, &wanted, &self.limits)?;
-                // Under the import lock an image that a name stands for cannot be half there, but
-                // it could be removed: the lease keeps it until its new name is written.
-                if let Some(lease) = self.lease_if_unpacked(&plan.config)? {
+                let plan = source::plan(&container, kind, wanted, &self.limits)?;
+                // It could be removed before its new name is written: the lease keeps it.
+                if let Some(_lease) = self.lease_if_unpacked(&plan.config)? {
                     let target = Target {
                         digest: plan.config,
                         manifest: plan.manifest,
                     };
-                    let imported = self.name(&wanted, target, None);
-                    drop(lease);
-                    return imported;
+                    return self.name(wanted, target, None);
                 }
                 source::unpack(&container, kind, &plan, &staged, &self.limits)?;
                 (plan.config, plan.manifest)
             }
         };
-        self.name(&wanted, Target { digest, manifest }, Some(staged))
+        self.name(wanted, Target { digest, manifest }, Some(staged))
     }
 
     /// The imported images, by name. `host` is not among them.

@@ -118,7 +118,11 @@ impl Logs {
         let mut lines = Vec::new();
         for (id, log) in self.of(app, instance) {
             let found = locked(&log.ring).after(after, PAGE_LINES);
-            lines.extend(found.into_iter().map(|line| (line, id.clone(), log.clone())));
+            lines.extend(
+                found
+                    .into_iter()
+                    .map(|line| (line, id.clone(), log.clone())),
+            );
         }
         lines.sort_by_key(|(line, ..)| line.sequence);
         lines.truncate(PAGE_LINES);
@@ -168,7 +172,8 @@ impl Shelf {
 fn entry(line: &Line, id: &str, log: &Log) -> LogEntry {
     let mut meta = Rest::default();
     let stream = line.stream.map(Stream::as_str);
-    meta.0.insert("event".to_owned(), json!({ "provider": "app" }));
+    meta.0
+        .insert("event".to_owned(), json!({ "provider": "app" }));
     meta.0.insert("stream".to_owned(), json!(stream));
     LogEntry {
         id: line.sequence.to_string(),
@@ -199,14 +204,18 @@ mod tests {
 
     fn messages(logs: &Logs, app: &str, instance: Option<&str>) -> Vec<String> {
         let page = logs.page(app, instance, None).expect("no token");
-        page.data.into_iter().map(|e| e.attributes.message).collect()
+        page.data
+            .into_iter()
+            .map(|e| e.attributes.message)
+            .collect()
     }
 
     #[test]
     fn lines_of_an_app_come_in_the_order_of_writing() {
         let logs = Logs::new(10);
         let (one, two) = (logs.open("a", "m1", "local"), logs.open("a", "m2", "local"));
-        logs.open("b", "m3", "local").write(Stream::Stdout, b"other\n", 0);
+        logs.open("b", "m3", "local")
+            .write(Stream::Stdout, b"other\n", 0);
         one.write(Stream::Stdout, b"1\n", 0);
         two.write(Stream::Stderr, b"2\n", 0);
         one.write(Stream::Stdout, b"3\n", 0);

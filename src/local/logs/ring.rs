@@ -186,7 +186,10 @@ mod tests {
 
     #[test]
     fn lines_are_put_together_from_chunks() {
-        assert_eq!(texts(&written(&[b"a\nb", b"c\r\n\nd"])), ["a", "bc", "", "d"]);
+        assert_eq!(
+            texts(&written(&[b"a\nb", b"c\r\n\nd"])),
+            ["a", "bc", "", "d"]
+        );
         assert_eq!(texts(&written(&[b"\xff\xfe\n"])), ["\u{fffd}\u{fffd}"]);
         assert!(texts(&written(&[])).is_empty());
     }
@@ -194,7 +197,10 @@ mod tests {
     #[test]
     fn a_line_without_an_end_is_cut() {
         let endless = vec![b'x'; LINE_BYTES * 2 + 5];
-        let lengths: Vec<usize> = texts(&written(&[&endless])).iter().map(String::len).collect();
+        let lengths: Vec<usize> = texts(&written(&[&endless]))
+            .iter()
+            .map(String::len)
+            .collect();
         assert_eq!(lengths, [LINE_BYTES, LINE_BYTES, 5]);
     }
 
@@ -208,9 +214,15 @@ mod tests {
         assert!(kept <= HEAD_BYTES + TAIL_BYTES + 200, "{kept}");
         assert_eq!(lines.first().map(|line| line.sequence), Some(1));
         assert_eq!(lines.last().map(|line| line.sequence), Some(1000));
-        let gap = lines.iter().find(|line| line.stream.is_none()).expect("a gap");
+        let gap = lines
+            .iter()
+            .find(|line| line.stream.is_none())
+            .expect("a gap");
         let missing = 1000 - (lines.len() - 1);
-        let expected = format!("… {missing} lines ({} bytes) of output were dropped here …", missing * 1000);
+        let expected = format!(
+            "… {missing} lines ({} bytes) of output were dropped here …",
+            missing * 1000
+        );
         assert_eq!(gap.text, expected);
         assert!(lines.is_sorted_by_key(|line| line.sequence));
     }

@@ -42,8 +42,26 @@ impl App {
         true
     }
 
+    /// Refuses a name that a machine of the app bears.
+    pub(super) fn check_free(&self, name: &str) -> Result<(), Refusal> {
+        let Some(id) = self.names.get(name) else {
+            return Ok(());
+        };
+        Err(Refusal::new(
+            409,
+            format!(
+                "already_exists: unique machine name violation, \
+                 machine ID {id} already exists with name \"{name}\""
+            ),
+        ))
+    }
+
     fn show(&self) -> wire::App {
-        let status = if self.live.is_empty() { "pending" } else { "deployed" };
+        let status = if self.live.is_empty() {
+            "pending"
+        } else {
+            "deployed"
+        };
         wire::App {
             id: self.id.clone(),
             name: self.name.clone(),
@@ -77,7 +95,10 @@ impl Registry {
     pub(crate) fn create_app(&mut self, request: CreateApp, now: UnixMs) -> Result<Done, Refusal> {
         let wanted = request.wanted_name().filter(|name| !name.is_empty());
         if let Some(key) = request.idempotency_key.as_deref()
-            && let Some(first) = self.apps.values().find(|a| a.idempotency_key.as_deref() == Some(key))
+            && let Some(first) = self
+                .apps
+                .values()
+                .find(|a| a.idempotency_key.as_deref() == Some(key))
         {
             return match wanted {
                 Some(name) if name != first.name => Err(Refusal::new(
@@ -95,11 +116,16 @@ impl Registry {
             None => self.ids.machine_name(),
         };
         if self.apps.contains_key(&name) {
-            return Err(Refusal::new(422, "Validation failed: Name has already been taken")
-                .with_code("name_taken"));
+            return Err(
+                Refusal::new(422, "Validation failed: Name has already been taken")
+                    .with_code("name_taken"),
+            );
         }
         if self.apps.len() >= self.rules.max_apps {
-            return Err(Refusal::new(422, "Validation failed: too many apps on this server"));
+            return Err(Refusal::new(
+                422,
+                "Validation failed: too many apps on this server",
+            ));
         }
         let app = App {
             id: self.ids.machine(),
@@ -139,11 +165,11 @@ impl Registry {
         let total = self.apps.values().filter(ours).count();
         let cursor = Cursor::resume(page, now)?;
         let after = cursor.key.clone();
-        let mut rest = self
-            .apps
-            .values()
-            .filter(ours)
-            .skip_while(|app| after.as_deref().is_some_and(|after| app.name.as_str() <= after));
+        let mut rest = self.apps.values().filter(ours).skip_while(|app| {
+            after
+                .as_deref()
+                .is_some_and(|after| app.name.as_str() <= after)
+        });
         let limit = page.limit.unwrap_or(usize::MAX);
         let apps: Vec<wire::App> = rest.by_ref().take(limit).map(App::show).collect();
         let next_cursor = match (rest.next(), apps.last()) {
@@ -179,11 +205,6 @@ impl Registry {
             reply: Reply::Accepted,
             touched,
         })
-    }
-
-    /// The names of all apps.
-    pub(crate) fn app_names(&self) -> Vec<String> {
-        self.apps.keys().cloned().collect()
     }
 
     pub(super) fn app(&self, name: &str) -> Result<&App, Refusal> {

@@ -58,7 +58,7 @@ impl Registry {
         let labels = self.rules.labels.clone();
         let done = self.with(id, now, |machine, now| -> Result<_, Refusal> {
             if needs_lease(&act) {
-                guard(machine, nonce, now.ms)?;
+                lease::guard(machine, nonce, now.ms)?;
             }
             reachable(machine)?;
             let ok = |effect| (Reply::Ok, effect);
@@ -80,16 +80,18 @@ impl Registry {
                     machine.cordoned = cordoned;
                     ok(None)
                 }
-                MachineAction::TakeLease(request) => {
-                    (lease::acquire(machine, nonce, request, now.ms, now.ids)?, None)
-                }
+                MachineAction::TakeLease(request) => (
+                    lease::acquire(machine, nonce, request, now.ms, now.ids)?,
+                    None,
+                ),
                 MachineAction::ReleaseLease => (lease::release(machine, nonce, now.ms)?, None),
                 MachineAction::PatchMetadata(patch) => {
                     (metadata::patch(machine, patch, &labels, now.ms)?, None)
                 }
-                MachineAction::SetMetadata(key, value) => {
-                    (metadata::set(machine, key, Some(value), &labels, now.ms)?, None)
-                }
+                MachineAction::SetMetadata(key, value) => (
+                    metadata::set(machine, key, Some(value), &labels, now.ms)?,
+                    None,
+                ),
                 MachineAction::RemoveMetadata(key) => {
                     (metadata::set(machine, key, None, &labels, now.ms)?, None)
                 }
@@ -122,4 +124,3 @@ fn needs_lease(act: &MachineAction) -> bool {
             | MachineAction::Cordon(_)
     )
 }
-

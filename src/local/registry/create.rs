@@ -35,26 +35,22 @@ impl Registry {
     ///
     /// # Errors
     /// 404 without the app, 409 for a name that is taken, 422 when there is no room.
-    pub(crate) fn admit(&self, app: &str, name: Option<&str>, weight: usize) -> Result<(), Refusal> {
+    pub(crate) fn admit(
+        &self,
+        app: &str,
+        name: Option<&str>,
+        weight: usize,
+    ) -> Result<(), Refusal> {
         let app = self.app(app)?;
-        if let Some(name) = name
-            && let Some(id) = app.names.get(name)
-        {
-            return Err(Refusal::new(
-                409,
-                format!(
-                    "already_exists: unique machine name violation, \
-                     machine ID {id} already exists with name \"{name}\""
-                ),
-            ));
+        if let Some(name) = name {
+            app.check_free(name)?;
         }
         let room = self.live < self.rules.max_machines
             && self.config_bytes.saturating_add(weight) <= self.rules.max_config_bytes;
         if room {
             return Ok(());
         }
-        Err(Refusal::new(422, "could not find a candidate host")
-            .with_code("insufficient_capacity"))
+        Err(Refusal::new(422, "could not find a candidate host").with_code("insufficient_capacity"))
     }
 
     /// Makes a machine and says what is to be done to start it.
@@ -62,7 +58,14 @@ impl Registry {
     /// # Errors
     /// As [`Registry::admit`].
     pub(crate) fn create(&mut self, newborn: Newborn, now: UnixMs) -> Result<Done, Refusal> {
-        let Newborn { app, request, image, region, weight, curse } = newborn;
+        let Newborn {
+            app,
+            request,
+            image,
+            region,
+            weight,
+            curse,
+        } = newborn;
         self.reap(now);
         self.admit(&app, request.name.as_deref(), weight)?;
         let mut machine = Machine {
@@ -104,11 +107,15 @@ impl Registry {
             app.names.insert(machine.name.clone(), machine.id.clone());
             app.live.insert(machine.sequence, machine.id.clone());
         }
-        self.machines.insert(machine.id.clone(), Arc::clone(&machine));
+        self.machines
+            .insert(machine.id.clone(), Arc::clone(&machine));
         let touched = vec![(machine.id.clone(), Some(effect))];
         let mut shown = Shown::whole(machine);
         shown.nonce = nonce;
-        Ok(Done { reply: Reply::Machine(Box::new(shown)), touched })
+        Ok(Done {
+            reply: Reply::Machine(Box::new(shown)),
+            touched,
+        })
     }
 
     fn fresh_id(&mut self) -> String {
@@ -126,14 +133,12 @@ impl Registry {
         }
         loop {
             let name = self.ids.machine_name();
-            let taken = self.apps.get(app).is_some_and(|a| a.names.contains_key(&name));
+            let taken = self
+                .apps
+                .get(app)
+                .is_some_and(|a| a.names.contains_key(&name));
             if !taken {
                 return name;
-            }
-            // With very many machines short names run out.
-            let longer = format!("{name}-{}", self.ids.nonce());
-            if self.live > 100_000 {
-                return longer;
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The ends of machines.
 
 use crate::clock::UnixMs;
-use crate::local::registry::life::{self, Effect, Order};
 use crate::local::registry::Registry;
+use crate::local::registry::life::{self, Effect, Order};
 
 impl Registry {
     /// Removes a machine that nothing runs for any more. It can be read for a while.
@@ -51,7 +51,7 @@ impl Registry {
     }
 
     /// Lets go of destroyed machines whose time is up, and of the oldest when they are too many.
-    fn reap(&mut self, now: UnixMs) {
+    pub(super) fn reap(&mut self, now: UnixMs) {
         let retention = u64::try_from(self.rules.retention.as_millis()).unwrap_or(u64::MAX);
         while let Some((at, _)) = self.destroyed.front() {
             let over = self.destroyed.len() > self.rules.max_destroyed;

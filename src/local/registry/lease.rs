@@ -91,7 +91,10 @@ pub(super) fn release(
     now: UnixMs,
 ) -> Result<Reply, Refusal> {
     if nonce.is_none() {
-        return Err(Refusal::lease(400, "missing fly-machine-lease-nonce header"));
+        return Err(Refusal::lease(
+            400,
+            "missing fly-machine-lease-nonce header",
+        ));
     }
     if machine.live_lease(now).is_none() {
         return Err(Refusal::lease(404, "lease not found"));
@@ -179,12 +182,27 @@ mod tests {
         let other = acquire(&mut machine, Some("other"), ttl(30), 0, &mut ids);
         assert_eq!(other.expect_err("it is held").status, 409);
         let again = acquire(&mut machine, nonce, ttl(60), 10_000, &mut ids).expect("refreshed");
-        assert!(matches!(again, Reply::LeaseTaken(l) if l.nonce == lease.nonce && l.expires_at == 70));
-        assert_eq!(release(&mut machine, None, 0).expect_err("no nonce").status, 400);
-        assert_eq!(release(&mut machine, Some("x"), 0).expect_err("not its").status, 409);
+        assert!(
+            matches!(again, Reply::LeaseTaken(l) if l.nonce == lease.nonce && l.expires_at == 70)
+        );
+        assert_eq!(
+            release(&mut machine, None, 0).expect_err("no nonce").status,
+            400
+        );
+        assert_eq!(
+            release(&mut machine, Some("x"), 0)
+                .expect_err("not its")
+                .status,
+            409
+        );
         assert!(release(&mut machine, nonce, 0).is_ok());
         assert_eq!(show(&machine, 0).expect_err("it is gone").status, 404);
-        assert_eq!(release(&mut machine, nonce, 0).expect_err("it is gone").status, 404);
+        assert_eq!(
+            release(&mut machine, nonce, 0)
+                .expect_err("it is gone")
+                .status,
+            404
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::clock::UnixMs;
 use crate::local::engine::Exit;
@@ -309,12 +309,7 @@ pub(crate) fn finish(machine: &mut Machine, now: &mut Now<'_>) {
     machine.strip();
 }
 
-fn launch(
-    machine: &mut Machine,
-    pause: Duration,
-    prepare_only: bool,
-    now: &mut Now<'_>,
-) -> Effect {
+fn launch(machine: &mut Machine, pause: Duration, prepare_only: bool, now: &mut Now<'_>) -> Effect {
     *now.generation += 1;
     let generation = *now.generation;
     machine.next = Next::Policy;
@@ -438,9 +433,4 @@ fn pause(restarts: u32) -> Duration {
     FIRST_PAUSE
         .saturating_mul(1 << doublings)
         .min(LONGEST_PAUSE)
-}
-
-/// The value of an event's `request` where it tells of a start that failed.
-pub(crate) fn failure_in(request: &Value) -> Option<&str> {
-    request.get("error")?.as_str()
 }

@@ -170,7 +170,10 @@ fn sequence(cursor: &Cursor) -> Result<Option<u64>, Refusal> {
 }
 
 fn matches(machine: &Machine, filter: &Filter, now: UnixMs) -> bool {
-    let region = filter.region.as_ref().is_none_or(|region| *region == machine.region);
+    let region = filter
+        .region
+        .as_ref()
+        .is_none_or(|region| *region == machine.region);
     let state = filter.states.is_empty() || filter.states.contains(&machine.state);
     let metadata = filter
         .metadata
@@ -188,7 +191,9 @@ mod tests {
         let machines = (0..count).map(|sequence| {
             let mut machine = machine_that_was(&["created", "started"]);
             machine.sequence = sequence;
-            machine.metadata.insert("odd".into(), (sequence % 2).to_string());
+            machine
+                .metadata
+                .insert("odd".into(), (sequence % 2).to_string());
             Arc::new(machine)
         });
         Listing {
@@ -229,11 +234,33 @@ mod tests {
         for (filter, expected) in [
             (Filter::default(), 4),
             (odd(), 2),
-            (Filter { region: Some("ams".into()), ..odd() }, 0),
-            (Filter { states: vec!["started".into(), "stopped".into()], ..odd() }, 2),
-            (Filter { states: vec!["stopped".into()], ..odd() }, 0),
+            (
+                Filter {
+                    region: Some("ams".into()),
+                    ..odd()
+                },
+                0,
+            ),
+            (
+                Filter {
+                    states: vec!["started".into(), "stopped".into()],
+                    ..odd()
+                },
+                2,
+            ),
+            (
+                Filter {
+                    states: vec!["stopped".into()],
+                    ..odd()
+                },
+                0,
+            ),
         ] {
-            assert_eq!(listing(4, 9).kept(&filter, 0).0.len(), expected, "{filter:?}");
+            assert_eq!(
+                listing(4, 9).kept(&filter, 0).0.len(),
+                expected,
+                "{filter:?}"
+            );
         }
     }
 

@@ -254,7 +254,13 @@ impl Machine {
     pub(crate) fn private_ip(&self) -> String {
         let bits = u64::from_str_radix(&self.id, 16).unwrap_or_default();
         let part = |shift: u32| (bits >> shift) & 0xffff;
-        format!("fdaa:0:{:x}:a7b:{:x}:{:x}:{:x}:2", part(48), part(32), part(16), part(0))
+        format!(
+            "fdaa:0:{:x}:a7b:{:x}:{:x}:{:x}:2",
+            part(48),
+            part(32),
+            part(16),
+            part(0)
+        )
     }
 
     /// Lets go of what a destroyed machine no longer needs: its image, the contents of its files,
@@ -263,7 +269,12 @@ impl Machine {
         self.image = Arc::default();
         self.versions.clear();
         self.weight = 0;
-        if self.config.files.iter().any(|file| file.raw_value.is_some()) {
+        if self
+            .config
+            .files
+            .iter()
+            .any(|file| file.raw_value.is_some())
+        {
             for file in &mut Arc::make_mut(&mut self.config).files {
                 file.raw_value = None;
             }

@@ -61,7 +61,9 @@ pub(super) fn patch(
     let mut changed = machine.metadata.clone();
     for (key, value) in patch.metadata {
         if labels.contains_key(&key) {
-            return Err(Refusal::invalid(format!("metadata key '{key}' is set by the server")));
+            return Err(Refusal::invalid(format!(
+                "metadata key '{key}' is set by the server"
+            )));
         }
         let value = value.filter(|value| !value.is_empty());
         let length = key.len() + value.as_ref().map_or(0, String::len);
@@ -76,7 +78,9 @@ pub(super) fn patch(
         };
     }
     if changed.len() > MOST_KEYS {
-        return Err(Refusal::invalid(format!("metadata must not have more than {MOST_KEYS} keys")));
+        return Err(Refusal::invalid(format!(
+            "metadata must not have more than {MOST_KEYS} keys"
+        )));
     }
     machine.metadata = changed;
     machine.updated_ms = now;
@@ -111,10 +115,19 @@ mod tests {
     fn what_breaks_a_rule_changes_nothing() {
         let mut machine = machine_that_was(&["started"]);
         for (patch, status) in [
-            (serde_json::json!({"metadata": {"a": "1"}, "machine_version": "v0"}), 412),
-            (serde_json::json!({"metadata": {"a": "1", "cofferdam_limits": "x"}}), 400),
+            (
+                serde_json::json!({"metadata": {"a": "1"}, "machine_version": "v0"}),
+                412,
+            ),
+            (
+                serde_json::json!({"metadata": {"a": "1", "cofferdam_limits": "x"}}),
+                400,
+            ),
             (serde_json::json!({"metadata": {"a": "1", "": "x"}}), 400),
-            (serde_json::json!({"metadata": {"a": "1", "b": "x".repeat(9000)}}), 400),
+            (
+                serde_json::json!({"metadata": {"a": "1", "b": "x".repeat(9000)}}),
+                400,
+            ),
         ] {
             let refusal = change(&mut machine, patch.clone()).expect_err("it breaks a rule");
             assert_eq!(refusal.status, status, "{patch}");

@@ -11,7 +11,7 @@
 
 mod apps;
 mod change;
-mod create;
+pub(crate) mod create;
 mod end;
 mod exits;
 mod lease;
@@ -19,6 +19,8 @@ pub(crate) mod life;
 pub(crate) mod list;
 pub(crate) mod machine;
 mod metadata;
+#[cfg(test)]
+mod tests;
 mod update;
 pub(crate) mod view;
 
@@ -29,15 +31,12 @@ use std::time::Duration;
 use crate::clock::UnixMs;
 use crate::local::faults::rule::Spell;
 use crate::local::ids::Ids;
-use crate::local::image::{Image, image_ref};
 use crate::local::refusal::Refusal;
 use crate::local::registry::apps::App;
-use crate::local::registry::life::{Effect, Now, Observation, Order};
-use crate::local::registry::machine::{Curse, Machine, Next};
-use crate::local::registry::view::{Reply, Shown};
-use crate::local::routes::action::MachineAction;
-use crate::machines::wire::{CreateMachine, HostStatus, MachineConfig, MachineState, StartAnswer};
-use crate::machines::wire::UpdateMachine;
+use crate::local::registry::life::{Effect, Now, Observation};
+use crate::local::registry::machine::Machine;
+use crate::local::registry::view::Reply;
+use crate::machines::wire::{HostStatus, MachineConfig};
 
 /// What the registry is told once.
 #[derive(Clone, Debug)]
@@ -136,7 +135,9 @@ impl Registry {
         seen: Observation,
         now: UnixMs,
     ) -> Option<Option<Effect>> {
-        self.with(id, now, |machine, now| life::observe(machine, generation, seen, now))?
+        self.with(id, now, |machine, now| {
+            life::observe(machine, generation, seen, now)
+        })?
     }
 
     /// Lays a fault upon a machine that is there.
@@ -180,7 +181,6 @@ impl Registry {
         let retention = u64::try_from(self.rules.retention.as_millis()).unwrap_or(u64::MAX);
         machine.state.is_gone() && machine.updated_ms.saturating_add(retention) <= now
     }
-
 }
 
 /// A machine whose host does not answer cannot be changed; the API gives up after a while.

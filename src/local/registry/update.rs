@@ -28,11 +28,10 @@ impl Registry {
         now: UnixMs,
     ) -> Result<Done, Refusal> {
         let machine = self.find(app, id).ok_or_else(Refusal::no_machine)?;
-        guard(machine, nonce, now)?;
+        lease::guard(machine, nonce, now)?;
         self.may_update(machine, &request)?;
         let (version, metadata) = (self.ids.ulid(now), self.labelled(&request.config));
-        let renamed = request.name.filter(|name| *name != machine_name(&self.machines, id));
-        if let Some(name) = &renamed {
+        if let Some(name) = request.name.as_deref().filter(|name| !name.is_empty()) {
             self.rename(app, id, name)?;
         }
         let old_weight = self.with(id, now, |machine, now| {
@@ -50,7 +49,10 @@ impl Registry {
         });
         let (old_weight, nonce, effect) = old_weight.ok_or_else(Refusal::no_machine)?;
         self.config_bytes = self.config_bytes.saturating_sub(old_weight) + weight;
-        let machine = self.by_id(id).map(Arc::clone).ok_or_else(Refusal::no_machine)?;
+        let machine = self
+            .by_id(id)
+            .map(Arc::clone)
+            .ok_or_else(Refusal::no_machine)?;
         let mut shown = Shown::whole(machine);
         shown.nonce = nonce;
         Ok(Done {
@@ -78,28 +80,34 @@ impl Registry {
             _ => {}
         }
         match &request.region {
-            Some(region) if !region.is_empty() && *region != machine.region => Err(
-                Refusal::invalid(format!("machine is in region '{}' and stays there", machine.region)),
-            ),
+            Some(region) if !region.is_empty() && *region != machine.region => {
+                Err(Refusal::invalid(format!(
+                    "machine is in region '{}' and stays there",
+                    machine.region
+                )))
+            }
             _ => Ok(()),
         }
     }
 
     fn rename(&mut self, app: &str, id: &str, name: &str) -> Result<(), Refusal> {
-        self.admit_name(app, name)?;
-        let old = machine_name(&self.machines, id);
-        if let Some(app) = self.apps.get_mut(app) {
-            app.names.remove(&old);
-            app.names.insert(name.to_owned(), id.to_owned());
-        }
-        if let Some(machine) = self.machines.get_mut(id) {
-            Arc::make_mut(machine).name = name.to_owned();
-        }
+        let Some(machine) = self.machines.get_mut(id).filter(|m| m.name != name) else {
+            return Ok(());
+        };
+        let Some(app) = self.apps.get_mut(app) else {
+            return Err(Refusal::no_app(app));
+        };
+        app.check_free(name)?;
+        app.names.remove(&machine.name);
+        app.names.insert(name.to_owned(), id.to_owned());
+        Arc::make_mut(machine).name = name.to_owned();
         Ok(())
     }
 }
 
 fn concurrent_update() -> Refusal {
-    Refusal::new(409, "aborted: machine update failed due to concurrent update")
+    Refusal::new(
+        409,
+        "aborted: machine update failed due to concurrent update",
+    )
 }
-

@@ -103,7 +103,10 @@ impl Shown {
     ) -> Result<Self, Refusal> {
         let old = match version {
             Some(version) if *version != machine.version => {
-                let found = machine.versions.iter().position(|old| old.version == version);
+                let found = machine
+                    .versions
+                    .iter()
+                    .position(|old| old.version == version);
                 let missing = || Refusal::new(404, "not_found: machine version not found");
                 Some(found.ok_or_else(missing)?)
             }
@@ -220,7 +223,10 @@ pub(crate) fn versions(machine: &Machine) -> Vec<MachineVersion> {
 /// left out where they are large: answers are read often, and by clients with bounds.
 fn config(machine: &Machine) -> MachineConfig {
     let sent = &*machine.config;
-    let lengths = sent.files.iter().map(|file| file.raw_value.as_ref().map_or(0, String::len));
+    let lengths = sent
+        .files
+        .iter()
+        .map(|file| file.raw_value.as_ref().map_or(0, String::len));
     let files = match lengths.sum::<usize>() > SHOWN_FILES_BYTES {
         true => sent.files.iter().map(without_contents).collect(),
         false => sent.files.clone(),
@@ -264,4 +270,17 @@ pub(crate) struct Region {
     pub(crate) deprecated: bool,
     /// It is for paying customers.
     pub(crate) requires_paid_plan: bool,
+}
+
+impl Region {
+    /// A region of this server.
+    pub(crate) fn of(code: &str) -> Self {
+        Self {
+            code: code.to_owned(),
+            name: format!("This computer ({code})"),
+            gateway_available: false,
+            deprecated: false,
+            requires_paid_plan: false,
+        }
+    }
 }

@@ -191,7 +191,11 @@ mod tests {
         check("POST", "/v1/apps/a/machines", Ok("create"));
         check("POST", "/v1/apps/a/machines/", Ok("create"));
         check("GET", "/v1/apps/a/machines/m/wait", Ok("wait"));
-        check("PUT", "/v1/apps/a/machines/m/metadata", Ok("metadata-patch"));
+        check(
+            "PUT",
+            "/v1/apps/a/machines/m/metadata",
+            Ok("metadata-patch"),
+        );
         check("GET", "/api/v1/apps/a/logs", Ok("logs"));
         check("GET", "/v1/orgs/personal/machines", Ok("org-machines"));
     }
@@ -217,7 +221,11 @@ mod tests {
         let route = find(&Method::GET, "/v1/apps/my%2Dapp/machines/m1/metadata/a%2Fb");
         let route = route.expect("it is known");
         assert_eq!(
-            (route.app.as_str(), route.machine.as_str(), route.key.as_str()),
+            (
+                route.app.as_str(),
+                route.machine.as_str(),
+                route.key.as_str()
+            ),
             ("my-app", "m1", "a/b")
         );
         check("GET", "/v1/apps/%ff", Err(404));

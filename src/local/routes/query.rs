@@ -97,7 +97,10 @@ mod tests {
         assert_eq!(query.list("state"), ["stopped", "destroyed", "failed"]);
         assert_eq!(
             query.under("metadata"),
-            [("a.b".to_owned(), "1".to_owned()), (String::new(), "2".to_owned())]
+            [
+                ("a.b".to_owned(), "1".to_owned()),
+                (String::new(), "2".to_owned())
+            ]
         );
         assert_eq!(query.flag("summary"), Ok(true));
         assert_eq!(query.flag("force"), Ok(false));

@@ -290,8 +290,9 @@ fn rules(body: &[u8]) -> Result<Vec<Rule>, Refusal> {
     let texts: Vec<String> = json(body)?;
     texts
         .iter()
-        .map(|text| text.parse().map_err(|e: crate::local::faults::rule::RuleError| {
-            Refusal::invalid(e.to_string())
-        }))
+        .map(|text| {
+            text.parse()
+                .map_err(|e: crate::local::faults::rule::RuleError| Refusal::invalid(e.to_string()))
+        })
         .collect()
 }

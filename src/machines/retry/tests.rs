@@ -15,7 +15,7 @@ use Fault::{Customer, Nobody, Ours, Provider};
 /// A row: call, status, body, what is decided (by name), whose fault.
 type Row = (Call, u16, &'static str, &'static str, Fault);
 
-const DUPLICATE: &str = r#"{"error":"already_exists: unique machine name violation, machine ID 1857156b526dd8 already exists with name \"sandbox-r1-1\""}"#;
+const DUPLICATE: &str = include_str!("../../../tests/fixtures/machines/name_taken.json");
 
 /// In the order of the API: waiting, endings, starts, limits, room, names, conflicts, the rest.
 #[rustfmt::skip]

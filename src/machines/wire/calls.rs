@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::config::MachineConfig;
 use super::duration::GoDuration;
-use super::lenient::{Rest, or_default, text};
+use super::lenient::{or_default, text};
 use super::words::{MachineState, Signal};
 
 /// The body of an error, in any of the shapes seen. A body that is no JSON at all is no error of
@@ -327,62 +327,6 @@ impl<T> Envelope<T> {
     }
 }
 
-/// One page of an app's logs, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogPage {
-    /// The lines.
-    #[serde(default, deserialize_with = "or_default")]
-    pub data: Vec<LogEntry>,
-    /// Where to go on.
-    #[serde(default, deserialize_with = "or_default")]
-    pub meta: LogMeta,
-}
-
-/// Where a page of logs goes on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogMeta {
-    /// What to ask for as `next_token`. There is one even when no line is there yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_token: Option<String>,
-}
-
-/// One line of a log.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogEntry {
-    /// Its id.
-    #[serde(default, deserialize_with = "or_default")]
-    pub id: String,
-    /// What kind of entry it is: `log`.
-    #[serde(rename = "type", default, deserialize_with = "or_default")]
-    pub kind: String,
-    /// What is in it.
-    #[serde(default, deserialize_with = "or_default")]
-    pub attributes: LogAttributes,
-}
-
-/// What is in a line of a log.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogAttributes {
-    /// When, RFC 3339.
-    #[serde(default, deserialize_with = "or_default")]
-    pub timestamp: String,
-    /// The line.
-    #[serde(default, deserialize_with = "or_default")]
-    pub message: String,
-    /// `info`, `error`, …
-    #[serde(default, deserialize_with = "or_default")]
-    pub level: String,
-    /// The machine that wrote it.
-    #[serde(default, deserialize_with = "or_default")]
-    pub instance: String,
-    /// Where that machine is.
-    #[serde(default, deserialize_with = "or_default")]
-    pub region: String,
-    /// More about it.
-    #[serde(default, deserialize_with = "or_default")]
-    pub meta: Rest,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,9 +342,24 @@ mod tests {
     }
 
     #[test]
+    fn recorded_answers_are_read() {
+        let wait = include_str!("../../../tests/fixtures/machines/wait.json");
+        let wait: WaitAnswer = serde_json::from_str(wait).unwrap();
+        assert_eq!((wait.ok, wait.state), (true, Some(MachineState::Destroyed)));
+        let start = include_str!("../../../tests/fixtures/machines/start.json");
+        let start: StartAnswer = serde_json::from_str(start).unwrap();
+        assert_eq!(start.previous_state, Some(MachineState::Stopped));
+        check_error(
+            include_str!("../../../tests/fixtures/machines/unauthorized.json"),
+            "Authenticate: token validation error",
+            None,
+        );
+    }
+
+    #[test]
     fn errors_are_read_in_every_shape_seen() {
         check_error(
-            r#"{"error":"could not find a candidate host","status":"insufficient_capacity"}"#,
+            include_str!("../../../tests/fixtures/machines/no_capacity.json"),
             "could not find a candidate host",
             Some("insufficient_capacity"),
         );

@@ -344,4 +344,21 @@ mod tests {
         assert_eq!(read.version_id(), None);
         assert!(serde_json::from_value::<Machine>(json!({})).is_err());
     }
+
+    #[test]
+    fn recorded_answers_are_read_and_come_back_whole() {
+        let create = include_str!("../../../tests/fixtures/machines/create.json");
+        let machine: Machine = serde_json::from_str(create).unwrap();
+        assert_eq!(machine.state, MachineState::Created);
+        assert_eq!(machine.version_id(), Some("01HEPA330HZ37A78TK080NAK1M"));
+        let mut sent: Value = serde_json::from_str(create).unwrap();
+        // The one difference: a request that was left out goes on as null.
+        sent["events"][0]["request"] = Value::Null;
+        assert_eq!(serde_json::to_value(&machine).unwrap(), sent);
+
+        let exit = include_str!("../../../tests/fixtures/machines/exit_event.json");
+        let event: MachineEvent = serde_json::from_str(exit).unwrap();
+        let exit = event.exit_event().unwrap();
+        assert_eq!((exit.code(), exit.guest_exit_code), (40, Some(0)));
+    }
 }

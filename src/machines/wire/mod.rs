@@ -7,7 +7,7 @@
 //! - [`config`]: what a machine is to be (create, update, and the echo in every answer).
 //! - [`machine`]: a machine as it is, with its events and exits.
 //! - [`calls`]: the bodies of all other calls, and the body of an error.
-//! - [`app`]: apps and tokens.
+//! - [`app`]: apps and tokens; [`log`]: lines of logs.
 //! - [`words`]: states, policies and signals; [`duration`]: lengths of time.
 
 pub mod app;
@@ -15,20 +15,22 @@ pub mod calls;
 pub mod config;
 pub mod duration;
 pub mod lenient;
+pub mod log;
 pub mod machine;
 pub mod words;
 
 pub use app::{App, AppList, AppOrganization, CreateApp, CreatedApp, CurrentToken, TokenInfo};
 pub use calls::{
-    Envelope, ErrorBody, ExecAnswer, ExecRequest, Lease, LeaseRequest, ListenSocket, LogAttributes,
-    LogEntry, LogMeta, LogPage, MachineVersion, MetadataPatch, MetadataValue, OkAnswer,
-    ProcessStat, SignalRequest, StartAnswer, StopRequest, StrippedLease, WaitAnswer,
+    Envelope, ErrorBody, ExecAnswer, ExecRequest, Lease, LeaseRequest, ListenSocket,
+    MachineVersion, MetadataPatch, MetadataValue, OkAnswer, ProcessStat, SignalRequest,
+    StartAnswer, StopRequest, StrippedLease, WaitAnswer,
 };
 pub use config::{
     CreateMachine, Dns, Env, File, Guest, Init, MachineConfig, Restart, StopConfig, UpdateMachine,
 };
 pub use duration::GoDuration;
 pub use lenient::Rest;
+pub use log::{LogAttributes, LogEntry, LogMeta, LogPage};
 pub use machine::{
     CheckStatus, ExitEvent, ImageRef, Machine, MachineEvent, OrgMachine, OrgMachines,
 };

@@ -1,5 +1,7 @@
 //! Every shape of source gives the same image, and layers are laid over one another as they should.
 
+use std::io::Write;
+
 use serde_json::json;
 
 use super::build::{Image, Layer, Packed, Parts, architecture, digest};
@@ -83,6 +85,19 @@ fn an_oci_layout_is_imported_from_an_archive_and_from_a_compressed_one() {
         let archive = two_layers().packed(Packed::Gzip).oci().tar();
         let imported = bench.import("app", &packed.pack(&archive)).unwrap();
         assert_eq!(imported.kind, Kind::Oci);
+        check_two_layers(&bench);
+    }
+}
+
+#[test]
+fn an_archive_is_imported_from_a_stream_whether_it_is_compressed_or_not() {
+    for packed in [Packed::Not, Packed::Gzip, Packed::Zstd] {
+        let bench = Bench::new();
+        let archive = packed.pack(&two_layers().oci().tar());
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let sender = std::thread::spawn(move || writer.write_all(&archive));
+        bench.store.import_archive("app", reader).unwrap();
+        sender.join().unwrap().unwrap();
         check_two_layers(&bench);
     }
 }

@@ -1,0 +1,314 @@
+//! Brings one machine up.
+//!
+//! ```text
+//!   server                                      sandbox
+//!   start bubblewrap ─────────────────────────▶ namespaces, root, filter
+//!   make the control group, put it in
+//!                    ◀───────────────── ready ─ init: listener made, waiting
+//!   check that init is in the group
+//!   lower init's limits, take the listener out
+//!                     ─ go ───────────────────▶ starts the guest's program
+//!                    ◀─────────────── started ─
+//! ```
+//!
+//! Nothing of the guest runs before *go*. Whatever fails or takes too long ends in nothing being
+//! left. A boot runs as a task of its own, so that this holds even if nobody waits for it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use rustix::process::Resource;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::local::bwrap::cgroup::{Group, Groups};
+use crate::local::bwrap::control::{self, Orders, Reports, Waiting};
+use crate::local::bwrap::launch::{Launched, launch};
+use crate::local::bwrap::limits::{self, Quota};
+use crate::local::bwrap::machine::{Execs, Keeper, Machine, Running, refusal};
+use crate::local::bwrap::output;
+use crate::local::bwrap::process::Process;
+use crate::local::bwrap::uids::Uid;
+use crate::local::bwrap::wire::{News, Order, Program};
+use crate::local::bwrap::{Core, DEFAULT_WORKDIR};
+use crate::local::engine::{Error, Limits, OutputSink, Spec};
+
+/// A machine that is not up by then is given up. It usually takes some milliseconds.
+const BOOT_MAX: Duration = Duration::from_secs(10);
+/// What bubblewrap says when it fails is cut at this.
+const COMPLAINT_MAX_BYTES: u64 = 4096;
+/// What bubblewrap tells of a sandbox is shorter, or it is not what we know.
+const STATUS_MAX_BYTES: u64 = 4096;
+
+/// What a boot works on.
+pub(super) struct Plan {
+    pub(super) spec: Spec,
+    /// Unlike the spec's id, of one machine only.
+    pub(super) name: String,
+    pub(super) quota: Quota,
+    pub(super) groups: Option<Groups>,
+    pub(super) sink: OutputSink,
+}
+
+impl Plan {
+    fn kind(&self) -> Limits {
+        self.groups.as_ref().map_or(Limits::Rlimit, Groups::kind)
+    }
+
+    fn program(&self) -> Program {
+        Program {
+            argv: self.spec.argv.clone(),
+            env: self
+                .spec
+                .env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+            workdir: self.workdir().to_owned(),
+        }
+    }
+
+    fn workdir(&self) -> &str {
+        self.spec.workdir.as_deref().unwrap_or(DEFAULT_WORKDIR)
+    }
+}
+
+/// Brings the machine up. It is running when this returns.
+pub(super) async fn boot(core: Arc<Core>, plan: Plan) -> Result<Running, Error> {
+    let (mut launched, waiting) = launch(&core, &plan).await?;
+    let up = tokio::time::timeout(BOOT_MAX, launched.come_up(&core, &plan, waiting)).await;
+    let fault = match up {
+        Ok(Ok(up)) => return Ok(launched.live(core, plan, up)),
+        Ok(Err(fault)) => fault,
+        Err(_) => Fault::Known(Error::Late(BOOT_MAX)),
+    };
+    let complaint = launched.bury(&core, &plan.name).await;
+    Err(match fault {
+        Fault::Known(error) => error,
+        Fault::Gone => Error::Boot(complaint),
+    })
+}
+
+/// Why a machine did not come up.
+enum Fault {
+    Known(Error),
+    /// The sandbox has ended; why is on its standard error.
+    Gone,
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Known(error)
+    }
+}
+
+/// A machine that is up.
+struct Up {
+    sandbox: Process,
+    init: u32,
+    main: u32,
+    listener: TcpListener,
+    reports: Reports,
+    orders: Orders,
+}
+
+impl Launched {
+    /// From the start of bubblewrap to that of the guest's program.
+    async fn come_up(
+        &mut self,
+        core: &Arc<Core>,
+        plan: &Plan,
+        waiting: Waiting,
+    ) -> Result<Up, Fault> {
+        // While bubblewrap is still at its beginnings; what it starts is born in the group.
+        let adopting = self.group.clone().filter(Group::adopts);
+        let joining = join(adopting, self.monitor.pid());
+        let (joined, sandbox, first) =
+            tokio::join!(joining, sandbox(&mut self.status), waiting.first());
+        let first = first.map_err(|_| Fault::Gone)?;
+        let (sandbox, init) = (sandbox?, first.pid);
+        joined?;
+        let listener = match first.news {
+            News::Ready { listener } => listener,
+            News::Failed(failure) => return Err(Error::Boot(failure.detail).into()),
+            _ => return Err(Error::Boot("init does not say that it is ready".into()).into()),
+        };
+        self.confirm(sandbox.pid(), init).await?;
+        let held = Process::open(init).map_err(Error::io("follow init"))?;
+        self.lower(
+            core,
+            init,
+            plan.quota.per_process(plan.kind(), core.count_processes),
+        )
+        .await?;
+        let listener = control::take_listener(&held, listener)
+            .and_then(TcpListener::from_std)
+            .map_err(Error::io("take the listener out of the sandbox"))?;
+
+        let (mut reports, mut orders) = waiting.split();
+        orders
+            .send(&Order::Go(plan.program()))
+            .await
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidInput => Fault::Known(Error::Spec(
+                    "arguments and environment are too large".into(),
+                )),
+                _ => Fault::Gone,
+            })?;
+        match reports.next().await {
+            Some(News::Started { pid: main }) => Ok(Up {
+                sandbox,
+                init,
+                main,
+                listener,
+                reports,
+                orders,
+            }),
+            Some(News::Failed(failure)) => {
+                Err(refusal(failure, &plan.spec.argv[0], plan.workdir()).into())
+            }
+            _ => Err(Fault::Gone),
+        }
+    }
+
+    /// Makes sure that init is in the group: bubblewrap may have been quicker than we were.
+    async fn confirm(&self, sandbox: u32, init: u32) -> Result<(), Error> {
+        let Some(group) = &self.group else {
+            return Ok(());
+        };
+        let failed = |error| Error::io("read a control group")(error);
+        if !group.contains(init).map_err(failed)? {
+            join(self.group.clone(), sandbox).await?;
+            join(self.group.clone(), init).await?;
+        }
+        Ok(())
+    }
+
+    /// Lowers init's own limits. Where that takes the machine's ids, it is the starting thread
+    /// that takes them on.
+    async fn lower(
+        &self,
+        core: &Core,
+        init: u32,
+        limits: Vec<(Resource, u64)>,
+    ) -> Result<(), Error> {
+        let uid = self.uid.as_ref().map(Uid::number);
+        let lowered = match uid {
+            Some(_) => {
+                core.starter
+                    .run(move |_| limits::put(init, uid, &limits))
+                    .await
+            }
+            None => limits::put(init, None, &limits),
+        };
+        lowered.map_err(Error::io("limit init"))
+    }
+
+    /// Hands the machine over to its keeper.
+    fn live(self, core: Arc<Core>, plan: Plan, up: Up) -> Running {
+        let over = CancellationToken::new();
+        let output = core.tasks.spawn(output::pass_on(
+            self.stdout,
+            self.stderr,
+            plan.sink,
+            over.clone(),
+        ));
+        // bubblewrap dies of a broken pipe if its status is not read to the end.
+        core.tasks.spawn(drain(self.status));
+        let machine = Arc::new(Machine {
+            monitor: self.monitor,
+            sandbox: up.sandbox,
+            init: up.init,
+            main: up.main,
+            orders: tokio::sync::Mutex::new(up.orders),
+            execs: Execs::default(),
+            killed: AtomicBool::new(false),
+        });
+        let keeper = Keeper {
+            machine: Arc::clone(&machine),
+            child: self.child,
+            reports: up.reports,
+            output,
+            over,
+            group: self.group,
+            uid: self.uid,
+        };
+        let (tell, exit) = oneshot::channel();
+        let tasks = core.tasks.clone();
+        tasks.spawn(async move {
+            let _ = tell.send(keeper.keep(&core.closing).await);
+        });
+        Running {
+            machine,
+            listener: Some(up.listener),
+            exit,
+        }
+    }
+
+    /// Removes what there is of the machine; returns what bubblewrap had to say.
+    async fn bury(mut self, core: &Core, name: &str) -> String {
+        self.monitor.kill();
+        self.monitor.ended().await;
+        let _ = self.child.wait();
+        // The sandbox may have been made in the moment before, without anyone having been told.
+        core.end_strays(Some(name)).await;
+        let mut said = Vec::new();
+        let _ = (&mut self.stderr)
+            .take(COMPLAINT_MAX_BYTES)
+            .read_to_end(&mut said)
+            .await;
+        if let Some(group) = &self.group
+            && let Err(error) = group.remove().await
+        {
+            tracing::warn!(%error, "a control group could not be removed");
+        }
+        let said = String::from_utf8_lossy(&said).trim().to_owned();
+        if said.is_empty() {
+            "bubblewrap ended without a word".into()
+        } else {
+            said
+        }
+    }
+}
+
+/// Puts a process of the sandbox into the machine's group.
+async fn join(group: Option<Group>, pid: u32) -> Result<(), Error> {
+    let Some(group) = group else { return Ok(()) };
+    flatten(spawn_blocking(move || group.add(pid)).await)
+        .map_err(Error::io("put the sandbox into its control group"))
+}
+
+/// Waits for the first process of the sandbox, which bubblewrap tells by its number.
+async fn sandbox(status: &mut Receiver) -> Result<Process, Fault> {
+    let mut line = Vec::new();
+    let mut status = BufReader::new(status.take(STATUS_MAX_BYTES));
+    status
+        .read_until(b'\n', &mut line)
+        .await
+        .map_err(|_| Fault::Gone)?;
+    if line.is_empty() {
+        return Err(Fault::Gone);
+    }
+    let told: serde_json::Value = serde_json::from_slice(&line).map_err(|_| Fault::Gone)?;
+    let pid = told["child-pid"]
+        .as_u64()
+        .and_then(|pid| u32::try_from(pid).ok());
+    let pid = pid.ok_or(Fault::Gone)?;
+    Ok(Process::open(pid).map_err(Error::io("follow the sandbox"))?)
+}
+
+async fn drain(mut status: Receiver) {
+    let mut rest = [0; 256];
+    while status.read(&mut rest).await.is_ok_and(|length| length > 0) {}
+}
+
+/// The answer of a blocking task; one that panicked is an error like others.
+fn flatten<T>(answer: Result<io::Result<T>, tokio::task::JoinError>) -> io::Result<T> {
+    answer.unwrap_or_else(|error| Err(io::Error::other(error)))
+}

@@ -1,0 +1,471 @@
+//! A machine that runs: what can be asked of it, and how its end is found out.
+//!
+//! Three things tell of the end. Init says how the main program ended. bubblewrap's outer process
+//! ends, and takes the sandbox with it. And when the sandbox's first process is gone, the kernel
+//! has removed every other process in it before. Only then are the counters of the control group
+//! final, and only then is the machine said to be over.
+
+use std::collections::HashMap;
+use std::io;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::local::bwrap::cgroup::{Counters, Group};
+use crate::local::bwrap::control::{Orders, Reports};
+use crate::local::bwrap::process::Process;
+use crate::local::bwrap::procfs;
+use crate::local::bwrap::uids::Uid;
+use crate::local::bwrap::wire::{Ending, Exec, Failure, News, Order, Program, Ran, Step};
+use crate::local::engine::{Error, ExecOutput, Exit, Process as Listed};
+
+/// So long a machine may stay after its main program has ended; init ends at once by itself.
+const GRACE: Duration = Duration::from_secs(1);
+/// What is still on its way when everything has ended is waited for so long.
+const LAST_REPORTS: Duration = Duration::from_secs(1);
+/// An exec is answered by init; one that has been taken over may never do so.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// So much of each output of an exec is kept.
+const EXEC_KEEP_BYTES: u32 = 256 << 10;
+/// The longest time an exec can have.
+const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+/// What all holders of a machine share.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// bubblewrap's outer process, our child.
+    pub(super) monitor: Process,
+    /// The first process in the sandbox.
+    pub(super) sandbox: Process,
+    /// Our init.
+    pub(super) init: u32,
+    /// The main program's number inside the sandbox.
+    pub(super) main: u32,
+    pub(super) orders: tokio::sync::Mutex<Orders>,
+    pub(super) execs: Execs,
+    /// The server has ended it, so no signal proves a want of memory.
+    pub(super) killed: AtomicBool,
+}
+
+/// The execs that wait for an answer.
+#[derive(Debug, Default)]
+pub(super) struct Execs {
+    next: AtomicU32,
+    waiting: Mutex<HashMap<u32, oneshot::Sender<Result<Ran, Failure>>>>,
+}
+
+impl Execs {
+    fn expect(&self) -> (u32, oneshot::Receiver<Result<Ran, Failure>>) {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        self.waiting().insert(id, answer);
+        (id, answered)
+    }
+
+    fn answer(&self, id: u32, result: Result<Ran, Failure>) {
+        if let Some(answer) = self.waiting().remove(&id) {
+            let _ = answer.send(result);
+        }
+    }
+
+    fn waiting(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<u32, oneshot::Sender<Result<Ran, Failure>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Machine {
+    /// Ends every process of the machine at once.
+    pub(super) fn kill(&self) {
+        self.killed.store(true, Ordering::SeqCst);
+        self.sandbox.kill();
+        self.monitor.kill();
+    }
+}
+
+/// A machine that has been started. Dropping it ends the machine.
+#[derive(Debug)]
+pub struct Running {
+    pub(super) machine: Arc<Machine>,
+    pub(super) listener: Option<TcpListener>,
+    pub(super) exit: oneshot::Receiver<Exit>,
+}
+
+impl Running {
+    /// The machine's own listener: what connects to 127.0.0.1:8080 inside of it. It is the only
+    /// thing a guest can reach, and whoever connects is this machine. Given out once; while it
+    /// is held, the machine's network stays, even after its end.
+    pub fn take_listener(&mut self) -> Option<TcpListener> {
+        self.listener.take()
+    }
+
+    /// A handle by which others can act on the machine.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.machine))
+    }
+
+    /// Waits until the machine is over: every process gone, its counters read, its control group
+    /// and user id given back. Dropping the future ends the machine.
+    pub async fn wait(mut self) -> Exit {
+        // Without an answer the server itself is ending and has ended the machine.
+        (&mut self.exit)
+            .await
+            .unwrap_or_else(|_| exit(None, true, Counters::default()))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.exit.try_recv().is_err() {
+            self.machine.kill();
+        }
+    }
+}
+
+/// Acts on a running machine. Clones act on the same one.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Machine>);
+
+impl Handle {
+    /// Sends a signal to the machine's main process.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a number that is no signal, `NotFound` when the process has ended.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal).ok_or(io::ErrorKind::InvalidInput)?;
+        if signal == Signal::KILL {
+            self.0.killed.store(true, Ordering::SeqCst);
+        }
+        let main = self.main()?;
+        let process = Process::open(main)?;
+        // The number can have gone to another process between the two lines above.
+        if self.main()? != main {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        process.signal(signal)
+    }
+
+    /// Ends every process of the machine at once. Safe to repeat.
+    pub fn kill(&self) {
+        self.0.kill();
+    }
+
+    /// Runs another program in the machine, within the same walls and limits, with `env` as its
+    /// whole environment and `workdir` as its folder. It is killed after `timeout` (then
+    /// `exit_signal` is 9); each output is cut at 256 KiB.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotExecutable`] and [`Error::Workdir`] when the program
+    /// cannot be started, [`Error::Busy`] when eight run already, [`Error::Spec`] when it is too
+    /// large to be passed, [`Error::Ended`] when the machine has ended.
+    pub async fn exec(
+        &self,
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+        workdir: Option<String>,
+        stdin: Vec<u8>,
+        timeout: Duration,
+    ) -> Result<ExecOutput, Error> {
+        let Some(name) = argv.first().cloned() else {
+            return Err(Error::Spec("an exec needs a program".into()));
+        };
+        let timeout = timeout.min(EXEC_TIMEOUT_MAX);
+        let workdir = workdir.unwrap_or_else(|| super::DEFAULT_WORKDIR.into());
+        let (id, answered) = self.0.execs.expect();
+        let exec = Exec {
+            id,
+            program: Program {
+                argv,
+                env,
+                workdir: workdir.clone(),
+            },
+            stdin,
+            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            keep_bytes: EXEC_KEEP_BYTES,
+        };
+        let sent = {
+            // The lock is a tokio one: orders must go out whole, one after the other.
+            let mut orders = self.0.orders.lock().await;
+            tokio::time::timeout(ANSWER_GRACE, orders.send(&Order::Exec(exec))).await
+        };
+        let answer = match sent {
+            Ok(Ok(())) => tokio::time::timeout(timeout + ANSWER_GRACE, answered).await,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.0.execs.waiting().remove(&id);
+                return Err(Error::Spec("the exec is too large".into()));
+            }
+            Ok(Err(_)) | Err(_) => {
+                self.0.execs.waiting().remove(&id);
+                return Err(Error::Ended);
+            }
+        };
+        self.0.execs.waiting().remove(&id);
+        let Ok(Ok(result)) = answer else {
+            return Err(Error::Ended);
+        };
+        result
+            .map(output)
+            .map_err(|failure| refusal(failure, &name, &workdir))
+    }
+
+    /// The processes of the machine, without our own.
+    ///
+    /// # Errors
+    /// When the machine has ended or `/proc` cannot be read.
+    pub fn processes(&self) -> io::Result<Vec<Listed>> {
+        let ours = [self.0.sandbox.pid(), self.0.init];
+        let members = procfs::members(self.0.sandbox.pid())?;
+        let guests = members
+            .into_iter()
+            .filter(|member| !ours.contains(&member.pid));
+        Ok(guests.filter_map(procfs::describe).collect())
+    }
+
+    /// The main process by its number on the host: init's child with the number init told.
+    fn main(&self) -> io::Result<u32> {
+        let members = procfs::members(self.0.sandbox.pid())?;
+        let is_main =
+            |member: &procfs::Member| member.parent == self.0.init && member.inner == self.0.main;
+        let main = members
+            .into_iter()
+            .find(is_main)
+            .ok_or(io::ErrorKind::NotFound)?;
+        Ok(main.pid)
+    }
+}
+
+fn output(ran: Ran) -> ExecOutput {
+    let (exit_code, exit_signal) = match ran.ending {
+        Ending::Code(code) => (Some(code), None),
+        Ending::Signal(signal) => (None, Some(signal)),
+    };
+    ExecOutput {
+        stdout: String::from_utf8_lossy(&ran.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&ran.stderr).into_owned(),
+        exit_code,
+        exit_signal,
+    }
+}
+
+/// What init's refusal to start a program means.
+pub(super) fn refusal(failure: Failure, program: &str, workdir: &str) -> Error {
+    const ENOENT: i32 = 2;
+    match failure.step {
+        Step::Workdir => Error::Workdir(workdir.to_owned()),
+        Step::Program if failure.errno == ENOENT => Error::NotFound(program.to_owned()),
+        Step::Program => Error::NotExecutable {
+            program: program.to_owned(),
+            reason: failure.detail,
+        },
+        Step::Busy => Error::Busy(failure.detail),
+        Step::Prepare => Error::Boot(failure.detail),
+    }
+}
+
+/// All that is needed to follow a machine to its end.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    pub(super) machine: Arc<Machine>,
+    pub(super) child: Child,
+    pub(super) reports: Reports,
+    pub(super) output: tokio::task::JoinHandle<()>,
+    /// Tells the task that passes output on that nothing more is written.
+    pub(super) over: CancellationToken,
+    pub(super) group: Option<Group>,
+    pub(super) uid: Option<Uid>,
+}
+
+impl Keeper {
+    /// Follows the machine until nothing of it is left, and tells how it ended. It is ended when
+    /// the engine closes.
+    pub(super) async fn keep(mut self, closing: &CancellationToken) -> Exit {
+        let mut ending = self.follow(closing).await;
+        // bubblewrap's outer process is gone; the rest goes with it, or now.
+        let by_server = self.machine.killed.load(Ordering::SeqCst);
+        self.machine.sandbox.kill();
+        self.machine.sandbox.ended().await;
+        let _ = self.child.wait();
+        self.machine.sandbox.reap();
+        let last = async {
+            while let Some(news) = self.reports.next().await {
+                note(&self.machine, news, &mut ending);
+            }
+        };
+        let _ = tokio::time::timeout(LAST_REPORTS, last).await;
+        self.machine.execs.waiting().clear();
+        self.over.cancel();
+        let _ = (&mut self.output).await;
+        let counters = match &self.group {
+            Some(group) => {
+                let counters = group.counters();
+                if let Err(error) = group.remove().await {
+                    tracing::warn!(%error, "a control group could not be removed");
+                }
+                counters
+            }
+            None => Counters::default(),
+        };
+        drop(self.uid.take());
+        exit(ending, by_server, counters)
+    }
+
+    /// Until bubblewrap's outer process has ended.
+    async fn follow(&mut self, closing: &CancellationToken) -> Option<Ending> {
+        let mut ending = None;
+        let mut heard = true;
+        let mut deadline = None;
+        loop {
+            let late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                news = self.reports.next(), if heard => match news {
+                    Some(news) => {
+                        note(&self.machine, news, &mut ending);
+                        if ending.is_some() {
+                            deadline.get_or_insert_with(|| Instant::now() + GRACE);
+                        }
+                    }
+                    // The end, or someone speaks nonsense in init's name. Then it is the end too.
+                    None => {
+                        heard = false;
+                        deadline.get_or_insert_with(|| Instant::now() + GRACE);
+                    }
+                },
+                () = self.machine.monitor.ended() => return ending,
+                () = closing.cancelled(), if !self.machine.killed.load(Ordering::SeqCst) => {
+                    self.machine.kill();
+                }
+                () = late => {
+                    deadline = None;
+                    self.machine.sandbox.kill();
+                    self.machine.monitor.kill();
+                }
+            }
+        }
+    }
+}
+
+/// Takes one report. The first ending counts; what a guest may say later changes nothing.
+fn note(machine: &Machine, news: News, ending: &mut Option<Ending>) {
+    match news {
+        News::Exited(how) => {
+            ending.get_or_insert(how);
+        }
+        News::Done { id, result } => machine.execs.answer(id, result),
+        News::Ready { .. } | News::Started { .. } | News::Failed(_) => {}
+    }
+}
+
+/// Puts together what is known about the end. A machine that ended without init's word was killed
+/// as a whole. The kernel's count alone does not tell whom it killed: it was the main process only
+/// if that ended by the signal, and not by ours.
+fn exit(ending: Option<Ending>, by_server: bool, counters: Counters) -> Exit {
+    let (code, signal) = match ending {
+        Some(Ending::Code(code)) => (Some(code), None),
+        Some(Ending::Signal(signal)) => (None, Some(signal)),
+        None => (None, Some(Signal::KILL.as_raw())),
+    };
+    let short = counters.oom_kills > 0;
+    let oom_killed = short && !by_server && signal == Some(Signal::KILL.as_raw());
+    Exit {
+        code,
+        signal,
+        oom_killed,
+        oom_elsewhere: short && !oom_killed,
+        cpu_ms: counters.cpu_ms,
+        peak_bytes: counters.peak_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(ending: Option<Ending>, by_server: bool, oom_kills: u64, expected: Exit) {
+        let counters = Counters {
+            oom_kills,
+            cpu_ms: None,
+            peak_bytes: None,
+        };
+        assert_eq!(exit(ending, by_server, counters), expected);
+    }
+
+    fn killed() -> Exit {
+        Exit {
+            signal: Some(9),
+            ..Exit::default()
+        }
+    }
+
+    #[test]
+    fn a_137_proves_nothing() {
+        let coded = Exit {
+            code: Some(137),
+            ..Exit::default()
+        };
+        check(Some(Ending::Code(137)), false, 0, coded.clone());
+        check(
+            Some(Ending::Code(137)),
+            false,
+            1,
+            Exit {
+                oom_elsewhere: true,
+                ..coded
+            },
+        );
+        check(Some(Ending::Signal(9)), false, 0, killed());
+        check(
+            Some(Ending::Signal(9)),
+            false,
+            1,
+            Exit {
+                oom_killed: true,
+                ..killed()
+            },
+        );
+        check(
+            Some(Ending::Signal(9)),
+            true,
+            1,
+            Exit {
+                oom_elsewhere: true,
+                ..killed()
+            },
+        );
+        let term = Exit {
+            signal: Some(15),
+            oom_elsewhere: true,
+            ..Exit::default()
+        };
+        check(Some(Ending::Signal(15)), false, 2, term);
+    }
+
+    #[test]
+    fn an_end_without_a_word_is_a_kill() {
+        check(None, false, 0, killed());
+        check(
+            None,
+            false,
+            3,
+            Exit {
+                oom_killed: true,
+                ..killed()
+            },
+        );
+        check(None, true, 0, killed());
+    }
+}
