@@ -24,3 +24,4 @@ pub mod outcome;
 pub mod phase;
 pub mod request;
 pub mod step;
+pub mod wait;

@@ -8,6 +8,7 @@ use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Refusal, RunRequest};
 use crate::stage::{Core, Error};
 use crate::store::acts::{Admission, Admitted, Fate, Terms};
+use crate::store::keys::Inbox;
 use crate::store::requests::Entry;
 
 /// What became of a batch of entries.
@@ -43,7 +44,7 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
         match sort(core, entry, now) {
             Sorted::Run(admission) => batch.push(admission),
             Sorted::Dead(reason) => {
-                core.store.bury(entry, &reason).await?;
+                core.store.bury(Inbox::Runs, entry, &reason).await?;
                 warn!(
                     entry = entry.id,
                     reason, "an entry is no request; set aside as dead"

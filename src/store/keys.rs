@@ -3,6 +3,7 @@
 //! | Key | Type | Holds | Lives |
 //! |---|---|---|---|
 //! | `<ns>:runs` | stream | requests; group `cofferdam`; field `run` | an entry until it is admitted |
+//! | `<ns>:control` | stream | orders; group `cofferdam`; fields `cancel`, `cancel_tenant`, `pause`, `resume` | an entry until it is obeyed |
 //! | `<ns>:results` | stream | results: `run_id`, `outcome`, `result` | trimmed by age, once read |
 //! | `<ns>:dead` | stream | entries that are no request: their fields, `reason`, `source_id` | the newest 10,000 |
 //! | `<ns>:run:<id>` | hash | one run, fields below | always a TTL, moved on with every change of state |
@@ -25,6 +26,7 @@
 //! | `<ns>:configured` | set | tenants with settings | as those |
 //! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms` | minutes |
+//! | `<ns>:fleet` | hash | what the workers last told of their limits: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
@@ -41,8 +43,17 @@
 use crate::run::day::Day;
 use crate::run::id::RunId;
 
-/// The consumer group of the workers on the requests stream.
+/// The consumer group of the workers on the streams that they read.
 pub const GROUP: &str = "cofferdam";
+
+/// A stream that the workers read through their group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbox {
+    /// Requests.
+    Runs,
+    /// Orders: cancel, pause, resume.
+    Control,
+}
 
 /// Names every key of a namespace.
 #[derive(Clone, Debug)]
@@ -73,6 +84,21 @@ impl Keys {
     #[must_use]
     pub fn runs(&self) -> String {
         self.of("runs")
+    }
+
+    /// The stream of orders.
+    #[must_use]
+    pub fn control(&self) -> String {
+        self.of("control")
+    }
+
+    /// A stream of the workers' group.
+    #[must_use]
+    pub fn inbox(&self, inbox: Inbox) -> String {
+        match inbox {
+            Inbox::Runs => self.runs(),
+            Inbox::Control => self.control(),
+        }
     }
 
     /// The results stream.
@@ -187,6 +213,12 @@ impl Keys {
     #[must_use]
     pub fn bucket(&self, app: &str) -> String {
         format!("{}:bucket:{app}", self.namespace)
+    }
+
+    /// What the workers last told of their limits.
+    #[must_use]
+    pub fn fleet(&self) -> String {
+        self.of("fleet")
     }
 
     /// Who sweeps.

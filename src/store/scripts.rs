@@ -41,6 +41,8 @@ scripts! {
     CONFIGURE = "lua/configure.lua";
     /// What is known of runs is made to agree with their hashes.
     MEND = "lua/mend.lua";
+    /// What a waiting run waits for.
+    WHY = "lua/why.lua";
     /// A dead entry goes back on the requests stream.
     REVIVE = "lua/revive.lua";
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::clock::UnixMs;
 use crate::run::day::Day;
-use crate::run::id::Tenant;
+use crate::run::id::{RunId, Tenant};
 use crate::store::Store;
 use crate::store::error::Error;
 use crate::store::scripts;
@@ -108,7 +108,52 @@ pub struct TenantView {
     pub used_today_s: f64,
 }
 
+/// A walk over every open run of a tenant: the delayed, then those in its queue, then those in
+/// flight, which is the way that runs go.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    tenant: Tenant,
+    place: usize,
+    cursor: u64,
+}
+
+impl Walk {
+    /// A walk that begins.
+    #[must_use]
+    pub fn new(tenant: &Tenant) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            place: 0,
+            cursor: 0,
+        }
+    }
+}
+
 impl Store {
+    /// The next runs of a walk, or `None` at its end. A run may be told twice; one that changes
+    /// its place meanwhile may be missed. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn step(&self, walk: &mut Walk) -> Result<Option<Vec<RunId>>, Error> {
+        let tenant = walk.tenant.as_str();
+        let (command, key, width) = match walk.place {
+            0 => ("ZSCAN", self.keys.delayed_of(tenant), 2),
+            1 => ("ZSCAN", self.keys.queue(tenant), 2),
+            2 => ("SSCAN", self.keys.busy(tenant), 1),
+            _ => return Ok(None),
+        };
+        let mut scan = redis::cmd(command);
+        scan.arg(key).arg(walk.cursor).arg("COUNT").arg(PAGE);
+        let (next, page): (u64, Vec<String>) = self.door.query(&scan).await?;
+        walk.cursor = next;
+        if next == 0 {
+            walk.place += 1;
+        }
+        let ids = page.iter().step_by(width);
+        Ok(Some(ids.filter_map(|id| id.parse().ok()).collect()))
+    }
+
     /// Changes what is set for a tenant. One round trip. Safe to repeat.
     ///
     /// # Errors
