@@ -141,15 +141,7 @@ impl Engine {
     /// Ends every machine, waits until nothing is left of any, and removes what the engine itself
     /// has made on the host. No machine is started any more. Safe to repeat.
     pub async fn close(&self) {
-        self.core.closing.cancel();
-        self.core.tasks.close();
-        self.core.tasks.wait().await;
-        if let Some(groups) = &self.groups {
-            groups.close();
-        }
-        if let Some(view) = &self.core.view {
-            let _ = std::fs::remove_dir(view);
-        }
+        self.core.close(self.groups.as_ref()).await;
     }
 }
 
@@ -189,6 +181,18 @@ impl Core {
         answered
             .await
             .unwrap_or_else(|_| Err(Error::Boot("the boot was broken off".into())))
+    }
+
+    async fn close(&self, groups: Option<&Groups>) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(groups) = groups {
+            groups.close();
+        }
+        if let Some(view) = &self.view {
+            let _ = std::fs::remove_dir(view);
+        }
     }
 
     /// Ends what carries this engine's mark, or what belongs to one of its machines, and waits
