@@ -8,7 +8,7 @@
 //! In reading order: [`layout`], [`roots`] and [`sandbox`] decide what a machine sees, [`seccomp`]
 //! what it may ask of the kernel, [`limits`], [`cgroup`] and [`output`] how much it may use,
 //! [`uids`] who it is; [`process`] starts and ends processes, [`wire`] and [`control`] are the
-//! conversation with the machine's init, [`boot`] brings a machine up, [`machine`] follows it to
+//! conversation with the machine's init, [`launch`] and [`boot`] bring a machine up, [`machine`] follows it to
 //! its end, [`open`] finds out what this host can do, [`procfs`] reads `/proc`.
 //!
 //! Not here: a daemon, a helper process, a shell, a mount that the host can see. All that a server
@@ -18,6 +18,7 @@ mod bare;
 mod boot;
 mod cgroup;
 mod control;
+mod launch;
 mod layout;
 mod limits;
 mod machine;
