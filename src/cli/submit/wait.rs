@@ -17,7 +17,7 @@ use crate::store::inspect::{Published, Results};
 use crate::store::{Error, Store};
 
 /// Between two looks at a run that is waited for.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How long one read of the results stream waits.
 const BLOCK: Duration = Duration::from_secs(1);
