@@ -14,7 +14,8 @@ fn readme() -> PathBuf {
 }
 
 fn table() -> String {
-    let head = "| Setting | Default | Read by | What, and *why so* |\n|---|---|---|---|\n".to_owned();
+    let head =
+        "| Setting | Default | Read by | What, and *why so* |\n|---|---|---|---|\n".to_owned();
     SETTINGS
         .iter()
         .fold(head, |table, setting| table + &row(setting))
