@@ -20,7 +20,8 @@ const STYLES: Styles = Styles::styled()
 #[command(after_help = "\
 Everything on one machine:
   cofferdam up
-  cofferdam submit --wait -- sh -c 'curl -sS -H \"Authorization: Bearer $SANDBOX_RUN_TOKEN\" -d 42 $SANDBOX_RESULT_URL'
+  cofferdam submit --wait -- sh -c 'curl -sS $SANDBOX_RESULT_URL -d 42 \\
+      -H \"Authorization: Bearer $SANDBOX_RUN_TOKEN\"'
 
 Each setting is an environment variable and a flag of the command that uses it.
 Exit status: 0 done, 1 failed, 2 wrong use, 3 a run that was waited for did not complete.")]
@@ -40,7 +41,7 @@ Examples:
 
 It is ready when it says so; `submit`, `show` and the others then find it by themselves.
 Ctrl-C or SIGTERM ends everything that it started.")]
-    Up,
+    Up(Misbehave),
     /// Boot a machine for each request, tear it down after its result, sweep what slipped through
     #[command(after_help = "\
 Examples:
@@ -60,8 +61,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   FLY_API_TOKEN=secret cofferdam machines
-  FLY_API_TOKEN=secret cofferdam machines --require-limits true --listen 127.0.0.1:4280")]
-    Machines,
+  FLY_API_TOKEN=secret cofferdam machines --require-limits true
+  FLY_API_TOKEN=secret cofferdam machines --fault 'create nth=2: lose'")]
+    Machines(Misbehave),
     /// Import, list and remove the images that local machines start from
     #[command(
         subcommand,
@@ -142,6 +144,35 @@ Examples:
         /// The shell
         shell: Shell,
     },
+}
+
+/// How the local Machines server is to misbehave, so that what depends on it can be tried out.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Misbehaviour of the local Machines server")]
+pub(crate) struct Misbehave {
+    /// A fault, `CALL [key=value…]: ACTION [key=value…]`; can be repeated
+    ///
+    /// CALL is `create`, `get`, `wait`, `delete`, … or `*` for every call. It can be narrowed by
+    /// `app=`, `region=`, `name=` (a `*` at its end stands for any ending), `nth=N` (the Nth call
+    /// that matches), `every=N`, `times=N` (at most), `p=0.1` (with that probability, drawn from
+    /// `seed=`).
+    ///
+    /// ACTION is `refuse status=S [error=] [code=] [body=] [retry_after_s=]`, `delay ms=N`, `drop`
+    /// (closes the connection), `lose` (does it, then closes the connection), `cut` (does it, then
+    /// sends half of the answer), `hang`, `rate-limit per_s=R burst=B`, `no-capacity [kind=]`,
+    /// `forget` (the machine never was), `hide ms=N`, `slow-pull ms=N`, `stick state=S [ms=N]`, or
+    /// `unreachable`.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) fault: Vec<String>,
+    /// Let faults be changed over HTTP, at `/_faults`
+    #[arg(long)]
+    pub(crate) fault_control: bool,
+    /// Hold the rate limits that the real service documents
+    #[arg(long)]
+    pub(crate) documented_limits: bool,
+    /// Run no process: after this many milliseconds, post a small result in each guest's place
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub(crate) simulate: Option<u64>,
 }
 
 /// What a command prints for people or for programs.

@@ -20,6 +20,7 @@ mod settings;
 mod show;
 mod status;
 mod submit;
+mod up;
 mod view;
 
 use std::process::ExitCode;
@@ -30,12 +31,14 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use crate::cli::args::{Cli, Command};
 use crate::cli::say::Say;
 use crate::cli::status::Status;
-use crate::config::{self, Serve, Tool, Worker};
+use crate::config::{self, MachinesServer, Serve, Tool, Up, Worker};
 
 /// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn main() -> ExitCode {
     let matches = settings::with_flags(Cli::command()).get_matches();
+    // It fails only where it was done before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut say = Say::new();
     let status = run(&matches, &mut say);
     status
@@ -45,11 +48,6 @@ pub fn main() -> ExitCode {
 
 fn run(matches: &ArgMatches, say: &mut Say) -> anyhow::Result<Status> {
     let cli = Cli::from_arg_matches(matches).context("read the command line")?;
-    if let Command::Completions { shell } = cli.command {
-        let mut words = settings::with_flags(Cli::command());
-        clap_complete::generate(shell, &mut words, "cofferdam", &mut std::io::stdout());
-        return Ok(Status::Done);
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -79,6 +77,16 @@ async fn dispatch(
         Command::Logs(args) => logs::run(args, &Tool::parse(lookup)?, say).await,
         Command::Doctor(args) => doctor::run(args, Tool::examine(lookup), say).await,
         Command::Images(args) => images::run(args, &config::state_dir(lookup)?, say),
-        Command::Up | Command::Machines | Command::Completions { .. } => anyhow::bail!("soon"),
+        Command::Up(args) => up::run(args, Up::parse(lookup)?, say).await,
+        Command::Machines(args) => {
+            service::machines(args, MachinesServer::parse(lookup)?, say).await
+        }
+        Command::Completions { shell } => Ok(completions(*shell)),
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> Status {
+    let mut words = settings::with_flags(Cli::command());
+    clap_complete::generate(shell, &mut words, "cofferdam", &mut std::io::stdout());
+    Status::Done
 }

@@ -57,7 +57,13 @@ pub(crate) async fn run(args: &Runs, tool: &Tool, say: &mut Say) -> anyhow::Resu
     let census = store.census(now).await?;
     let unread = match census.unread {
         0 => String::new(),
-        unread => format!(" · {unread} requests not read yet"),
+        unread => {
+            let unread = usize::try_from(unread).unwrap_or(usize::MAX);
+            format!(
+                " · {} not read yet",
+                human::count(unread, "request", "requests")
+            )
+        }
     };
     let shown = human::count(rows.len(), "run", "runs");
     let summary = format!(

@@ -9,9 +9,12 @@ use tracing::{info, warn};
 
 use crate::admin;
 use crate::assembly;
-use crate::cli::status::Status;
-use crate::config::{Daemon, Serve, Worker};
+use crate::cli::args::Misbehave;
+use crate::cli::say::Say;
+use crate::cli::status::{Status, WrongUse};
+use crate::config::{Daemon, MachinesServer, Serve, Worker};
 use crate::endpoint;
+use crate::local::{self, Machines, Rule};
 use crate::shutdown::Shutdown;
 use crate::sweeper;
 use crate::telemetry;
@@ -64,6 +67,48 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     until_told(&shutdown, settings.daemon.drain).await
 }
 
+pub(super) async fn machines(
+    args: &Misbehave,
+    settings: MachinesServer,
+    say: &mut Say,
+) -> anyhow::Result<Status> {
+    let rules = rules(args)?;
+    start_log(&settings.daemon)?;
+    let local = settings.local;
+    let listener = bind(local.listen).await?;
+    let mut wanted = local::Settings::new(local.token.expose().clone(), local.state_dir);
+    wanted.apps = local.apps;
+    wanted.endpoint = Some(local.endpoint);
+    wanted.bounds.drain = settings.daemon.drain;
+    if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
+        engine.require_limits = local.require_limits;
+    }
+    misbehaving(&mut wanted, args, rules);
+    let shutdown = Shutdown::new();
+    let machines = Machines::open(wanted, &shutdown).await?;
+    let address = listener.local_addr()?;
+    say.line(&format!("http://{address}/v1  {}", machines.report()))?;
+    shutdown.spawn(machines.serve(listener));
+    until_told(&shutdown, settings.daemon.drain).await
+}
+
+/// The faults that the words ask for.
+pub(super) fn rules(args: &Misbehave) -> Result<Vec<Rule>, WrongUse> {
+    let rules = args.fault.iter().map(|text| text.parse::<Rule>());
+    let rules: Result<Vec<_>, _> = rules.collect();
+    rules.map_err(|error| WrongUse::new(error.to_string()))
+}
+
+/// Lets a local server misbehave as it is told.
+pub(super) fn misbehaving(settings: &mut local::Settings, args: &Misbehave, rules: Vec<Rule>) {
+    settings.faults.rules = rules;
+    settings.faults.control = args.fault_control;
+    settings.faults.documented_limits = args.documented_limits;
+    if let Some(delay_ms) = args.simulate {
+        settings.guests = local::Guests::Simulated(Duration::from_millis(delay_ms));
+    }
+}
+
 pub(super) fn start_log(daemon: &Daemon) -> anyhow::Result<()> {
     Ok(telemetry::start(&daemon.log, daemon.log_format)?)
 }
@@ -100,4 +145,14 @@ pub(super) async fn until_told(shutdown: &Shutdown, drain: Duration) -> anyhow::
     }
     info!("ended");
     Ok(Status::Done)
+}
+
+/// Ends what is in hand when this process is told to end a second time; never returns.
+pub(super) async fn hurried(shutdown: &Shutdown) {
+    // The first word has been heard: this waits for another one.
+    if Shutdown::new().signalled().await.is_ok() {
+        warn!("told again: ending at once");
+        shutdown.abort().cancel();
+    }
+    std::future::pending().await
 }

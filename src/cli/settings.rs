@@ -3,10 +3,19 @@
 use clap::{Arg, ArgMatches, Command as Clap};
 
 use crate::config::Command;
-use crate::config::table::{SETTINGS, Setting};
+use crate::config::table::{self, SETTINGS, Setting, Unset};
 
 /// The heading over them in a help text.
 const HEADING: &str = "Settings";
+
+/// Whether the command refuses to start without what is required by some.
+fn is_required(setting: &Setting, command: Command) -> bool {
+    match command {
+        Command::Worker | Command::Serve => true,
+        Command::Machines => setting.name == table::FLY_API_TOKEN.name,
+        _ => false,
+    }
+}
 
 /// Commands that have settings, and the words that lead to them.
 const COMMANDS: &[(&str, Command)] = &[
@@ -33,27 +42,27 @@ pub(crate) fn with_flags(mut cli: Clap) -> Clap {
             let used = SETTINGS
                 .iter()
                 .filter(|setting| setting.is_used_by(*command));
-            sub.args(used.map(|setting| flag(setting).global(has_words)))
+            sub.args(used.map(|setting| flag(setting, *command).global(has_words)))
         });
     }
     cli
 }
 
-fn flag(setting: &'static Setting) -> Arg {
+fn flag(setting: &'static Setting, command: Command) -> Arg {
     let arg = Arg::new(setting.name)
         .long(setting.flag())
         .env(setting.name)
         .hide_env_values(true)
         .value_name(value_name(setting.name))
         .help_heading(HEADING)
-        .help(help(setting));
+        .help(help(setting, command));
     if setting.name.ends_with("_BYTES") || setting.name.ends_with("_S") {
         return arg.allow_negative_numbers(true);
     }
     arg
 }
 
-fn help(setting: &Setting) -> String {
+fn help(setting: &Setting, command: Command) -> String {
     let meaning = setting.meaning.replace('`', "");
     let meaning = meaning.trim_end_matches('.');
     let warning = if setting.secret {
@@ -61,10 +70,12 @@ fn help(setting: &Setting) -> String {
     } else {
         ""
     };
-    format!(
-        "{meaning}{warning} [default: {}]",
-        setting.default_shown().replace('`', "")
-    )
+    let default = match setting.default {
+        // What a service requires, a tool can do without, and `up` makes.
+        Unset::Required if !is_required(setting, command) => "none".to_owned(),
+        _ => setting.default_shown().replace('`', ""),
+    };
+    format!("{meaning}{warning} [default: {default}]")
 }
 
 fn value_name(name: &str) -> &'static str {

@@ -102,6 +102,8 @@ pub struct Endpoint {
 pub struct Local {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// Apps that are there from the start.
+    pub apps: Vec<String>,
     /// The endpoint's `host:port`, as this server reaches it.
     pub endpoint: String,
     /// Images and machines live below this folder.
@@ -201,6 +203,7 @@ impl Local {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             listen: reader.address(&table::MACHINES_LISTEN),
+            apps: reader.read_given(&table::APPS, apps).unwrap_or_default(),
             endpoint: reader.read(&table::MACHINES_ENDPOINT, host_and_port, String::new()),
             state_dir: state_dir(reader),
             token: reader.secret(&table::FLY_API_TOKEN),

@@ -297,6 +297,14 @@ impl Redis {
     }
 }
 
+/// Reads signing keys as `COFFERDAM_SIGNING_KEYS` has them.
+///
+/// # Errors
+/// What is wrong with the first key that is unsound; never its text.
+pub fn signing_keys(text: &str) -> Result<Vec<SigningKey>, String> {
+    keys::parse(text)
+}
+
 /// The folder for images and machines, for the commands that need nothing else.
 ///
 /// # Errors

@@ -113,8 +113,8 @@ settings! {
     #[secret] FLY_API_TOKEN = "FLY_API_TOKEN", Required, &[Up, Worker, Machines, Logs, Doctor],
         "Token for the Machines API; for `machines`, the one token it accepts. `up` makes one for its own server.",
         "A credential has no default.";
-    APPS = "COFFERDAM_APPS", Required, &[Up, Worker, Logs, Doctor],
-        "Apps that machines are booted in, comma separated. `up` with its own server: `sandboxes`.",
+    APPS = "COFFERDAM_APPS", Required, &[Up, Worker, Machines, Logs, Doctor],
+        "Apps that machines are booted in, comma separated; for `machines`, those that are there from the start, none if unset. `up` with its own server: `sandboxes`.",
         "Strangers' code gets an app and a network of its own, and only you know its name.";
     #[secret] SIGNING_KEYS = "COFFERDAM_SIGNING_KEYS", Required, &[Up, Worker, Serve, Doctor],
         "Keys for the guests' tokens, `kid:base64[,kid:base64…]`, 32 bytes or more each; the first signs, all verify. `up` makes one.",

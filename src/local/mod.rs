@@ -32,9 +32,9 @@
 //!   together.
 //! - Regions have no geography: `any` and the names of continents stand for all of them.
 
-pub mod bwrap;
 mod answer;
 mod auth;
+pub mod bwrap;
 mod calls;
 mod check;
 pub mod engine;
@@ -67,6 +67,7 @@ use tracing::info;
 
 use crate::http::serve::{Limits, serve_or_sever};
 use crate::local::auth::Gate;
+use crate::local::bwrap::Engine;
 use crate::local::calls::Calls;
 use crate::local::faults::Faults;
 use crate::local::host::{Host, Parts};
@@ -209,13 +210,17 @@ impl Machines {
         };
         tokio::join!(serving, ending);
         let by_themselves = self.shutdown.finish(self.bounds.drain).await;
+        self.host.parts().runner.close().await;
         info!(by_themselves, "the Machines server has ended");
     }
 }
 
 async fn runner(guests: Guests, endpoint: Option<&str>) -> Result<(Runner, String), Error> {
     match guests {
-        Guests::Sandboxed(_) => Err(Error::Setting("not yet".to_owned())),
+        Guests::Sandboxed(settings) => {
+            let (engine, report) = Engine::open(settings).await?;
+            Ok((Runner::Sandbox(engine), report.to_string()))
+        }
         Guests::Simulated(delay) => {
             let endpoint = endpoint.map(Arc::from);
             let runner = Runner::Simulated(Simulated { delay, endpoint });

@@ -3,9 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod agreement;
+mod cli;
+mod crashes;
 mod endpoint;
+mod hotspots;
 mod images;
+mod isolation;
 mod layering;
+mod machines_client;
+mod pipeline;
+mod promises;
+mod machines_api;
 mod store;
 mod support;
-mod machines_client;

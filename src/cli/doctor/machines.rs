@@ -1,6 +1,6 @@
 //! Looks at the Machines API: its address and token, each app, its clock.
 
-use crate::cli::doctor::{Finding, redis};
+use crate::cli::doctor::{Finding, store};
 use crate::cli::place;
 use crate::clock::Clock;
 use crate::config::Tool;
@@ -96,7 +96,7 @@ async fn clock(client: &Client, app: &str) -> Option<Finding> {
     let before = clock.now_ms();
     let theirs = client.date(app).await.ok().flatten()?;
     // The date is cut to whole seconds.
-    Some(redis::skew(
+    Some(store::skew(
         "machines api clock",
         theirs,
         before,

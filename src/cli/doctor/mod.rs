@@ -2,7 +2,7 @@
 
 mod address;
 mod machines;
-mod redis;
+mod store;
 
 use serde::Serialize;
 
@@ -80,7 +80,7 @@ pub(super) async fn run(
     say: &mut Say,
 ) -> anyhow::Result<Status> {
     let mut findings: Vec<Finding> = faults.into_iter().map(fault).collect();
-    findings.extend(redis::look(&tool).await);
+    findings.extend(store::look(&tool).await);
     findings.extend(machines::look(&tool).await);
     findings.push(keys(&tool));
     findings.push(address::look(&tool).await);

@@ -291,7 +291,7 @@ impl Job {
         let child = process::start(Launch {
             program: self.core.bwrap.clone(),
             options,
-            command: INIT,
+            command: vec![INIT.into()],
             keep: ends
                 .contents
                 .into_iter()

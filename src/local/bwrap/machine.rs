@@ -404,6 +404,13 @@ mod tests {
         assert_eq!(exit(ending, by_server, counters), expected);
     }
 
+    fn killed() -> Exit {
+        Exit {
+            signal: Some(9),
+            ..Exit::default()
+        }
+    }
+
     #[test]
     fn a_137_proves_nothing() {
         let coded = Exit {
@@ -417,21 +424,17 @@ mod tests {
             1,
             Exit {
                 oom_elsewhere: true,
-                ..coded
+                ..coded.clone()
             },
         );
-        let killed = Exit {
-            signal: Some(9),
-            ..Exit::default()
-        };
-        check(Some(Ending::Signal(9)), false, 0, killed.clone());
+        check(Some(Ending::Signal(9)), false, 0, killed());
         check(
             Some(Ending::Signal(9)),
             false,
             1,
             Exit {
                 oom_killed: true,
-                ..killed.clone()
+                ..killed()
             },
         );
         check(
@@ -440,7 +443,7 @@ mod tests {
             1,
             Exit {
                 oom_elsewhere: true,
-                ..killed
+                ..killed()
             },
         );
         let term = Exit {
@@ -453,20 +456,16 @@ mod tests {
 
     #[test]
     fn an_end_without_a_word_is_a_kill() {
-        let killed = Exit {
-            signal: Some(9),
-            ..Exit::default()
-        };
-        check(None, false, 0, killed.clone());
+        check(None, false, 0, killed());
         check(
             None,
             false,
             3,
             Exit {
                 oom_killed: true,
-                ..killed.clone()
+                ..killed()
             },
         );
-        check(None, true, 0, killed);
+        check(None, true, 0, killed());
     }
 }

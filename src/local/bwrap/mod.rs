@@ -14,6 +14,7 @@
 //! Not here: a daemon, a helper process, a shell, a mount that the host can see. All that a server
 //! that is killed can leave behind are control groups, and the next one removes them.
 
+mod bare;
 mod boot;
 mod cgroup;
 mod control;
@@ -124,6 +125,16 @@ impl Engine {
         self.core
             .start(spec, quota, self.groups.clone(), output)
             .await
+    }
+
+    /// Runs a program in the same sandbox with nothing around it and gives the time to its first
+    /// byte of output. For measuring; the program gets no limits.
+    ///
+    /// # Errors
+    /// When it cannot be started or writes nothing.
+    #[doc(hidden)]
+    pub async fn bare(&self, argv: Vec<String>) -> std::io::Result<std::time::Duration> {
+        self.core.bare(argv).await
     }
 
     /// Ends every machine, waits until nothing is left of any, and removes what the engine itself

@@ -32,6 +32,8 @@ static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 const PROGRAM_FOLDERS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
 /// Files of `/proc` that tell about the host and that every process could read.
 const MASKS: [&str; 2] = ["/proc/cmdline", "/proc/kallsyms"];
+/// The first descriptor after the standard ones.
+const FIRST_INHERITED: i32 = 3;
 /// Where control groups were made, a folder a line.
 const GROUPS: &str = "groups";
 
@@ -155,6 +157,9 @@ impl Folder {
 }
 
 fn core(settings: &Settings, folder: &Folder) -> Result<Core, Error> {
+    // Whoever started the server may have left descriptors open for its children, and a machine is
+    // one; all that the server itself opens is closed to them from the start.
+    close_fds::set_fds_cloexec_threadsafe(FIRST_INHERITED, &[]);
     let bwrap = bubblewrap(settings)?;
     let machine = Machine::here().ok_or_else(|| Error::Unavailable {
         reason: format!("no system call filter for {}", std::env::consts::ARCH),

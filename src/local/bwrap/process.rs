@@ -154,7 +154,7 @@ pub(super) struct Launch {
     pub(super) program: PathBuf,
     pub(super) options: Vec<OsString>,
     /// What is run inside.
-    pub(super) command: &'static str,
+    pub(super) command: Vec<OsString>,
     /// Descriptors that the options name; they keep their numbers.
     pub(super) keep: Vec<OwnedFd>,
     pub(super) stdin: OwnedFd,
@@ -173,7 +173,8 @@ pub(super) fn start(launch: Launch) -> io::Result<Child> {
     command
         .arg("--args")
         .arg(options.as_raw_fd().to_string())
-        .args(["--", launch.command]);
+        .arg("--")
+        .args(launch.command);
     // The options do not stand in the command line, which all users of the host can read.
     command
         .env_clear()

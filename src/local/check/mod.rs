@@ -35,7 +35,7 @@ const REFUSED_FIELDS: [&str; 7] = [
 /// The longest path of a file.
 const LONGEST_PATH: usize = 4096;
 /// Files in one machine.
-const MOST_FILES: usize = 1024;
+const MOST_FILES: usize = 256;
 
 /// Checks a machine's name: lower-case letters, digits and dashes, a letter first, 63 at most.
 ///

@@ -2,7 +2,9 @@
 
 #![allow(dead_code, reason = "a helper may wait for its first test")]
 
+pub(crate) mod command;
 pub(crate) mod parts;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod stack;
 pub(crate) mod until;
