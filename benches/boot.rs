@@ -27,9 +27,15 @@ const RATIO_MAX: f64 = 1.5;
 #[tokio::main]
 async fn main() {
     let dir = tempfile::tempdir().unwrap();
-    let (engine, report) = Engine::open(Settings::new(dir.path().to_owned()))
-        .await
-        .unwrap();
+    let (engine, report) = Engine::open({
+        let mut s = Settings::new(dir.path().to_owned());
+        if std::env::args().any(|a| a == "rlimit") {
+            s.limits = Some(cofferdam::local::engine::Limits::Rlimit);
+        }
+        s
+    })
+    .await
+    .unwrap();
     println!("{report}, {ROUNDS} rounds, milliseconds from the start to the first byte\n");
     let (mut bare, mut engaged) = (Vec::new(), Vec::new());
     for round in 0..WARM_UPS + ROUNDS {

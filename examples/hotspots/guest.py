@@ -103,8 +103,9 @@ def unpack_history():
     os.environ.update(GIT_CONFIG_NOSYSTEM="1", GIT_CONFIG_GLOBAL="/dev/null")
     subprocess.run(["git", "init", "--quiet", "--bare", str(REPOSITORY)], check=True)
     # Names the commits whose parents were left out, so that git does not miss them.
-    shallow = (HERE / "shallow").read_text()
-    if shallow:
+    shallow = ""
+    if (HERE / "shallow").exists():
+        shallow = (HERE / "shallow").read_text()
         (REPOSITORY / "shallow").write_text(shallow)
     git("fetch", "--quiet", str(HERE / "history.bundle"), "HEAD:refs/heads/main")
     git("symbolic-ref", "HEAD", "refs/heads/main")

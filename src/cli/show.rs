@@ -33,10 +33,7 @@ pub(crate) async fn run(args: &Show, tool: &Tool, say: &mut Say) -> anyhow::Resu
     let id = run_id(&args.run)?;
     let store = place::store(tool).await?;
     let view = known(&store, &id).await?;
-    let published = match view.settled_at_ms {
-        Some(at) => store.find_result(&id, at).await?,
-        None => None,
-    };
+    let published = store.result_of(&view).await?;
     if args.format.json {
         let result =
             published.and_then(|found| RawValue::from_string(view::compact(&found.result)).ok());

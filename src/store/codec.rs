@@ -11,7 +11,7 @@ use crate::run::phase::{Machine, Phase, State};
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`View`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 22] = [
+pub(crate) const FIELDS: [&str; 23] = [
     "state",
     "outcome",
     "reason",
@@ -34,6 +34,7 @@ pub(crate) const FIELDS: [&str; 22] = [
     "refused_since_ms",
     "timeout_ms",
     "metadata",
+    "result_entry",
 ];
 
 /// A run as its hash tells it, without its request.
@@ -83,6 +84,8 @@ pub struct View {
     pub refused_since_ms: Option<UnixMs>,
     /// From boot to deadline.
     pub timeout_ms: Option<u64>,
+    /// The id of its result in the results stream.
+    pub result_entry: Option<String>,
     #[serde(skip)]
     phase: Phase,
 }
@@ -166,6 +169,7 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
         app: hash.remove("app"),
         machine_id: hash.remove("machine_id"),
         instance_id: hash.remove("instance_id"),
+        result_entry: hash.remove("result_entry"),
         region: hash.remove("region"),
         tenant: hash.remove("tenant").unwrap_or_default(),
         phase,

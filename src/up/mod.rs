@@ -154,6 +154,7 @@ impl Running {
         if !self.services.finish(whole.mul_f64(2.0 / 3.0)).await {
             warn!("what was in hand is taken up again at the next start");
         }
+        info!("worker and endpoint have ended");
         unwind(self.machines, self.redis, whole).await;
     }
 }
@@ -164,6 +165,7 @@ async fn unwind(machines: Option<Machines>, redis: Option<OwnRedis>, drain: Dura
     }
     if let Some(redis) = redis {
         redis.end().await;
+        info!("redis has ended");
     }
 }
 

@@ -27,6 +27,8 @@ const CLAIM_MAX: usize = 32;
 const OUTAGE_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// First ceiling of that pause.
 const OUTAGE_PAUSE_BASE: Duration = Duration::from_millis(50);
+/// Between two renewals while the end waits for what is in hand.
+const ENDING_BEAT: Duration = Duration::from_millis(200);
 
 /// Redis is away: tells it once, and pauses for longer and longer.
 struct Outage {
@@ -249,14 +251,20 @@ async fn answer(
 pub(super) async fn renew(crew: Arc<Crew>) {
     let core = &crew.deps.core;
     let mut outage = Outage::new("renew");
+    let quiet = crew.shutdown.quiet();
+    let beat = core.runs.lease / 3;
     loop {
-        tokio::time::sleep(core.runs.lease / 3).await;
+        let woken = quiet.run_until_cancelled(tokio::time::sleep(beat)).await;
         let held = crew.held();
         if held.is_empty() {
-            if crew.shutdown.quiet().is_cancelled() {
+            if quiet.is_cancelled() {
                 return;
             }
             continue;
+        }
+        if woken.is_none() {
+            // The end waits for what is in hand, and for nothing longer than that.
+            tokio::time::sleep(beat.min(ENDING_BEAT)).await;
         }
         let named: Vec<_> = held
             .iter()

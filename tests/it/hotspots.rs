@@ -5,8 +5,13 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::mpsc;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+
+use crate::support::stack::Plan;
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/hotspots");
 const TOKEN: &str = "the-token";
@@ -94,6 +99,10 @@ fn run_guest(repository: &Repository, most_bytes: &str) -> Option<Value> {
     assert!(packed.status.success(), "{packed:?}");
     for wheel in wheels {
         std::fs::copy(&wheel, place.path().join(wheel.file_name().unwrap())).unwrap();
+    }
+    let shallow = place.path().join("shallow");
+    if shallow.metadata().unwrap().len() == 0 {
+        std::fs::remove_file(shallow).unwrap();
     }
     let guest = place.path().join("guest.py");
     std::fs::copy(Path::new(EXAMPLE).join("guest.py"), &guest).unwrap();
@@ -198,6 +207,53 @@ fn the_score_is_churn_times_complexity_and_renames_are_followed() {
     assert_eq!(posted["skipped"]["other_language"], 2);
     let name = repository.path().file_name().unwrap().to_str().unwrap();
     assert_eq!(posted["repository"], name);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_machine_the_guest_finds_the_same() {
+    let Some(wheels) = wheels() else {
+        return;
+    };
+    let repository = Repository::new();
+    repository.commit("program.py", PROGRAM.as_bytes());
+    let place = tempfile::tempdir().unwrap();
+    let packed = pack(repository.path(), place.path(), "1000000");
+    assert!(packed.status.success(), "{packed:?}");
+    let mut sources = wheels;
+    sources.push(Path::new(EXAMPLE).join("guest.py"));
+    sources.push(place.path().join("history.bundle"));
+    let files: Vec<Value> = sources
+        .iter()
+        .map(|source| {
+            let name = source.file_name().unwrap().to_str().unwrap();
+            let bytes = STANDARD.encode(std::fs::read(source).unwrap());
+            json!({"guest_path": format!("/workspace/hotspots/{name}"), "raw_value": bytes})
+        })
+        .collect();
+    let input = std::fs::read(place.path().join("input.json")).unwrap();
+    let input: Value = serde_json::from_slice(&input).unwrap();
+
+    let state = tempfile::tempdir().unwrap();
+    let plan = Plan::sandboxed(state.path()).runs(|runs| runs.request_max_bytes = 16 << 20);
+    let stack = plan.start().await;
+    let id = stack
+        .submit(json!({
+            "image": "host",
+            "cmd": ["/usr/bin/python3", "/workspace/hotspots/guest.py"],
+            "input": input,
+            "files": files,
+        }))
+        .await;
+    let result = stack.result(&id).await;
+    assert_eq!(result["outcome"], "completed", "{result}");
+    assert_eq!(
+        result["payload"]["hotspots"],
+        json!([
+            {"path": "program.py", "churn": 5, "commits": 1, "complexity": 3, "functions": 1, "score": 15},
+        ])
+    );
+    stack.settles(&[id], Duration::from_secs(30)).await;
+    stack.end().await;
 }
 
 #[test]

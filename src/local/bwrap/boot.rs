@@ -15,8 +15,6 @@
 //! left. A boot runs as a task of its own, so that this holds even if nobody waits for it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -31,17 +29,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::local::bwrap::cgroup::{Group, Groups};
 use crate::local::bwrap::control::{self, Orders, Reports, Waiting};
-use crate::local::bwrap::layout::{INIT, layout};
+use crate::local::bwrap::launch::{Launched, launch};
 use crate::local::bwrap::limits::{self, Quota};
 use crate::local::bwrap::machine::{Execs, Keeper, Machine, Running, refusal};
 use crate::local::bwrap::output;
-use crate::local::bwrap::process::{self, Launch, Process, View};
-use crate::local::bwrap::roots::Source;
-use crate::local::bwrap::sandbox::{File, Sandbox, options};
+use crate::local::bwrap::process::Process;
 use crate::local::bwrap::uids::Uid;
 use crate::local::bwrap::wire::{News, Order, Program};
 use crate::local::bwrap::{Core, DEFAULT_WORKDIR};
-use crate::local::engine::{Error, Limits, OutputSink, Root, Spec};
+use crate::local::engine::{Error, Limits, OutputSink, Spec};
 
 /// A machine that is not up by then is given up. It usually takes some milliseconds.
 const BOOT_MAX: Duration = Duration::from_secs(10);
@@ -85,14 +81,14 @@ impl Plan {
 
 /// Brings the machine up. It is running when this returns.
 pub(super) async fn boot(core: Arc<Core>, plan: Plan) -> Result<Running, Error> {
-    let (mut birth, waiting) = launch(&core, &plan).await?;
-    let up = tokio::time::timeout(BOOT_MAX, birth.come_up(&core, &plan, waiting)).await;
+    let (mut launched, waiting) = launch(&core, &plan).await?;
+    let up = tokio::time::timeout(BOOT_MAX, launched.come_up(&core, &plan, waiting)).await;
     let fault = match up {
-        Ok(Ok(up)) => return Ok(birth.live(core, plan, up)),
+        Ok(Ok(up)) => return Ok(launched.live(core, plan, up)),
         Ok(Err(fault)) => fault,
         Err(_) => Fault::Known(Error::Late(BOOT_MAX)),
     };
-    let complaint = birth.bury(&core, &plan.name).await;
+    let complaint = launched.bury(&core, &plan.name).await;
     Err(match fault {
         Fault::Known(error) => error,
         Fault::Gone => Error::Boot(complaint),
@@ -112,17 +108,6 @@ impl From<Error> for Fault {
     }
 }
 
-/// A machine that is coming up: what has to be removed if it does not.
-struct Birth {
-    child: Child,
-    monitor: Process,
-    status: Receiver,
-    stdout: Receiver,
-    stderr: Receiver,
-    group: Option<Group>,
-    uid: Option<Uid>,
-}
-
 /// A machine that is up.
 struct Up {
     sandbox: Process,
@@ -133,194 +118,7 @@ struct Up {
     orders: Orders,
 }
 
-/// Starts bubblewrap, and makes the control group meanwhile.
-async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Birth, Waiting), Error> {
-    let uid = match &core.uids {
-        Some(uids) => {
-            let full = || Error::Busy("every user id for machines is taken".into());
-            Some(uids.take().ok_or_else(full)?)
-        }
-        None => None,
-    };
-    let (waiting, stdin) = control::pair().map_err(Error::io("make the control socket"))?;
-    let (stdout, out) = output::pipe().map_err(Error::io("make a pipe"))?;
-    let (stderr, err) = output::pipe().map_err(Error::io("make a pipe"))?;
-    let (status, told) = output::pipe().map_err(Error::io("make a pipe"))?;
-    let contents = contents(plan).await?;
-    let ends = Ends {
-        stdin,
-        out,
-        err,
-        told,
-        contents,
-    };
-
-    let grouping = plan.groups.clone().map(|groups| {
-        let (name, quota) = (plan.name.clone(), plan.quota);
-        spawn_blocking(move || groups.make(&name, &quota))
-    });
-    let job = Job {
-        core: Arc::clone(core),
-        spec: plan.spec.clone(),
-        name: plan.name.clone(),
-        quota: plan.quota,
-        uid: uid.as_ref().map(Uid::number),
-    };
-    let started = core
-        .starter
-        .run(move |view| Ok(job.start(view, ends)))
-        .await;
-    let group = match grouping {
-        Some(grouping) => Some(flatten(grouping.await)),
-        None => None,
-    };
-    let started = started
-        .map_err(Error::io("start bubblewrap"))
-        .and_then(|started| started);
-    match (
-        started,
-        group.transpose().map_err(Error::io("make a control group")),
-    ) {
-        (Ok((child, monitor)), Ok(group)) => {
-            let birth = Birth {
-                child,
-                monitor,
-                status,
-                stdout,
-                stderr,
-                group,
-                uid,
-            };
-            Ok((birth, waiting))
-        }
-        (Ok((mut child, monitor)), Err(error)) => {
-            monitor.kill();
-            let _ = spawn_blocking(move || child.wait()).await;
-            core.end_strays(Some(&plan.name)).await;
-            Err(error)
-        }
-        (Err(error), group) => {
-            if let Ok(Some(group)) = group {
-                let _ = group.remove().await;
-            }
-            Err(error)
-        }
-    }
-}
-
-/// The other ends of what the server holds on to.
-struct Ends {
-    stdin: OwnedFd,
-    out: OwnedFd,
-    err: OwnedFd,
-    told: OwnedFd,
-    contents: Vec<OwnedFd>,
-}
-
-/// The guest's files as nameless files in memory.
-async fn contents(plan: &Plan) -> Result<Vec<OwnedFd>, Error> {
-    if plan.spec.files.is_empty() {
-        return Ok(Vec::new());
-    }
-    let files: Vec<_> = plan
-        .spec
-        .files
-        .iter()
-        .map(|file| file.bytes.clone())
-        .collect();
-    let made = spawn_blocking(move || {
-        files
-            .iter()
-            .map(|bytes| process::memfd(c"file", bytes))
-            .collect::<io::Result<Vec<_>>>()
-    });
-    flatten(made.await).map_err(Error::io("copy the files"))
-}
-
-/// What is done on the starting thread.
-struct Job {
-    core: Arc<Core>,
-    spec: Spec,
-    name: String,
-    quota: Quota,
-    uid: Option<u32>,
-}
-
-impl Job {
-    fn start(self, view: &mut View, ends: Ends) -> Result<(Child, Process), Error> {
-        let show = |view: &mut View, path: &std::path::Path| {
-            let doing = format!("read {}", path.display());
-            view.show(path).map_err(Error::io(doing))
-        };
-        let source = match &self.spec.root {
-            Root::Host => Source::Host {
-                etc: show(view, &self.core.etc)?,
-            },
-            Root::Dir(image) => Source::Image(show(view, image)?),
-        };
-        let paths: Vec<_> = self
-            .spec
-            .files
-            .iter()
-            .map(|file| file.path.as_str())
-            .collect();
-        let layout = layout(&|folder| source.list(folder), &paths)
-            .map_err(|fault| Error::Spec(fault.to_string()))?;
-        let modes = self.spec.files.iter().map(|file| file.mode);
-        let files: Vec<_> = ends
-            .contents
-            .iter()
-            .zip(modes)
-            .map(|(contents, mode)| File {
-                contents: contents.as_raw_fd(),
-                mode,
-            })
-            .collect();
-        let seccomp = process::memfd(c"filter", &self.core.filter)
-            .map_err(Error::io("write the system call filter"))?;
-        let options = options(&Sandbox {
-            layout: &layout,
-            source: &source,
-            init: show(view, &self.core.init)?,
-            files: &files,
-            sizes: self.quota.sizes(),
-            masks: &self.core.masks,
-            seccomp: seccomp.as_raw_fd(),
-            status: ends.told.as_raw_fd(),
-        });
-        let child = process::start(Launch {
-            program: self.core.bwrap.clone(),
-            options,
-            command: vec![INIT.into()],
-            keep: ends
-                .contents
-                .into_iter()
-                .chain([seccomp, ends.told])
-                .collect(),
-            stdin: ends.stdin,
-            stdout: ends.out,
-            stderr: ends.err,
-            uid: self.uid,
-            mark: self.core.mark.clone(),
-            machine: self.name,
-        });
-        let mut child = child.map_err(Error::io("start bubblewrap"))?;
-        let _runtime = self.core.runtime.enter();
-        match Process::open(child.id()) {
-            Ok(monitor) => Ok((child, monitor)),
-            Err(source) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                Err(Error::Io {
-                    doing: "follow bubblewrap".into(),
-                    source,
-                })
-            }
-        }
-    }
-}
-
-impl Birth {
+impl Launched {
     /// From the start of bubblewrap to that of the guest's program.
     async fn come_up(
         &mut self,
@@ -329,18 +127,25 @@ impl Birth {
         waiting: Waiting,
     ) -> Result<Up, Fault> {
         // While bubblewrap is still at its beginnings; what it starts is born in the group.
-        let joining = join(self.group.clone(), self.monitor.pid());
-        let (joined, sandbox, first) =
-            tokio::join!(joining, sandbox(&mut self.status), waiting.first());
+        let adopting = self.group.clone().filter(Group::adopts);
+        let joining = join(adopting, self.monitor.pid());
+        let (found, status) = (&mut self.sandbox, &mut self.status);
+        let finding = async {
+            *found = Some(sandbox(status).await?);
+            Ok::<_, Fault>(())
+        };
+        let (joined, told, first) = tokio::join!(joining, finding, waiting.first());
         let first = first.map_err(|_| Fault::Gone)?;
-        let (sandbox, init) = (sandbox?, first.pid);
+        told?;
         joined?;
+        let sandbox = self.sandbox.as_ref().map(Process::pid).ok_or(Fault::Gone)?;
+        let init = first.pid;
         let listener = match first.news {
             News::Ready { listener } => listener,
             News::Failed(failure) => return Err(Error::Boot(failure.detail).into()),
             _ => return Err(Error::Boot("init does not say that it is ready".into()).into()),
         };
-        self.confirm(sandbox.pid(), init).await?;
+        self.confirm(sandbox, init).await?;
         let held = Process::open(init).map_err(Error::io("follow init"))?;
         self.lower(
             core,
@@ -362,20 +167,24 @@ impl Birth {
                 )),
                 _ => Fault::Gone,
             })?;
-        match reports.next().await {
-            Some(News::Started { pid: main }) => Ok(Up {
-                sandbox,
-                init,
-                main,
-                listener,
-                reports,
-                orders,
-            }),
+        let main = match reports.next().await {
+            Some(News::Started { pid }) => pid,
             Some(News::Failed(failure)) => {
-                Err(refusal(failure, &plan.spec.argv[0], plan.workdir()).into())
+                return Err(refusal(failure, &plan.spec.argv[0], plan.workdir()).into());
             }
-            _ => Err(Fault::Gone),
-        }
+            // The guest ran and ended its init, or the kernel did, before that could say so. It is
+            // a machine that has ended, and no process has this number.
+            _ => 0,
+        };
+        let sandbox = self.sandbox.take().ok_or(Fault::Gone)?;
+        Ok(Up {
+            sandbox,
+            init,
+            main,
+            listener,
+            reports,
+            orders,
+        })
     }
 
     /// Makes sure that init is in the group: bubblewrap may have been quicker than we were.
@@ -457,8 +266,19 @@ impl Birth {
         self.monitor.kill();
         self.monitor.ended().await;
         let _ = self.child.wait();
-        // The sandbox may have been made in the moment before, without anyone having been told.
-        core.end_strays(Some(name)).await;
+        if self.sandbox.is_none() {
+            // All that bubblewrap has told is in the pipe, and the pipe has an end now.
+            self.sandbox = sandbox(&mut self.status).await.ok();
+        }
+        match &self.sandbox {
+            Some(sandbox) => {
+                sandbox.kill();
+                sandbox.ended().await;
+                sandbox.reap();
+            }
+            // It may have been made in the moment before, without anyone having been told.
+            None => core.end_strays(Some(name)).await,
+        }
         let mut said = Vec::new();
         let _ = (&mut self.stderr)
             .take(COMPLAINT_MAX_BYTES)

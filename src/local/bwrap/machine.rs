@@ -424,7 +424,7 @@ mod tests {
             1,
             Exit {
                 oom_elsewhere: true,
-                ..coded.clone()
+                ..coded
             },
         );
         check(Some(Ending::Signal(9)), false, 0, killed());

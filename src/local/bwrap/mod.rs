@@ -8,7 +8,7 @@
 //! In reading order: [`layout`], [`roots`] and [`sandbox`] decide what a machine sees, [`seccomp`]
 //! what it may ask of the kernel, [`limits`], [`cgroup`] and [`output`] how much it may use,
 //! [`uids`] who it is; [`process`] starts and ends processes, [`wire`] and [`control`] are the
-//! conversation with the machine's init, [`boot`] brings a machine up, [`machine`] follows it to
+//! conversation with the machine's init, [`launch`] and [`boot`] bring a machine up, [`machine`] follows it to
 //! its end, [`open`] finds out what this host can do, [`procfs`] reads `/proc`.
 //!
 //! Not here: a daemon, a helper process, a shell, a mount that the host can see. All that a server
@@ -18,6 +18,7 @@ mod bare;
 mod boot;
 mod cgroup;
 mod control;
+mod launch;
 mod layout;
 mod limits;
 mod machine;
@@ -140,15 +141,7 @@ impl Engine {
     /// Ends every machine, waits until nothing is left of any, and removes what the engine itself
     /// has made on the host. No machine is started any more. Safe to repeat.
     pub async fn close(&self) {
-        self.core.closing.cancel();
-        self.core.tasks.close();
-        self.core.tasks.wait().await;
-        if let Some(groups) = &self.groups {
-            groups.close();
-        }
-        if let Some(view) = &self.core.view {
-            let _ = std::fs::remove_dir(view);
-        }
+        self.core.close(self.groups.as_ref()).await;
     }
 }
 
@@ -188,6 +181,18 @@ impl Core {
         answered
             .await
             .unwrap_or_else(|_| Err(Error::Boot("the boot was broken off".into())))
+    }
+
+    async fn close(&self, groups: Option<&Groups>) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(groups) = groups {
+            groups.close();
+        }
+        if let Some(view) = &self.view {
+            let _ = std::fs::remove_dir(view);
+        }
     }
 
     /// Ends what carries this engine's mark, or what belongs to one of its machines, and waits

@@ -19,6 +19,8 @@ pub(crate) mod life;
 pub(crate) mod list;
 pub(crate) mod machine;
 mod metadata;
+#[cfg(test)]
+mod tests;
 mod update;
 pub(crate) mod view;
 

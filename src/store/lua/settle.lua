@@ -22,8 +22,8 @@ if not to then
 end
 
 run.settled_at_ms = ARGV[5]
-redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[8], 'result', fill(run, 11))
-redis.call('HSET', KEYS[1], 'state', to, 'outcome', ARGV[8], 'settled_at_ms', ARGV[5])
+local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[8], 'result', fill(run, 11))
+redis.call('HSET', KEYS[1], 'state', to, 'outcome', ARGV[8], 'settled_at_ms', ARGV[5], 'result_entry', entry)
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'reason', ARGV[9]) end
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'digest', ARGV[10]) end
 -- The request can be large and has done its work.

@@ -3,6 +3,7 @@
 mod build;
 mod docker;
 mod life;
+mod machine;
 mod refused;
 mod shapes;
 

@@ -110,13 +110,11 @@ async fn without_an_endpoint_a_machine_reaches_nothing() {
     let Some(server) = sandboxed().await else {
         return;
     };
-    let line =
-        "(exec 3<>/dev/tcp/127.0.0.1/8080 && timeout 2 head -c 1 <&3 | wc -c) || echo refused";
+    let line = "(exec 3<>/dev/tcp/127.0.0.1/8080) || echo refused";
     let id = server.create(bash(line)).await;
     server.reach(&id, "stopped").await;
     let lines = server.log(&id).await;
-    let last = lines.last().unwrap();
-    assert!(last == "refused" || last == "0", "{lines:?}");
+    assert!(lines.iter().any(|line| line == "refused"), "{lines:?}");
     server.end().await;
 }
 

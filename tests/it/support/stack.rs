@@ -107,8 +107,8 @@ pub(crate) struct Stack {
     pub(crate) report: String,
     server: Shutdown,
     front: Shutdown,
-    /// Removed with the stack.
-    _folder: tempfile::TempDir,
+    /// The Machines server's state, removed with the stack.
+    folder: tempfile::TempDir,
     next: AtomicU32,
 }
 
@@ -152,13 +152,18 @@ impl Stack {
             report,
             server,
             front,
-            _folder: folder,
+            folder,
             next: AtomicU32::new(0),
         };
         for _ in 0..plan.workers {
             stack.add_worker();
         }
         stack
+    }
+
+    /// The Machines server's state folder.
+    pub(crate) fn state_dir(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     /// What a worker of this stack needs.

@@ -78,21 +78,17 @@ impl Groups {
 
     /// Makes a group with its limits in force. It is an error if one of that name exists.
     pub(super) fn make(&self, name: &str, quota: &Quota) -> io::Result<Group> {
-        let group = match self {
-            Self::V1(groups) => Group {
-                folders: groups.machine(name),
-                kind: Limits::Cgroup1,
-            },
-            Self::V2(groups) => Group {
-                folders: vec![groups.folder().join(name)],
-                kind: Limits::Cgroup2,
-            },
+        let group = Group {
+            folders: self
+                .folders()
+                .iter()
+                .map(|folder| folder.join(name))
+                .collect(),
+            kind: self.kind(),
         };
         for (made, folder) in group.folders.iter().enumerate() {
             if let Err(error) = fs::create_dir(folder) {
-                for folder in &group.folders[..made] {
-                    let _ = fs::remove_dir(folder);
-                }
+                discard(&group.folders[..made]);
                 return Err(error);
             }
         }
@@ -100,13 +96,7 @@ impl Groups {
             Self::V1(groups) => groups.limit(name, quota),
             Self::V2(groups) => groups.limit(name, quota),
         };
-        if let Err(error) = limited {
-            group
-                .folders
-                .iter()
-                .for_each(|folder| drop(fs::remove_dir(folder)));
-            return Err(error);
-        }
+        limited.inspect_err(|_| discard(&group.folders))?;
         Ok(group)
     }
 
@@ -126,6 +116,30 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// Starts a process so that it is born in the group, where that can be: with version 1 a
+    /// single thread can go into a group and come back.
+    pub(super) fn bear<T>(&self, start: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if self.adopts() {
+            return start();
+        }
+        let started = v1::enter(&self.folders).and_then(|()| start());
+        // Two levels up is the group that the server is in.
+        let homes = self
+            .folders
+            .iter()
+            .filter_map(|folder| folder.ancestors().nth(2));
+        if let Err(error) = v1::enter(&homes.map(Path::to_owned).collect::<Vec<_>>()) {
+            // The next start moves the thread on, so only this group stays.
+            tracing::warn!(%error, "the starting thread could not leave a control group");
+        }
+        started
+    }
+
+    /// Whether what is started is not born in the group and has to be moved there.
+    pub(super) fn adopts(&self) -> bool {
+        self.kind != Limits::Cgroup1
+    }
+
     /// Moves a process, with all its threads, into the group. What it starts later is born there.
     pub(super) fn add(&self, pid: u32) -> io::Result<()> {
         for folder in &self.folders {
@@ -136,12 +150,20 @@ impl Group {
 
     /// Whether a process is in the group, in all its parts.
     pub(super) fn contains(&self, pid: u32) -> io::Result<bool> {
-        for folder in &self.folders {
-            if !processes(folder)?.contains(&pid) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        let groups = read(format!("/proc/{pid}/cgroup"))?;
+        let is_in = |folder: &PathBuf| {
+            let names: Vec<_> = folder.iter().rev().take(2).collect();
+            let ends = |line: &str| {
+                Path::new(line)
+                    .iter()
+                    .rev()
+                    .take(2)
+                    .eq(names.iter().copied())
+            };
+            groups.lines().filter(|line| ends(line)).count()
+        };
+        // All parts have the same two last names, in as many hierarchies as there are parts.
+        Ok(self.folders.first().map_or(0, is_in) >= self.folders.len())
     }
 
     /// What the group has counted. To be read before it is removed.
@@ -150,6 +172,11 @@ impl Group {
             Limits::Cgroup2 => v2::counters(&self.folders[0]),
             _ => v1::counters(&self.folders),
         }
+    }
+
+    /// Removes the group if nothing was ever in it.
+    pub(super) fn discard(&self) {
+        discard(&self.folders);
     }
 
     /// Removes the group as soon as the kernel has let go of its last process.
@@ -161,12 +188,24 @@ impl Group {
     }
 }
 
+fn discard(folders: &[PathBuf]) {
+    for folder in folders {
+        let _ = fs::remove_dir(folder);
+    }
+}
+
 /// Ends everything in the groups of an engine that is gone, and removes them. Only a folder of
 /// this name is touched.
 pub(super) async fn sweep(folder: &Path, name: &str) -> io::Result<()> {
     if folder.file_name().is_none_or(|last| last != name) || !folder.is_dir() {
         return Ok(());
     }
+    empty(folder).await?;
+    remove(folder).await
+}
+
+/// The same for the groups in this folder, but not for the folder.
+pub(super) async fn empty(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let group = entry?.path();
         if group.is_dir() {
@@ -174,7 +213,7 @@ pub(super) async fn sweep(folder: &Path, name: &str) -> io::Result<()> {
             remove(&group).await?;
         }
     }
-    remove(folder).await
+    Ok(())
 }
 
 /// Kills what is in a group until nothing is: something may fork meanwhile.

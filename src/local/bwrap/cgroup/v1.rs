@@ -60,13 +60,6 @@ impl Groups {
         folders
     }
 
-    pub(super) fn machine(&self, name: &str) -> Vec<PathBuf> {
-        self.folders()
-            .into_iter()
-            .map(|folder| folder.join(name))
-            .collect()
-    }
-
     pub(super) fn limit(&self, name: &str, quota: &Quota) -> io::Result<()> {
         let memory = self.memory.join(name);
         fs::write(
@@ -89,6 +82,13 @@ impl Groups {
         }
         Ok(())
     }
+}
+
+/// Moves the calling thread, and only that, into the group in all hierarchies.
+pub(super) fn enter(folders: &[PathBuf]) -> io::Result<()> {
+    folders
+        .iter()
+        .try_for_each(|folder| fs::write(folder.join("tasks"), "0"))
 }
 
 /// A file is read from whichever of the folders has it.
