@@ -64,7 +64,7 @@ fn tell(say: &mut Say, view: &View, published: Option<&Published>) -> anyhow::Re
         lines.push(("reason", human::one_line(&view::why(reason), 2048)));
     }
     lines.push(("tenant", view.tenant.clone()));
-    lines.push(("attempts", view.attempt.to_string()));
+    lines.push(("attempts", view.tries().to_string()));
     if let (Some(app), Some(machine)) = (&view.app, &view.machine_id) {
         let region = view.region.as_deref().unwrap_or("an unknown region");
         lines.push(("machine", format!("{machine} in {app}, {region}")));

@@ -22,7 +22,9 @@ pub enum Event {
         /// The machine.
         machine: Machine,
     },
-    /// The provider refused for now, and no machine was made: the same attempt again, later.
+    /// The provider refused for now: another attempt, later. It keeps its number, which is never
+    /// given out again: whoever else may be at the same boot, its machine and its token are of an
+    /// older attempt from here on.
     Deferred {
         /// Which boot.
         attempt: Attempt,
@@ -133,13 +135,7 @@ fn booting(attempt: Attempt, app: &str, event: &Event) -> Result<Phase, Rejected
                 machine: machine.clone(),
             })
         }
-        Event::Deferred { attempt: of } => {
-            same(attempt, *of)?;
-            Ok(Phase::Queued {
-                attempt: attempt.previous(),
-            })
-        }
-        Event::Failed { attempt: of } => {
+        Event::Deferred { attempt: of } | Event::Failed { attempt: of } => {
             same(attempt, *of)?;
             Ok(Phase::Queued { attempt })
         }
@@ -422,9 +418,10 @@ mod tests {
                     outcome = Some(*now);
                 }
                 if let Some(attempt) = next.attempt() {
-                    // A deferred boot hands its number back, since no machine had it.
-                    let handed_back = matches!(event, Event::Deferred { .. });
-                    prop_assert!(attempt >= highest || handed_back);
+                    // No number is given out twice.
+                    let claimed = matches!(event, Event::Claimed { .. });
+                    let follows = if claimed { attempt > highest } else { attempt == highest };
+                    prop_assert!(follows, "{attempt} after {highest}");
                     highest = attempt;
                 }
                 phase = next;

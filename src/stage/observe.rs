@@ -177,7 +177,7 @@ async fn another(
     message: &str,
 ) -> Result<(), Error> {
     let max_attempts = deps.core.runs.max_attempts.get();
-    if !budget::may_try_again(attempt, max_attempts) {
+    if !budget::may_try_again(view.tries(), max_attempts) {
         let message = format!("{message}, at the last of {max_attempts} attempts");
         let ending = Ending::without(code, message);
         return end(&deps.core, &view.id, Some(attempt), &ending)

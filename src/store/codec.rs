@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::clock::UnixMs;
+use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::{Ending, Outcome, Reason};
 use crate::run::phase::{Machine, Phase, State};
@@ -32,6 +33,7 @@ pub(crate) const FIELDS: [&str; 23] = [
     "boot_until_ms",
     "refusals",
     "refused_since_ms",
+    "deferred",
     "timeout_ms",
     "metadata",
     "result_entry",
@@ -50,6 +52,8 @@ pub struct View {
     pub reason: Option<Reason>,
     /// How many boots have begun.
     pub attempt: u32,
+    /// How many of them the provider deferred, so that they do not count.
+    pub deferred: u32,
     /// The app of its machine.
     pub app: Option<String>,
     /// Its machine.
@@ -91,6 +95,12 @@ pub struct View {
 }
 
 impl View {
+    /// How many of its boots count.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        budget::tries(Attempt(self.attempt), self.deferred)
+    }
+
     /// Where the run stands.
     #[must_use]
     pub fn phase(&self) -> &Phase {
@@ -154,6 +164,7 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
             .get("reason")
             .and_then(|json| serde_json::from_str(json).ok()),
         attempt: attempt.0,
+        deferred: small("deferred").unwrap_or(0),
         submitted_at_ms: number("submitted_at_ms"),
         booting_at_ms: number("booting_at_ms"),
         running_at_ms: number("running_at_ms"),
@@ -188,7 +199,7 @@ pub(crate) fn result_pieces(run: &RunId, ending: &Ending) -> Vec<String> {
         format!(r#"l{{"run_id":"{run}","outcome":"{outcome}","reason":{reason},"payload":"#),
         format!("l{payload}"),
         format!(r#"l,"exit":{exit},"attempts":"#),
-        "nattempt".into(),
+        "ntries".into(),
         r#"l,"tenant":"#.into(),
         "stenant".into(),
         r#"l,"metadata":"#.into(),
