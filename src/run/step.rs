@@ -77,8 +77,8 @@ pub fn step(phase: &Phase, event: &Event) -> Result<Phase, Rejected> {
             attempt,
             outcome,
             app,
-            machine,
-        } => settled(*attempt, *outcome, app, machine.as_ref(), event),
+            ..
+        } => settled(*attempt, *outcome, app, event),
         Phase::Closed { .. } => match event {
             Event::Claimed { .. }
             | Event::Created { .. }
@@ -197,17 +197,17 @@ fn settled(
     attempt: Attempt,
     outcome: Outcome,
     app: &str,
-    machine: Option<&Machine>,
     event: &Event,
 ) -> Result<Phase, Rejected> {
     match event {
-        // The result overtook the create call's answer. What is to be torn down is known now.
+        // The result overtook the create call's answer. What is to be torn down is known now; if
+        // another machine was known, it was gone before its name could be used again.
         Event::Created {
             attempt: of,
             machine: made,
         } => {
             same(attempt, *of)?;
-            Ok(settle(attempt, outcome, app, Some(machine.unwrap_or(made))))
+            Ok(settle(attempt, outcome, app, Some(made)))
         }
         Event::Gone => Ok(Phase::Closed { outcome }),
         Event::Posted { attempt: of }
