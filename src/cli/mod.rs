@@ -10,6 +10,7 @@ mod doctor;
 mod human;
 mod images;
 mod logs;
+mod patience;
 mod place;
 mod progress;
 mod results;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cli::args::Results;
 use crate::cli::human;
+use crate::cli::patience::Patience;
 use crate::cli::place;
 use crate::cli::say::{Say, Tone};
 use crate::cli::status::Status;
@@ -32,8 +33,10 @@ pub(crate) async fn run(args: &Results, tool: &Tool, say: &mut Say) -> anyhow::R
         None => store.end_of_results().await?,
     };
     let mut results = store.results_after(place);
+    let mut patience = Patience::default();
     loop {
-        for result in results.next(BLOCK).await? {
+        let read = patience.of(results.next(BLOCK).await).await?;
+        for result in read.unwrap_or_default() {
             print(say, &result, args.format.json)?;
         }
     }

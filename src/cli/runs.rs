@@ -94,7 +94,7 @@ fn row(view: &View, now: UnixMs) -> Vec<Cell> {
         Cell::plain(view.id.as_str()),
         view::state_cell(view),
         Cell::plain(&view.tenant),
-        Cell::plain(view.attempt.to_string()),
+        Cell::plain(view.tries().to_string()),
         Cell::plain(submitted),
         Cell::plain(length),
         Cell::new(Tone::Faint, view.machine_id.as_deref().unwrap_or_default()),

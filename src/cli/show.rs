@@ -33,10 +33,7 @@ pub(crate) async fn run(args: &Show, tool: &Tool, say: &mut Say) -> anyhow::Resu
     let id = run_id(&args.run)?;
     let store = place::store(tool).await?;
     let view = known(&store, &id).await?;
-    let published = match view.settled_at_ms {
-        Some(at) => store.find_result(&id, at).await?,
-        None => None,
-    };
+    let published = store.result_of(&view).await?;
     if args.format.json {
         let result =
             published.and_then(|found| RawValue::from_string(view::compact(&found.result)).ok());
@@ -67,7 +64,7 @@ fn tell(say: &mut Say, view: &View, published: Option<&Published>) -> anyhow::Re
         lines.push(("reason", human::one_line(&view::why(reason), 2048)));
     }
     lines.push(("tenant", view.tenant.clone()));
-    lines.push(("attempts", view.attempt.to_string()));
+    lines.push(("attempts", view.tries().to_string()));
     if let (Some(app), Some(machine)) = (&view.app, &view.machine_id) {
         let region = view.region.as_deref().unwrap_or("an unknown region");
         lines.push(("machine", format!("{machine} in {app}, {region}")));

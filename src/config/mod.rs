@@ -245,6 +245,7 @@ fn local_default(name: &str) -> Option<&'static str> {
         (&table::GUEST_URL, "http://127.0.0.1:8080"),
         (&table::IMAGE, "host"),
         (&table::BOOT_RATE, "0"),
+        (&table::SWEEP_S, "2"),
     ]
     .into_iter()
     .find_map(|(setting, text)| (setting.name == name).then_some(text))

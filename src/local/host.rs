@@ -2,7 +2,7 @@
 //!
 //! Every change goes through here: the registry changes under its lock, the lock is given back,
 //! and what the registry asks for is carried out. One task for each start of a machine
-//! ([`keeper`](crate::local::keeper)) reports back what it sees.
+//! ([`keeper`]) reports back what it sees.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -8,10 +8,10 @@
 //!                                                  keeper ◀──┘ └──── keeper ─▶ engine, relay, logs
 //! ```
 //!
-//! - [`routes`] turns a request into an action; [`check`] says what a machine may be asked to be;
-//!   [`registry`] is machines and their lives as values. None of them does anything.
-//! - [`host`] carries out what the registry asks for; a [`keeper`] sees one start of one machine
-//!   through; [`engine`] runs it, [`relay`] carries its bytes to the endpoint, [`logs`] keeps what
+//! - `routes` turns a request into an action; `check` says what a machine may be asked to be;
+//!   `registry` is machines and their lives as values. None of them does anything.
+//! - `host` carries out what the registry asks for; a `keeper` sees one start of one machine
+//!   through; [`engine`] runs it, `relay` carries its bytes to the endpoint, `logs` keeps what
 //!   it writes.
 //! - [`faults`] is how the server is told to misbehave.
 //!

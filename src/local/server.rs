@@ -46,6 +46,7 @@ struct Inner {
     ids: std::sync::Mutex<Ids>,
     body_bytes: usize,
     /// Kibibytes of bodies that may be in memory at once.
+    body_units: usize,
     bodies: Semaphore,
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Deps {
 impl Server {
     /// A server over its parts.
     pub(crate) fn new(deps: Deps) -> Self {
-        let units = (deps.memory_bytes / BODY_UNIT).clamp(1, Semaphore::MAX_PERMITS);
+        let units = (deps.memory_bytes / BODY_UNIT).clamp(1, u32::MAX as usize >> 3);
         Self(Arc::new(Inner {
             gate: deps.gate,
             faults: deps.faults,
@@ -79,6 +80,7 @@ impl Server {
             calls: deps.calls,
             ids: std::sync::Mutex::new(Ids::seeded(deps.seed)),
             body_bytes: deps.body_bytes.min(deps.memory_bytes),
+            body_units: units,
             bodies: Semaphore::new(units),
         }))
     }
@@ -174,7 +176,8 @@ impl Server {
             .exact()
             .and_then(|n| usize::try_from(n).ok())
             .unwrap_or(limit);
-        let units = u32::try_from(most.div_ceil(BODY_UNIT)).unwrap_or(u32::MAX);
+        let units = most.div_ceil(BODY_UNIT).min(self.0.body_units);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
         // Held only while the body is read; what is kept of it is counted by the registry.
         let _room = self.0.bodies.acquire_many(units).await;
         match reply::read_body(body, limit).await {

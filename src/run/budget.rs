@@ -31,10 +31,16 @@ pub fn left(now: UnixMs, until: UnixMs) -> Duration {
     Duration::from_millis(until.saturating_sub(now))
 }
 
-/// Whether another boot is allowed after `attempt`.
+/// Boots that count, of the `attempt` that have begun: not those that the provider `deferred`.
 #[must_use]
-pub fn may_try_again(attempt: Attempt, max_attempts: u32) -> bool {
-    attempt.0 < max_attempts
+pub fn tries(attempt: Attempt, deferred: u32) -> u32 {
+    attempt.0.saturating_sub(deferred)
+}
+
+/// Whether another boot is allowed after so many that count.
+#[must_use]
+pub fn may_try_again(tries: u32, max_attempts: u32) -> bool {
+    tries < max_attempts
 }
 
 /// Full jitter: a random part of a ceiling that doubles with each try, from `base` to `most`.
@@ -56,8 +62,9 @@ mod tests {
 
     #[test]
     fn the_last_attempt_is_the_last() {
-        assert!(may_try_again(Attempt(2), 3));
-        assert!(!may_try_again(Attempt(3), 3));
+        assert!(may_try_again(tries(Attempt(2), 0), 3));
+        assert!(!may_try_again(tries(Attempt(3), 0), 3));
+        assert!(may_try_again(tries(Attempt(9), 7), 3));
     }
 
     #[test]

@@ -119,12 +119,6 @@ impl Attempt {
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
-
-    /// The attempt before this one; 0 stays 0.
-    #[must_use]
-    pub fn previous(self) -> Self {
-        Self(self.0.saturating_sub(1))
-    }
 }
 
 impl fmt::Display for Attempt {

@@ -22,7 +22,9 @@ pub enum Event {
         /// The machine.
         machine: Machine,
     },
-    /// The provider refused for now, and no machine was made: the same attempt again, later.
+    /// The provider refused for now: another attempt, later. It keeps its number, which is never
+    /// given out again: whoever else may be at the same boot, its machine and its token are of an
+    /// older attempt from here on.
     Deferred {
         /// Which boot.
         attempt: Attempt,
@@ -75,8 +77,8 @@ pub fn step(phase: &Phase, event: &Event) -> Result<Phase, Rejected> {
             attempt,
             outcome,
             app,
-            machine,
-        } => settled(*attempt, *outcome, app, machine.as_ref(), event),
+            ..
+        } => settled(*attempt, *outcome, app, event),
         Phase::Closed { .. } => match event {
             Event::Claimed { .. }
             | Event::Created { .. }
@@ -134,13 +136,7 @@ fn booting(attempt: Attempt, app: &str, event: &Event) -> Result<Phase, Rejected
                 machine: machine.clone(),
             })
         }
-        Event::Deferred { attempt: of } => {
-            same(attempt, *of)?;
-            Ok(Phase::Queued {
-                attempt: attempt.previous(),
-            })
-        }
-        Event::Failed { attempt: of } => {
+        Event::Deferred { attempt: of } | Event::Failed { attempt: of } => {
             same(attempt, *of)?;
             Ok(Phase::Queued { attempt })
         }
@@ -202,17 +198,17 @@ fn settled(
     attempt: Attempt,
     outcome: Outcome,
     app: &str,
-    machine: Option<&Machine>,
     event: &Event,
 ) -> Result<Phase, Rejected> {
     match event {
-        // The result overtook the create call's answer. What is to be torn down is known now.
+        // The result overtook the create call's answer. What is to be torn down is known now; if
+        // another machine was known, it was gone before its name could be used again.
         Event::Created {
             attempt: of,
             machine: made,
         } => {
             same(attempt, *of)?;
-            Ok(settle(attempt, outcome, app, Some(machine.unwrap_or(made))))
+            Ok(settle(attempt, outcome, app, Some(made)))
         }
         Event::Gone => Ok(Phase::Closed { outcome }),
         Event::Posted { attempt: of }
@@ -423,9 +419,10 @@ mod tests {
                     outcome = Some(*now);
                 }
                 if let Some(attempt) = next.attempt() {
-                    // A deferred boot hands its number back, since no machine had it.
-                    let handed_back = matches!(event, Event::Deferred { .. });
-                    prop_assert!(attempt >= highest || handed_back);
+                    // No number is given out twice.
+                    let claimed = matches!(event, Event::Claimed { .. });
+                    let follows = if claimed { attempt > highest } else { attempt == highest };
+                    prop_assert!(follows, "{attempt} after {highest}");
                     highest = attempt;
                 }
                 phase = next;

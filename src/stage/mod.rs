@@ -160,6 +160,8 @@ pub async fn perform(deps: &Deps, view: &View, hold: &Hold) -> Result<Performed,
             );
             end(&deps.core, &view.id, attempt, &ending).await?;
         }
+        // The machine may have ended long before, unseen. That is what is told then.
+        Duty::Await if late && observe::ended(deps, view).await? => {}
         Duty::Reboot | Duty::Await if late => {
             let ending = Ending::without(ReasonCode::Deadline, "the deadline passed");
             end(&deps.core, &view.id, attempt, &ending).await?;

@@ -105,20 +105,49 @@ pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
                 .map(drop)
         }
         Sight::NeverStarted => {
-            another(
-                deps,
-                view,
-                *attempt,
-                ReasonCode::BootFailed,
-                "the machine did not start",
-            )
-            .await
+            let message = match launch_error(known.as_ref()) {
+                Some(error) => format!("the machine did not start: {error}"),
+                None => "the machine did not start".to_owned(),
+            };
+            another(deps, view, *attempt, ReasonCode::BootFailed, &message).await
         }
         Sight::Lost => {
             let message = "the machine is gone and nothing tells how";
             another(deps, view, *attempt, ReasonCode::MachineLost, message).await
         }
     }
+}
+
+/// Looks at the machine of a run whose deadline has passed: whether its program had ended by
+/// itself, which then ends the run. What cannot be seen now does not hold up the deadline.
+///
+/// # Errors
+/// When Redis does not answer.
+pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
+    let Phase::Running { attempt, machine } = view.phase() else {
+        return Ok(false);
+    };
+    let Ok(known) = deps.machines.get(&machine.app, &machine.id).await else {
+        return Ok(false);
+    };
+    let (since, now) = (view.running_at_ms.unwrap_or(0), deps.core.clock.now_ms());
+    let Sight::Exited(exit) = sight(Some(&known), since, now, deps.core.runs.boot_timeout) else {
+        return Ok(false);
+    };
+    let ending = Ending::Without {
+        reason: exit_reason(exit),
+        exit: Some(exit),
+    };
+    end(&deps.core, &view.id, Some(*attempt), &ending).await?;
+    Ok(true)
+}
+
+/// What the provider says of a machine that it could not start, if it says anything.
+fn launch_error(machine: Option<&wire::Machine>) -> Option<&str> {
+    let events = machine?.events.iter();
+    events
+        .filter_map(|event| event.request.as_ref()?.get("error")?.as_str())
+        .next()
 }
 
 fn exit_reason(exit: ExitStatus) -> Reason {
@@ -148,7 +177,7 @@ async fn another(
     message: &str,
 ) -> Result<(), Error> {
     let max_attempts = deps.core.runs.max_attempts.get();
-    if !budget::may_try_again(attempt, max_attempts) {
+    if !budget::may_try_again(view.tries(), max_attempts) {
         let message = format!("{message}, at the last of {max_attempts} attempts");
         let ending = Ending::without(code, message);
         return end(&deps.core, &view.id, Some(attempt), &ending)

@@ -138,11 +138,12 @@ pub struct Room {
 /// Why a run goes back to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
-    /// The provider had no machine for it. The attempt does not count; how long this goes on does.
+    /// The provider had no machine for it. The boot does not count as a try; how long this goes on
+    /// does.
     Refused,
     /// Nobody may boot now, whichever run it is. Nothing counts.
     Held,
-    /// Its machine failed and is gone. The attempt counts.
+    /// Its machine failed and is gone. The boot counts.
     Failed,
 }
 

@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::clock::UnixMs;
+use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::{Ending, Outcome, Reason};
 use crate::run::phase::{Machine, Phase, State};
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`View`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 22] = [
+pub(crate) const FIELDS: [&str; 24] = [
     "state",
     "outcome",
     "reason",
@@ -32,8 +33,10 @@ pub(crate) const FIELDS: [&str; 22] = [
     "boot_until_ms",
     "refusals",
     "refused_since_ms",
+    "deferred",
     "timeout_ms",
     "metadata",
+    "result_entry",
 ];
 
 /// A run as its hash tells it, without its request.
@@ -49,6 +52,8 @@ pub struct View {
     pub reason: Option<Reason>,
     /// How many boots have begun.
     pub attempt: u32,
+    /// How many of them the provider deferred, so that they do not count.
+    pub deferred: u32,
     /// The app of its machine.
     pub app: Option<String>,
     /// Its machine.
@@ -83,11 +88,19 @@ pub struct View {
     pub refused_since_ms: Option<UnixMs>,
     /// From boot to deadline.
     pub timeout_ms: Option<u64>,
+    /// The id of its result in the results stream.
+    pub result_entry: Option<String>,
     #[serde(skip)]
     phase: Phase,
 }
 
 impl View {
+    /// How many of its boots count.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        budget::tries(Attempt(self.attempt), self.deferred)
+    }
+
     /// Where the run stands.
     #[must_use]
     pub fn phase(&self) -> &Phase {
@@ -151,6 +164,7 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
             .get("reason")
             .and_then(|json| serde_json::from_str(json).ok()),
         attempt: attempt.0,
+        deferred: small("deferred").unwrap_or(0),
         submitted_at_ms: number("submitted_at_ms"),
         booting_at_ms: number("booting_at_ms"),
         running_at_ms: number("running_at_ms"),
@@ -166,6 +180,7 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
         app: hash.remove("app"),
         machine_id: hash.remove("machine_id"),
         instance_id: hash.remove("instance_id"),
+        result_entry: hash.remove("result_entry"),
         region: hash.remove("region"),
         tenant: hash.remove("tenant").unwrap_or_default(),
         phase,
@@ -184,7 +199,7 @@ pub(crate) fn result_pieces(run: &RunId, ending: &Ending) -> Vec<String> {
         format!(r#"l{{"run_id":"{run}","outcome":"{outcome}","reason":{reason},"payload":"#),
         format!("l{payload}"),
         format!(r#"l,"exit":{exit},"attempts":"#),
-        "nattempt".into(),
+        "ntries".into(),
         r#"l,"tenant":"#.into(),
         "stenant".into(),
         r#"l,"metadata":"#.into(),

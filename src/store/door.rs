@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool};
+use deadpool_redis::{Manager, Pool, PoolError};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, RedisError, Script};
 use url::Url;
@@ -126,11 +126,10 @@ impl Door {
         if let Some(shared) = self.lock().as_ref() {
             return Ok(shared.borrow());
         }
-        let object = self
-            .pool
-            .get()
-            .await
-            .map_err(|error| Error::Unavailable(error.to_string()))?;
+        let object = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => Error::from(error),
+            other => Error::Unavailable(other.to_string()),
+        })?;
         let mut slot = self.lock();
         // Somebody else may have been faster; the pool takes the second connection back.
         let shared = slot.get_or_insert_with(|| Shared {

@@ -27,12 +27,6 @@ const LISTED_MAX: usize = 200_000;
 /// Results read in one round trip.
 const RESULTS_STEP: usize = 500;
 
-/// How far the clock that stamped a result may be from Redis's.
-const SKEW: Duration = Duration::from_secs(300);
-
-/// Results that the search for one goes through at the most.
-const SEARCHED_MAX: usize = 1_000_000;
-
 /// Which runs to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -175,33 +169,18 @@ impl Store {
         }
     }
 
-    /// The result of a run that settled at `settled_at`, if it is still on its stream.
+    /// The result of a run that has ended, if it is still on its stream. One round trip.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn find_result(
-        &self,
-        id: &RunId,
-        settled_at: UnixMs,
-    ) -> Result<Option<Published>, Error> {
-        let skew = u64::try_from(SKEW.as_millis()).unwrap_or(u64::MAX);
-        let until = settled_at.saturating_add(skew);
-        let mut from = settled_at.saturating_sub(skew).to_string();
-        for _ in 0..SEARCHED_MAX / RESULTS_STEP {
-            let mut command = redis::cmd("XRANGE");
-            command.arg(self.keys.results()).arg(&from).arg(until);
-            command.arg("COUNT").arg(RESULTS_STEP);
-            let reply: StreamRangeReply = self.door.query(&command).await?;
-            let Some(last) = reply.ids.last() else {
-                return Ok(None);
-            };
-            from = format!("({}", last.id);
-            let mut page = reply.ids.into_iter().map(Published::new);
-            if let Some(found) = page.find(|result| result.run_id == id.as_str()) {
-                return Ok(Some(found));
-            }
-        }
-        Ok(None)
+    pub async fn result_of(&self, run: &View) -> Result<Option<Published>, Error> {
+        let Some(entry) = &run.result_entry else {
+            return Ok(None);
+        };
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.results()).arg(entry).arg(entry);
+        let reply: StreamRangeReply = self.door.query(&command).await?;
+        Ok(reply.ids.into_iter().map(Published::new).next())
     }
 
     /// The newest dead entries, at most `most`, newest first. Each has `reason` and `source_id`

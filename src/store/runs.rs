@@ -48,7 +48,7 @@ impl Store {
         Act::read("advance", &self.door.script::<String>(&script).await?)
     }
 
-    /// The boot of `attempt` came to nothing and no machine of it is left: the run waits again,
+    /// The boot of `attempt` came to nothing: the run waits for another, with another number,
     /// until `ready_at` if that is given. One round trip.
     ///
     /// # Errors
@@ -61,9 +61,9 @@ impl Store {
         ready_at: Option<UnixMs>,
         now: UnixMs,
     ) -> Result<Act, Error> {
-        let (event, next) = match why {
-            Requeue::Refused | Requeue::Held => (Event::Deferred { attempt }, attempt.previous()),
-            Requeue::Failed => (Event::Failed { attempt }, attempt),
+        let event = match why {
+            Requeue::Refused | Requeue::Held => Event::Deferred { attempt },
+            Requeue::Failed => Event::Failed { attempt },
         };
         let until = run
             .queue_until_ms
@@ -80,7 +80,6 @@ impl Store {
             .arg(attempt.0);
         script
             .arg(scripts::moves_word(&event))
-            .arg(next.0)
             .arg(ready_at.unwrap_or(0));
         script.arg(until).arg(expires).arg(now).arg(why.as_str());
         script

@@ -235,3 +235,25 @@ async fn the_scripts_and_step_agree_in_every_cell() {
     }
     assert_eq!(cells, State::ALL.len() * events().len());
 }
+
+/// A name is free again when its machine is gone, so a late boot can find another machine than the
+/// run knew before it settled.
+#[tokio::test]
+async fn the_scripts_and_step_agree_on_a_second_machine_of_a_settled_run() {
+    let store = run_in(State::Running).await;
+    let posted = Ending::Completed {
+        payload: "1".into(),
+    };
+    settle(&store, &posted).await;
+    let before = seen(&store).await.phase().clone();
+    let event = Event::Created {
+        attempt: Attempt(1),
+        machine: Machine {
+            id: "m2".into(),
+            instance_id: Some("01K".into()),
+            ..machine()
+        },
+    };
+    let act = apply(&store, &event).await;
+    check(&before, &event, act, seen(&store).await.phase());
+}

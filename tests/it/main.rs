@@ -12,6 +12,7 @@ mod isolation;
 mod layering;
 mod machines_api;
 mod machines_client;
+mod packaging;
 mod pipeline;
 mod promises;
 mod readme;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use cofferdam::run::id::{Attempt, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
+use cofferdam::run::phase::Machine;
 use cofferdam::stage::intake::{Taken, intake};
 use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{Claim, Requeue, Room, Stop, Work};
+use cofferdam::store::acts::{Act, Claim, Requeue, Room, Stop, Work};
 use cofferdam::store::duties::{Call, Duties};
 use cofferdam::store::requests::Requests;
 use serde_json::json;
@@ -325,7 +326,7 @@ async fn a_tenant_that_comes_and_goes_gains_no_turns() {
 }
 
 #[tokio::test]
-async fn a_refused_run_keeps_its_place_and_its_attempt() {
+async fn a_refused_run_keeps_its_place_and_has_not_been_tried() {
     let fixture = Fixture::new().await;
     fixture.submit(&[request("a"), request("b")]).await;
     let room = room(&["app"], 100);
@@ -343,9 +344,49 @@ async fn a_refused_run_keeps_its_place_and_its_attempt() {
     let lease = fixture.core.runs.lease;
     let later = store.claim(&room, 10, now + 5_000, lease).await.unwrap();
     assert_eq!(later.runs[0].id.as_str(), "a");
-    assert_eq!(later.runs[0].attempt, Attempt(1));
+    let view = store.view(&later.runs[0].id).await.unwrap().unwrap();
+    assert_eq!(view.tries(), 1);
     assert_eq!(later.runs[0].refusals, 1);
     assert_eq!(later.runs[0].refused_since_ms, Some(now));
+}
+
+/// A boot that lost its lease can be carried on by another worker, whose machine is there when the
+/// first one says that it was refused. Were the number given out again, that machine would be the
+/// next boot's, and its removal as nobody's would take it from a run that awaits its result.
+#[tokio::test]
+async fn the_number_of_a_refused_boot_is_never_given_out_again() {
+    let fixture = Fixture::new().await;
+    fixture.submit(&[request("a")]).await;
+    let (store, now) = (&fixture.core.store, fixture.core.clock.now_ms());
+    let room = room(&["app"], 1);
+    for (turn, why) in [Requeue::Refused, Requeue::Held, Requeue::Failed]
+        .into_iter()
+        .enumerate()
+    {
+        let run = fixture.claim(&room, 1).await.runs.remove(0);
+        assert_eq!(run.attempt.0 as usize, turn + 1, "before {why:?}");
+        let view = store.view(&run.id).await.unwrap().unwrap();
+        store
+            .requeue(&view, run.attempt, why, None, now)
+            .await
+            .unwrap();
+        let late = Machine {
+            app: run.app,
+            id: "late".into(),
+            instance_id: None,
+            region: None,
+        };
+        // The machine of the other worker, and what its guest posts, come too late for good.
+        let act = store.advance(&run.id, run.attempt, &late, now).await;
+        assert_eq!(act.unwrap(), Act::Refused, "after {why:?}");
+    }
+    let last = fixture.claim(&room, 1).await.runs.remove(0);
+    let view = store.view(&last.id).await.unwrap().unwrap();
+    assert_eq!((view.attempt, view.tries()), (4, 2));
+    fixture.end(&last.id, ReasonCode::Deadline).await;
+    let result = &store.newest_results(1).await.unwrap()[0].result;
+    let result: serde_json::Value = serde_json::from_str(result).unwrap();
+    assert_eq!(result["attempts"], 2);
 }
 
 #[tokio::test]

@@ -160,6 +160,38 @@ async fn a_batch_is_waited_for_and_counted() {
 }
 
 #[tokio::test]
+async fn results_are_followed_as_they_come() {
+    let all = Everything::new();
+    let up = all.up(&["--simulate", "1"]).await;
+    all.run(&["submit", "--id", "before", "--wait", "--", "true"])
+        .done();
+    let [(name, folder)] = all.env();
+    let mut follow = Daemon::start(&["results", "--follow", "--limit", "0"], &[(name, &folder)]);
+    // It is there once it has seen one; those before are left out.
+    let mut seen = String::new();
+    for n in 0.. {
+        assert!(n < 100, "nothing is followed: {}", follow.said());
+        all.run(&[
+            "submit",
+            "--wait",
+            "--id",
+            &format!("after-{n}"),
+            "--",
+            "true",
+        ])
+        .done();
+        seen = follow.said();
+        if seen.contains("after-") {
+            break;
+        }
+    }
+    assert!(!seen.contains("before"), "{seen}");
+    follow.signal(Signal::KILL);
+    follow.ended(Duration::from_secs(10)).await;
+    up.finish().await;
+}
+
+#[tokio::test]
 async fn a_run_is_cancelled() {
     let all = Everything::new();
     let up = all.up(&["--simulate", "60000"]).await;

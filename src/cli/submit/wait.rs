@@ -7,6 +7,7 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use crate::cli::human;
+use crate::cli::patience::Patience;
 use crate::cli::progress::Line;
 use crate::cli::say::{Say, Tone};
 use crate::cli::view;
@@ -16,16 +17,13 @@ use crate::store::inspect::{Published, Results};
 use crate::store::{Error, Store};
 
 /// Between two looks at a run that is waited for.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How long one read of the results stream waits.
 const BLOCK: Duration = Duration::from_secs(1);
 
 /// After this long without a worker taking the request, that is said.
 const UNREAD: Duration = Duration::from_secs(5);
-
-/// How long Redis may be away before waiting ends.
-const AWAY: Duration = Duration::from_secs(60);
 
 /// Waits until the run has a result, showing its phases meanwhile.
 pub(super) async fn for_one(
@@ -40,12 +38,11 @@ pub(super) async fn for_one(
     let mut patience = Patience::default();
     let mut was_told = false;
     loop {
-        let Some(view) = patience.of(store.view(id).await)? else {
-            tokio::time::sleep(LOOK).await;
+        let Some(view) = patience.of(store.view(id).await).await? else {
             continue;
         };
-        if let Some(at) = view.as_ref().and_then(|view| view.settled_at_ms) {
-            match patience.of(store.find_result(id, at).await)? {
+        if let Some(view) = view.as_ref().filter(|view| view.outcome.is_some()) {
+            match patience.of(store.result_of(view).await).await? {
                 Some(Some(found)) => return Ok(found),
                 Some(None) => bail!("run {id} has ended, but its result has left its stream"),
                 None => {}
@@ -106,8 +103,7 @@ impl Gathering {
     /// The next results; none when a while has passed without any.
     pub(super) async fn next(&mut self) -> Result<Vec<Published>, Error> {
         let read = self.results.next(BLOCK).await;
-        let Some(read) = self.patience.of(read)? else {
-            tokio::time::sleep(LOOK).await;
+        let Some(read) = self.patience.of(read).await? else {
             return Ok(Vec::new());
         };
         let mut found: Vec<_> = read
@@ -129,18 +125,14 @@ impl Gathering {
     async fn looked_up(&mut self) -> Result<Vec<Published>, Error> {
         let ids: Vec<RunId> = self.open.keys().take(LOOKED_UP).cloned().collect();
         let mut found = Vec::new();
-        let Some(views) = self.patience.of(self.store.views(&ids).await)? else {
+        let Some(views) = self.patience.of(self.store.views(&ids).await).await? else {
             return Ok(found);
         };
         for view in views.into_iter().flatten() {
-            let Some(at) = view.settled_at_ms else {
-                continue;
-            };
-            match self.store.find_result(&view.id, at).await? {
-                Some(result) => found.push(result),
-                None => continue,
+            if let Some(result) = self.store.result_of(&view).await? {
+                self.open.remove(&view.id);
+                found.push(result);
             }
-            self.open.remove(&view.id);
         }
         Ok(found)
     }
@@ -148,30 +140,3 @@ impl Gathering {
 
 /// Runs that are looked up in one go.
 const LOOKED_UP: usize = 500;
-
-/// Bears with Redis being away for a while.
-#[derive(Debug, Default)]
-struct Patience {
-    away_since: Option<Instant>,
-}
-
-impl Patience {
-    /// The answer; `None` when there is none now and one may come yet.
-    fn of<T>(&mut self, answer: Result<T, Error>) -> Result<Option<T>, Error> {
-        match answer {
-            Ok(answer) => {
-                self.away_since = None;
-                Ok(Some(answer))
-            }
-            Err(error @ Error::Unavailable(_)) => {
-                let since = *self.away_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < AWAY {
-                    Ok(None)
-                } else {
-                    Err(error)
-                }
-            }
-            Err(error) => Err(error),
-        }
-    }
-}

@@ -129,17 +129,23 @@ impl Launched {
         // While bubblewrap is still at its beginnings; what it starts is born in the group.
         let adopting = self.group.clone().filter(Group::adopts);
         let joining = join(adopting, self.monitor.pid());
-        let (joined, sandbox, first) =
-            tokio::join!(joining, sandbox(&mut self.status), waiting.first());
+        let (found, status) = (&mut self.sandbox, &mut self.status);
+        let finding = async {
+            *found = Some(sandbox(status).await?);
+            Ok::<_, Fault>(())
+        };
+        let (joined, told, first) = tokio::join!(joining, finding, waiting.first());
         let first = first.map_err(|_| Fault::Gone)?;
-        let (sandbox, init) = (sandbox?, first.pid);
+        told?;
         joined?;
+        let sandbox = self.sandbox.as_ref().map(Process::pid).ok_or(Fault::Gone)?;
+        let init = first.pid;
         let listener = match first.news {
             News::Ready { listener } => listener,
             News::Failed(failure) => return Err(Error::Boot(failure.detail).into()),
             _ => return Err(Error::Boot("init does not say that it is ready".into()).into()),
         };
-        self.confirm(sandbox.pid(), init).await?;
+        self.confirm(sandbox, init).await?;
         let held = Process::open(init).map_err(Error::io("follow init"))?;
         self.lower(
             core,
@@ -161,20 +167,24 @@ impl Launched {
                 )),
                 _ => Fault::Gone,
             })?;
-        match reports.next().await {
-            Some(News::Started { pid: main }) => Ok(Up {
-                sandbox,
-                init,
-                main,
-                listener,
-                reports,
-                orders,
-            }),
+        let main = match reports.next().await {
+            Some(News::Started { pid }) => pid,
             Some(News::Failed(failure)) => {
-                Err(refusal(failure, &plan.spec.argv[0], plan.workdir()).into())
+                return Err(refusal(failure, &plan.spec.argv[0], plan.workdir()).into());
             }
-            _ => Err(Fault::Gone),
-        }
+            // The guest ran and ended its init, or the kernel did, before that could say so. It is
+            // a machine that has ended, and no process has this number.
+            _ => 0,
+        };
+        let sandbox = self.sandbox.take().ok_or(Fault::Gone)?;
+        Ok(Up {
+            sandbox,
+            init,
+            main,
+            listener,
+            reports,
+            orders,
+        })
     }
 
     /// Makes sure that init is in the group: bubblewrap may have been quicker than we were.
@@ -256,8 +266,19 @@ impl Launched {
         self.monitor.kill();
         self.monitor.ended().await;
         let _ = self.child.wait();
-        // The sandbox may have been made in the moment before, without anyone having been told.
-        core.end_strays(Some(name)).await;
+        if self.sandbox.is_none() {
+            // All that bubblewrap has told is in the pipe, and the pipe has an end now.
+            self.sandbox = sandbox(&mut self.status).await.ok();
+        }
+        match &self.sandbox {
+            Some(sandbox) => {
+                sandbox.kill();
+                sandbox.ended().await;
+                sandbox.reap();
+            }
+            // It may have been made in the moment before, without anyone having been told.
+            None => core.end_strays(Some(name)).await,
+        }
         let mut said = Vec::new();
         let _ = (&mut self.stderr)
             .take(COMPLAINT_MAX_BYTES)

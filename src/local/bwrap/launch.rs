@@ -24,14 +24,17 @@ use crate::local::bwrap::limits::Quota;
 use crate::local::bwrap::output;
 use crate::local::bwrap::process::{self, Launch, Process, View};
 use crate::local::bwrap::roots::Source;
-use crate::local::bwrap::sandbox::{File, Sandbox, options};
+use crate::local::bwrap::sandbox::{self, File, Sandbox, options};
 use crate::local::bwrap::uids::Uid;
 use crate::local::engine::{Error, Root, Spec};
 
 /// A bubblewrap that has been started: what has to be removed if no machine comes of it.
 pub(super) struct Launched {
     pub(super) child: Child,
+    /// bubblewrap's outer process.
     pub(super) monitor: Process,
+    /// The first process in the sandbox, once it is known.
+    pub(super) sandbox: Option<Process>,
     pub(super) status: Receiver,
     pub(super) stdout: Receiver,
     pub(super) stderr: Receiver,
@@ -77,6 +80,7 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
         Launched {
             child,
             monitor,
+            sandbox: None,
             status,
             stdout,
             stderr,
@@ -205,6 +209,17 @@ impl Job {
             .collect();
         let layout = layout(&|folder| source.list(folder), &paths)
             .map_err(|fault| Error::Spec(fault.to_string()))?;
+        let lengths: Vec<_> = self
+            .spec
+            .files
+            .iter()
+            .map(|file| file.bytes.len())
+            .collect();
+        let too_large = sandbox::too_large(&layout, &lengths, self.quota.sizes());
+        if let Some(path) = too_large {
+            let why = "is too large for the memory of the machine";
+            return Err(Error::Spec(format!("file {} {why}", path.display())));
+        }
         let modes = self.spec.files.iter().map(|file| file.mode);
         let file = |(contents, mode): (&OwnedFd, u32)| File {
             contents: contents.as_raw_fd(),

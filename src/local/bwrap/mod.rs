@@ -141,15 +141,7 @@ impl Engine {
     /// Ends every machine, waits until nothing is left of any, and removes what the engine itself
     /// has made on the host. No machine is started any more. Safe to repeat.
     pub async fn close(&self) {
-        self.core.closing.cancel();
-        self.core.tasks.close();
-        self.core.tasks.wait().await;
-        if let Some(groups) = &self.groups {
-            groups.close();
-        }
-        if let Some(view) = &self.core.view {
-            let _ = std::fs::remove_dir(view);
-        }
+        self.core.close(self.groups.as_ref()).await;
     }
 }
 
@@ -191,10 +183,26 @@ impl Core {
             .unwrap_or_else(|_| Err(Error::Boot("the boot was broken off".into())))
     }
 
+    async fn close(&self, groups: Option<&Groups>) {
+        self.closing.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(groups) = groups {
+            groups.close();
+        }
+        if let Some(view) = &self.view {
+            let _ = std::fs::remove_dir(view);
+        }
+    }
+
     /// Ends what carries this engine's mark, or what belongs to one of its machines, and waits
     /// until it is gone.
     async fn end_strays(&self, machine: Option<&str>) {
-        let Ok(strays) = procfs::marked(&self.mark, machine) else {
+        let (mark, machine) = (self.mark.clone(), machine.map(str::to_owned));
+        // Reading a process's environment waits for as long as the kernel is busy with its
+        // memory, which a guest can draw out: not on a thread that everything else needs.
+        let marked = tokio::task::spawn_blocking(move || procfs::marked(&mark, machine.as_deref()));
+        let Ok(Ok(strays)) = marked.await else {
             return;
         };
         let strays: Vec<_> = strays

@@ -47,12 +47,14 @@ pub(super) async fn open(settings: Settings) -> Result<Engine, Error> {
         .await
         .map_err(Error::io("remove control groups left by a server"))?;
 
-    trial::walls(&core)
-        .await
-        .map_err(|error| unavailable(&error))?;
+    if let Err(error) = trial::walls(&core).await {
+        core.close(None).await;
+        return Err(unavailable(&error));
+    }
     let note = |folders: &[PathBuf]| folder.note_groups(folders);
     let (groups, report) = trial::limits(&core, settings.limits, &folder.name(), &note).await;
     if settings.require_limits && !report.holds() {
+        core.close(groups.as_ref()).await;
         return Err(Error::Limits {
             report: Box::new(report),
         });

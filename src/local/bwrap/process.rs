@@ -78,15 +78,8 @@ impl Starter {
 #[derive(Debug)]
 pub(super) struct View {
     place: Option<PathBuf>,
-    shown: HashMap<PathBuf, Shown>,
+    shown: HashMap<PathBuf, PathBuf>,
     count: u64,
-}
-
-#[derive(Debug)]
-struct Shown {
-    place: PathBuf,
-    device: u64,
-    inode: u64,
 }
 
 impl View {
@@ -101,39 +94,50 @@ impl View {
 
     /// Where a sandbox that is started on this thread finds `path`.
     pub(super) fn show(&mut self, path: &Path) -> io::Result<PathBuf> {
-        let Some(place) = &self.place else {
+        let Some(place) = self.place.clone() else {
             return Ok(path.to_owned());
         };
         let found = fs::metadata(path)?;
-        let (device, inode) = (found.dev(), found.ino());
-        if let Some(shown) = self.shown.get(path) {
-            if (shown.device, shown.inode) == (device, inode) {
-                return Ok(shown.place.clone());
-            }
+        let same = |shown: &Path| {
+            let seen = fs::metadata(shown);
+            seen.is_ok_and(|seen| (seen.dev(), seen.ino()) == (found.dev(), found.ino()))
+        };
+        match self.shown.get(path) {
+            Some(shown) if same(shown) => return Ok(shown.clone()),
             // The image was removed and another one has its name.
-            let _ = rustix::mount::unmount(&shown.place, UnmountFlags::DETACH);
-        } else if self.shown.len() >= SHOWN_MAX {
-            for shown in self.shown.drain().map(|(_, shown)| shown) {
-                let _ = rustix::mount::unmount(&shown.place, UnmountFlags::DETACH);
-            }
+            Some(shown) => drop(rustix::mount::unmount(shown, UnmountFlags::DETACH)),
+            None if self.shown.len() >= SHOWN_MAX => self.hide_all(),
+            None => {}
+        }
+        if !self.is_mounted(&place) {
+            // Removing the folder on the host takes away what is mounted on it here.
+            self.shown.clear();
+            mount_view(&place)?;
         }
         self.count += 1;
-        let place = place.join(self.count.to_string());
+        let shown = place.join(self.count.to_string());
         if found.is_dir() {
-            fs::DirBuilder::new().mode(0o755).create(&place)?;
+            fs::DirBuilder::new().mode(0o755).create(&shown)?;
         } else {
-            fs::write(&place, "")?;
+            fs::write(&shown, "")?;
         }
-        rustix::mount::mount_bind(path, &place)?;
-        self.shown.insert(
-            path.to_owned(),
-            Shown {
-                place: place.clone(),
-                device,
-                inode,
-            },
-        );
-        Ok(place)
+        rustix::mount::mount_bind(path, &shown)?;
+        self.shown.insert(path.to_owned(), shown.clone());
+        Ok(shown)
+    }
+
+    fn is_mounted(&self, place: &Path) -> bool {
+        let above = place.parent().and_then(|above| fs::metadata(above).ok());
+        let here = fs::metadata(place).ok();
+        above
+            .zip(here)
+            .is_some_and(|(above, here)| above.dev() != here.dev())
+    }
+
+    fn hide_all(&mut self) {
+        for shown in self.shown.drain().map(|(_, shown)| shown) {
+            let _ = rustix::mount::unmount(shown, UnmountFlags::DETACH);
+        }
     }
 }
 
@@ -143,6 +147,14 @@ fn own_namespace(place: &Path) -> io::Result<()> {
     // What the host mounts from now on is still seen here, but nothing from here is seen there.
     let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", downstream)?;
+    mount_view(place)
+}
+
+fn mount_view(place: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(place) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("cofferdam", place, "tmpfs", flags, c"mode=0711,size=1m")?;
     Ok(())

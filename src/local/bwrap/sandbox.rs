@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::local::bwrap::layout::{INIT, Layout, Step};
 use crate::local::bwrap::roots::{GUEST_ID, Source};
@@ -68,6 +68,36 @@ pub(super) fn options(sandbox: &Sandbox<'_>) -> Vec<OsString> {
     options.words(&["--seccomp", &sandbox.seccomp.to_string()]);
     options.words(&["--json-status-fd", &sandbox.status.to_string()]);
     options.0
+}
+
+/// The first file that does not fit with those before it into what holds it, if any. What stands
+/// outside of the writable folders is held by the root, which may be as large as the workspace.
+pub(super) fn too_large<'a>(
+    layout: &'a Layout,
+    lengths: &[usize],
+    sizes: Sizes,
+) -> Option<&'a OsString> {
+    let mut left = [
+        ("/tmp", sizes.tmp),
+        ("/workspace", sizes.workspace),
+        ("/", sizes.workspace),
+    ];
+    layout.files.iter().find_map(|step| {
+        let (Step::File { index, path } | Step::Over { index, path }) = step else {
+            return None;
+        };
+        let length = u64::try_from(lengths[*index]).unwrap_or(u64::MAX);
+        let (_, room) = left
+            .iter_mut()
+            .find(|(folder, _)| Path::new(path).starts_with(folder))?;
+        match room.checked_sub(length) {
+            Some(rest) => {
+                *room = rest;
+                None
+            }
+            None => Some(path),
+        }
+    })
 }
 
 #[derive(Default)]
@@ -265,5 +295,32 @@ mod tests {
             find(&["--remount-ro", "/dev", "--remount-ro", "/"]),
         ];
         assert!(places.is_sorted(), "{places:?}");
+    }
+
+    #[test]
+    fn files_must_fit_into_what_holds_them_together() {
+        let file = |index, path: &str| Step::File {
+            index,
+            path: path.into(),
+        };
+        let files = vec![file(0, "/tmp/a"), file(1, "/etc/b"), file(2, "/tmp/c")];
+        let layout = Layout {
+            image: Vec::new(),
+            files,
+        };
+        let sizes = Sizes {
+            workspace: 100,
+            tmp: 10,
+            shm: 1,
+        };
+        assert_eq!(too_large(&layout, &[5, 100, 5], sizes), None);
+        assert_eq!(
+            too_large(&layout, &[5, 100, 6], sizes),
+            Some(&"/tmp/c".into())
+        );
+        assert_eq!(
+            too_large(&layout, &[5, 101, 5], sizes),
+            Some(&"/etc/b".into())
+        );
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::local::bwrap::Core;
-use crate::local::bwrap::cgroup::Groups;
+use crate::local::bwrap::cgroup::{self, Groups};
 use crate::local::bwrap::layout::INIT;
 use crate::local::bwrap::limits::Quota;
 use crate::local::engine::{Error, Exit, Hold, Limits, OutputSink, Report, Root, Spec, Stream};
@@ -52,10 +52,9 @@ pub(super) async fn limits(
         match Groups::open(kind, name) {
             Err(reason) => reasons.push(format!("{kind}: {reason}")),
             Ok(groups) => {
-                let noted = note(&groups.folders()).map_err(|error| error.to_string());
-                let held = match noted {
+                let held = match ready(&groups, note).await {
                     Ok(()) => with_groups(core, &groups).await,
-                    Err(reason) => Err(reason),
+                    Err(error) => Err(error.to_string()),
                 };
                 match held {
                     Ok(report) => return (Some(groups), report),
@@ -66,6 +65,16 @@ pub(super) async fn limits(
         }
     }
     (None, without_groups(core, &reasons.join("; ")).await)
+}
+
+/// Writes down where the groups are, and removes what is in them: it is of an engine that had this
+/// one's name, and there is no other now.
+async fn ready(groups: &Groups, note: &dyn Fn(&[PathBuf]) -> io::Result<()>) -> io::Result<()> {
+    note(&groups.folders())?;
+    for folder in groups.folders() {
+        cgroup::empty(&folder).await?;
+    }
+    Ok(())
 }
 
 /// Limits by control groups: the memory and the processes must hold, or the group is not used.

@@ -1,8 +1,8 @@
 //! The ways in which the server can be told to misbehave, which is how failure handling is tested.
 //!
-//! [`rule`] is the grammar. Here the rules are held with their counts, and a call is held against
-//! them: [`Faults::consult`] gives a [`Verdict`], and the server does what it says. Nothing here
-//! acts by itself.
+//! `rule` is the grammar. Here the rules are held with their counts, and a call is held against
+//! them: `Faults::consult` gives a verdict, and the server does what it says. Nothing here acts by
+//! itself.
 
 pub(crate) mod bucket;
 pub(crate) mod capacity;

@@ -1,38 +1,4 @@
 //! One fault: which calls it is about, and what it does to them.
-//!
-//! A rule is one line of text, `CALL [key=value…]: ACTION [key=value…]`:
-//!
-//! ```text
-//! create times=3: refuse status=503 error="try again"
-//! create app=sandboxes nth=2: lose
-//! get name=sandbox-*: delay ms=250
-//! * p=0.05 seed=7: drop
-//! ```
-//!
-//! | Before the colon | |
-//! |---|---|
-//! | a call, or `*` | `create`, `get`, `wait`, `delete`, … |
-//! | `app=`, `region=` | only calls about that app or region |
-//! | `name=` | only machines of that name; a `*` at its end stands for any ending |
-//! | `nth=N` | only the Nth call that matches; `every=N` each Nth |
-//! | `times=N` | at most N times in all |
-//! | `p=0.1` | with that probability, drawn from `seed=` (1 by default) |
-//!
-//! | Action | |
-//! |---|---|
-//! | `refuse status=S [error=] [code=] [body=] [retry_after_s=]` | answers that, and does nothing |
-//! | `delay ms=N` | waits before the call is looked at |
-//! | `drop` | closes the connection without doing anything |
-//! | `lose` | does it, then closes the connection without an answer |
-//! | `cut` | does it, then sends half of the answer's body |
-//! | `hang` | does nothing and never answers |
-//! | `rate-limit per_s=R burst=B` | 429 above that rate, for each machine or app |
-//! | `no-capacity [kind=]` | a region or host is full: `region`, `memory`, `cpus`, `resources`, `ips`, `volume`, `quota`, `governor` |
-//! | `forget` | the machine is gone, and never was |
-//! | `hide ms=N` | create only: get, list and wait do not see the machine for that long |
-//! | `slow-pull ms=N` | create only: the machine stays `created` for that long |
-//! | `stick state=S [ms=N]` | the machine stays in `created`, `starting`, `stopping`, `restarting`, `replacing` or `destroying` |
-//! | `unreachable` | the machine's host does not answer: `host_status` says so, changes get 408 |
 
 use std::fmt;
 use std::str::FromStr;
@@ -44,7 +10,41 @@ use crate::local::faults::words::{self, Words};
 use crate::local::refusal::{Refusal, Shape};
 use crate::local::routes::CALLS;
 
-/// One fault rule, from text; see the grammar in the documentation of `--fault`.
+/// A fault rule.
+///
+/// One line of text, `CALL [key=value…]: ACTION [key=value…]`:
+///
+/// ```text
+/// create times=3: refuse status=503 error="try again"
+/// create app=sandboxes nth=2: lose
+/// get name=sandbox-*: delay ms=250
+/// * p=0.05 seed=7: drop
+/// ```
+///
+/// | Before the colon | |
+/// |---|---|
+/// | a call, or `*` | `create`, `get`, `wait`, `delete`, … |
+/// | `app=`, `region=` | only calls about that app or region |
+/// | `name=` | only machines of that name; a `*` at its end stands for any ending |
+/// | `nth=N` | only the Nth call that matches; `every=N` each Nth |
+/// | `times=N` | at most N times in all |
+/// | `p=0.1` | with that probability, drawn from `seed=` (1 by default) |
+///
+/// | Action | |
+/// |---|---|
+/// | `refuse status=S [error=] [code=] [body=] [retry_after_s=]` | answers that, and does nothing |
+/// | `delay ms=N` | waits before the call is looked at |
+/// | `drop` | closes the connection without doing anything |
+/// | `lose` | does it, then closes the connection without an answer |
+/// | `cut` | does it, then sends half of the answer's body |
+/// | `hang` | does nothing and never answers |
+/// | `rate-limit per_s=R burst=B` | 429 above that rate, for each machine or app |
+/// | `no-capacity [kind=]` | a region or host is full: `region`, `memory`, `cpus`, `resources`, `ips`, `volume`, `quota`, `governor` |
+/// | `forget` | the machine is gone, and never was |
+/// | `hide ms=N` | create only: get, list and wait do not see the machine for that long |
+/// | `slow-pull ms=N` | create only: the machine stays `created` for that long |
+/// | `stick state=S [ms=N]` | the machine stays in `created`, `starting`, `stopping`, `restarting`, `replacing` or `destroying` |
+/// | `unreachable` | the machine's host does not answer: `host_status` says so, changes get 408 |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
     text: String,

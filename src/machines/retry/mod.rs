@@ -287,7 +287,7 @@ fn invalid(call: Call, refusal: &Refusal) -> Verdict {
     Verdict::new(Decision::Invalid { message }, fault)
 }
 
-/// The id in "… machine id <id> already exists with name …", in small letters.
+/// The id in `… machine id <id> already exists with name …`, in small letters.
 fn machine_id(text: &str) -> Option<String> {
     let (_, after) = text.split_once("machine id ")?;
     let end = after

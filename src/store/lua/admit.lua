@@ -54,8 +54,10 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('HSET', KEYS[1], unpack(words))
   redis.call('PEXPIREAT', KEYS[1], ARGV[7])
   if ARGV[6] == 'closed' then
-    local run = read(KEYS[1], { 'outcome', 'tenant', 'metadata', 'submitted_at_ms', 'settled_at_ms', 'attempt' })
-    redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', run.outcome, 'result', fill(run, 17 + n))
+    local run = read(KEYS[1], { 'outcome', 'tenant', 'metadata', 'submitted_at_ms', 'settled_at_ms' })
+    run.tries = '0'
+    local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', run.outcome, 'result', fill(run, 17 + n))
+    redis.call('HSET', KEYS[1], 'result_entry', entry)
     meter(ns, ARGV[14], ARGV[15], tenant, 'runs:' .. run.outcome, 1)
   end
 end

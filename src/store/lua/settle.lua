@@ -12,7 +12,7 @@
 
 local ns, id = ARGV[1], ARGV[2]
 local run = read(KEYS[1], { 'state', 'attempt', 'digest', 'tenant', 'metadata', 'app', 'machine_id', 'region',
-  'submitted_at_ms', 'booting_at_ms', 'running_at_ms' })
+  'submitted_at_ms', 'booting_at_ms', 'running_at_ms', 'deferred' })
 if not run.state then return 'unknown' end
 if ARGV[3] ~= '' and run.attempt ~= ARGV[3] then return 'older' end
 local to = target(ARGV[4], run.state)
@@ -23,8 +23,9 @@ if not to then
 end
 
 run.settled_at_ms = ARGV[5]
-redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[8], 'result', fill(run, 13))
-redis.call('HSET', KEYS[1], 'state', to, 'outcome', ARGV[8], 'settled_at_ms', ARGV[5])
+run.tries = tostring(run.attempt - (run.deferred or 0))
+local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[8], 'result', fill(run, 13))
+redis.call('HSET', KEYS[1], 'state', to, 'outcome', ARGV[8], 'settled_at_ms', ARGV[5], 'result_entry', entry)
 if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'reason', ARGV[9]) end
 if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'digest', ARGV[10]) end
 -- The request can be large and has done its work.

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,27 +20,30 @@ use tempfile::TempDir;
 /// No machine of a test takes so long, unless something is wrong.
 const RUN_MAX: Duration = Duration::from_secs(60);
 
+/// Where the users of machines begin when the tests are root.
+const FIRST_UID: u32 = 1_950_000_000;
+
 /// An engine over a folder of its own.
-pub struct Lab {
-    pub engine: Engine,
-    pub report: Report,
-    pub dir: TempDir,
+pub(super) struct Lab {
+    pub(super) engine: Engine,
+    pub(super) report: Report,
+    pub(super) dir: TempDir,
 }
 
 /// What a machine did.
 #[derive(Debug)]
-pub struct Ran {
-    pub exit: Exit,
-    pub stdout: String,
-    pub stderr: String,
+pub(super) struct Ran {
+    pub(super) exit: Exit,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
 }
 
 /// A machine's output as far as it has come.
 #[derive(Clone, Default)]
-pub struct Output(Arc<Mutex<[Vec<u8>; 2]>>);
+pub(super) struct Output(Arc<Mutex<[Vec<u8>; 2]>>);
 
 impl Output {
-    pub fn sink(&self) -> OutputSink {
+    pub(super) fn sink(&self) -> OutputSink {
         let output = self.clone();
         Arc::new(move |stream, bytes| {
             let index = usize::from(stream == Stream::Stderr);
@@ -44,40 +51,42 @@ impl Output {
         })
     }
 
-    pub fn stdout(&self) -> String {
+    pub(super) fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()[0]).into_owned()
     }
 
-    pub fn stderr(&self) -> String {
+    pub(super) fn stderr(&self) -> String {
         String::from_utf8_lossy(&self.0.lock().unwrap()[1]).into_owned()
     }
 
     /// Waits until standard output contains `text`.
-    pub async fn says(&self, text: &str) {
+    pub(super) async fn says(&self, text: &str) {
         until(|| {
-            Err(self.stdout() + &self.stderr()).or_else(|all: String| {
-                if all.contains(text) { Ok(()) } else { Err(all) }
-            })
+            let all = self.stdout() + &self.stderr();
+            if all.contains(text) { Ok(()) } else { Err(all) }
         })
         .await;
     }
 }
 
 impl Lab {
-    pub async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         Self::with(|_| {}).await
     }
 
     /// An engine that is not to use better limits than these.
-    pub async fn limited(limits: Limits) -> Self {
+    pub(super) async fn limited(limits: Limits) -> Self {
         Self::with(|settings| settings.limits = Some(limits)).await
     }
 
-    pub async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path().to_owned());
+        settings.uid_base = Some(FIRST_UID);
         change(&mut settings);
         let (engine, report) = Engine::open(settings).await.unwrap();
+        // Seen only when the test fails; then something of this engine may be left.
+        eprintln!("engine {} {report}", mark(dir.path()));
         Self {
             engine,
             report,
@@ -85,14 +94,14 @@ impl Lab {
         }
     }
 
-    pub async fn start(&self, spec: Spec) -> (Running, Output) {
+    pub(super) async fn start(&self, spec: Spec) -> (Running, Output) {
         let output = Output::default();
         let running = self.engine.start(spec, output.sink()).await.unwrap();
         (running, output)
     }
 
     /// Runs a machine to its end.
-    pub async fn run(&self, spec: Spec) -> Ran {
+    pub(super) async fn run(&self, spec: Spec) -> Ran {
         let (running, output) = self.start(spec).await;
         let waited = tokio::time::timeout(RUN_MAX, running.wait()).await;
         let Ok(exit) = waited else {
@@ -105,7 +114,7 @@ impl Lab {
         }
     }
 
-    pub async fn refused(&self, spec: Spec) -> Error {
+    pub(super) async fn refused(&self, spec: Spec) -> Error {
         self.engine
             .start(spec, Output::default().sink())
             .await
@@ -113,18 +122,26 @@ impl Lab {
     }
 
     /// Runs a shell script and gives back what it wrote, without the last line's end.
-    #[track_caller]
-    pub async fn sh(&self, script: &str) -> String {
+    pub(super) async fn sh(&self, script: &str) -> String {
         self.run(sh(script)).await.good()
     }
 
     /// Runs a Python program and gives back what it wrote.
-    pub async fn python(&self, program: &str) -> String {
+    pub(super) async fn python(&self, program: &str) -> String {
         self.run(python(program)).await.good()
     }
 
+    /// The user, as the host sees it, of a machine that runs alone.
+    pub(super) fn uid(&self) -> u32 {
+        if is_root() {
+            FIRST_UID
+        } else {
+            rustix::process::geteuid().as_raw()
+        }
+    }
+
     /// Ends all and shows that the engine leaves nothing.
-    pub async fn close(self) {
+    pub(super) async fn close(self) {
         self.engine.close().await;
     }
 }
@@ -132,14 +149,14 @@ impl Lab {
 impl Ran {
     /// The output of a machine that ended well.
     #[track_caller]
-    pub fn good(self) -> String {
+    pub(super) fn good(self) -> String {
         assert_eq!(self.exit.code, Some(0), "{self:?}");
         self.stdout.trim_end().to_owned()
     }
 }
 
 /// A machine on the host's root.
-pub fn spec(argv: &[&str]) -> Spec {
+pub(super) fn spec(argv: &[&str]) -> Spec {
     let env = [
         ("PATH", "/usr/local/bin:/usr/bin:/bin"),
         ("HOME", "/workspace"),
@@ -159,16 +176,16 @@ pub fn spec(argv: &[&str]) -> Spec {
     }
 }
 
-pub fn sh(script: &str) -> Spec {
+pub(super) fn sh(script: &str) -> Spec {
     spec(&["sh", "-c", script])
 }
 
 /// Python without what it would import from anywhere but its own library.
-pub fn python(program: &str) -> Spec {
+pub(super) fn python(program: &str) -> Spec {
     spec(&["/usr/bin/python3", "-I", "-S", "-c", program])
 }
 
-pub fn file(path: &str, contents: &str) -> GuestFile {
+pub(super) fn file(path: &str, contents: &str) -> GuestFile {
     GuestFile {
         path: path.into(),
         bytes: Bytes::copy_from_slice(contents.as_bytes()),
@@ -176,23 +193,19 @@ pub fn file(path: &str, contents: &str) -> GuestFile {
     }
 }
 
-pub fn image(dir: PathBuf) -> Root {
-    Root::Dir(dir)
-}
-
-pub fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(super) fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect()
 }
 
-pub fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
 /// Waits until something is so; when it does not come, tells what was seen last.
-pub async fn until<T, E: Debug>(mut ask: impl FnMut() -> Result<T, E>) -> T {
+pub(super) async fn until<T, E: Debug>(mut ask: impl FnMut() -> Result<T, E>) -> T {
     let deadline = tokio::time::Instant::now() + RUN_MAX;
     loop {
         match ask() {
@@ -201,4 +214,31 @@ pub async fn until<T, E: Debug>(mut ask: impl FnMut() -> Result<T, E>) -> T {
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
+}
+
+/// The same for what does not go through the runtime.
+pub(super) fn until_now<T, E: Debug>(mut ask: impl FnMut() -> Result<T, E>) -> T {
+    let mut tries = 0;
+    loop {
+        match ask() {
+            Ok(found) => return found,
+            Err(seen) if tries > 10_000 => panic!("last seen: {seen:?}"),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+        tries += 1;
+    }
+}
+
+/// Makes a command run as this user, where the tests are root.
+pub(super) fn as_user(command: &mut Command, uid: u32) -> &mut Command {
+    if is_root() {
+        command.uid(uid).gid(uid);
+    }
+    command
+}
+
+/// How an engine over this folder marks what it makes: by the folder's device and inode.
+pub(super) fn mark(state_dir: &Path) -> String {
+    let found = fs::metadata(state_dir.join("engine")).unwrap();
+    format!("{:x}-{:x}", found.dev(), found.ino())
 }

@@ -5,3 +5,8 @@
 
 mod ends;
 mod lab;
+mod leftovers;
+mod limits;
+mod network;
+mod roots;
+mod walls;

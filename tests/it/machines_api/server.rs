@@ -57,6 +57,7 @@ pub(super) async fn sandboxed() -> Option<Server> {
 }
 
 /// As [`sandboxed`], with other settings.
+#[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
 pub(super) async fn sandboxed_with(change: impl FnOnce(&mut Settings)) -> Option<Server> {
     match Server::open(change).await {
         Ok(server) => Some(server),

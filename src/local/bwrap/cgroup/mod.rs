@@ -200,6 +200,12 @@ pub(super) async fn sweep(folder: &Path, name: &str) -> io::Result<()> {
     if folder.file_name().is_none_or(|last| last != name) || !folder.is_dir() {
         return Ok(());
     }
+    empty(folder).await?;
+    remove(folder).await
+}
+
+/// The same for the groups in this folder, but not for the folder.
+pub(super) async fn empty(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let group = entry?.path();
         if group.is_dir() {
@@ -207,7 +213,7 @@ pub(super) async fn sweep(folder: &Path, name: &str) -> io::Result<()> {
             remove(&group).await?;
         }
     }
-    remove(folder).await
+    Ok(())
 }
 
 /// Kills what is in a group until nothing is: something may fork meanwhile.

@@ -1,0 +1,160 @@
+//! What a machine's root holds: the host's programs, an image, and the files it was given.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use cofferdam::local::engine::{Error, Root, Spec};
+
+use super::lab::{Lab, file, sh, spec};
+
+/// A folder that every user can read, as an import leaves it.
+fn image(root: &Path) {
+    for folder in ["bin", "etc/app", "usr/share", "empty"] {
+        fs::create_dir_all(root.join(folder)).unwrap();
+    }
+    fs::write(root.join("etc/app/a"), "of the image\n").unwrap();
+    fs::write(root.join("usr/share/b"), "b\n").unwrap();
+    symlink("../etc/app", root.join("usr/app")).unwrap();
+    // A folder that only its owner may enter, in a place that only root can: both must work.
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A machine on an image; its only programs are the host's `busybox`-like shell, bound by copy.
+fn on(root: &Path, argv: &[&str]) -> Spec {
+    Spec {
+        root: Root::Dir(root.to_owned()),
+        ..spec(argv)
+    }
+}
+
+#[tokio::test]
+async fn the_hosts_own_programs_run() {
+    let lab = Lab::open().await;
+    let script = "set -e
+        python3 -c 'import json, ssl, sqlite3, pwd, os; print(pwd.getpwuid(os.getuid()).pw_name)'
+        perl -e 'print \"perl\\n\"'
+        awk 'BEGIN { print \"awk\" }'
+        git init -q r && cd r && git -c user.name=n -c user.email=e commit -q --allow-empty -m first
+        git bundle create -q ../b HEAD && git clone -q ../b ../c && git -C ../c log --format=%s
+        getent hosts localhost | tr -s ' '
+        id -un; hostname; pwd -P";
+    let printed = lab.sh(script).await;
+    let expected =
+        "machine\nperl\nawk\nfirst\n127.0.0.1 localhost machine\nmachine\nmachine\n/workspace/r";
+    assert_eq!(printed, expected);
+    lab.close().await;
+}
+
+#[tokio::test]
+async fn an_empty_image_is_enough() {
+    let lab = Lab::open().await;
+    let root = lab.dir.path().join("image");
+    fs::create_dir(&root).unwrap();
+    assert_eq!(
+        lab.run(on(&root, &["/.init", "memory", "1"])).await.good(),
+        "1"
+    );
+    let missing = lab.refused(on(&root, &["sh"])).await;
+    assert!(matches!(missing, Error::NotFound(_)), "{missing:?}");
+    assert!(
+        fs::read_dir(&root).unwrap().next().is_none(),
+        "the image was written to"
+    );
+    lab.close().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_is_refused() {
+    let lab = Lab::open().await;
+    let refused = lab.refused(on(&lab.dir.path().join("none"), &["sh"])).await;
+    assert!(refused.to_string().contains("none"), "{refused}");
+    lab.close().await;
+}
+
+/// A static program that can read: the engine's own init cannot, so the image gets a copy of a
+/// shell with the libraries it needs, by letting it have the host's `/usr` as files would.
+#[tokio::test]
+async fn files_go_anywhere_and_the_rest_of_the_image_stays() {
+    let lab = Lab::open().await;
+    let mut given = sh(
+        "cat /etc/passwd /usr/local/share/new/deep /tmp/t w /srv/made; \
+        ls /usr/local | sort | tr '\\n' ' '; ls -l /tmp/t /workspace/w | cut -c1-10; \
+        echo more >> /workspace/w && tail -n1 /workspace/w; touch /etc/passwd",
+    );
+    given.files = vec![
+        file("/etc/passwd", "covered\n"),
+        file("/usr/local/share/new/deep", "deep\n"),
+        file("/tmp/t", "t\n"),
+        file("/workspace/w", "w\n"),
+        file("/srv/made", "made\n"),
+    ];
+    given.files[2].mode = 0o4755;
+    let ran = lab.run(given).await;
+    let mut local: Vec<_> = fs::read_dir("/usr/local")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    local.sort();
+    let expected = format!(
+        "covered\ndeep\nt\nw\nmade\n{} -rwxr-xr-x\n-rw-r--r--\nmore\n",
+        local.join(" ")
+    );
+    assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("Read-only") || ran.stderr.contains("denied"),
+        "{}",
+        ran.stderr
+    );
+    lab.close().await;
+}
+
+#[tokio::test]
+async fn an_image_is_seen_as_it_is_and_stays_so() {
+    let lab = Lab::open().await;
+    let root = lab.dir.path().join("image");
+    image(&root);
+    // The host's programs, as an image would have them.
+    for name in ["bin", "lib", "lib64", "usr/bin", "usr/lib", "usr/lib64"] {
+        let _ = fs::remove_dir(root.join(name));
+        let target = Path::new("/host").join(name.trim_start_matches("usr/"));
+        symlink(target, root.join(name)).unwrap();
+    }
+    let mut machine = on(&root, &["/.init", "memory", "1"]);
+    machine.files = vec![file("/usr/app/added", "x"), file("/etc/app/a", "y")];
+    assert_eq!(lab.run(machine).await.good(), "1");
+    assert_eq!(
+        fs::read_to_string(root.join("etc/app/a")).unwrap(),
+        "of the image\n"
+    );
+    assert!(!root.join("etc/app/added").exists());
+    lab.close().await;
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_placed_are_refused_by_name() {
+    let lab = Lab::open().await;
+    for (path, expected) in [
+        ("/usr/bin/new-program", "entries"),
+        ("/proc/1/x", "/proc"),
+        ("relative", "relative"),
+        ("/tmp", "folder"),
+    ] {
+        let mut spec = sh("true");
+        spec.files = vec![file(path, "x")];
+        let refused = lab.refused(spec).await;
+        assert!(matches!(refused, Error::Spec(_)), "{refused:?}");
+        assert!(
+            refused.to_string().contains(expected),
+            "{refused} does not say {expected}"
+        );
+    }
+    let mut too_large = sh("true");
+    too_large.files = vec![file("/tmp/large", &"x".repeat(65 << 20))];
+    let refused = lab.refused(too_large).await;
+    assert!(
+        matches!(&refused, Error::Spec(why) if why.contains("/tmp/large")),
+        "{refused:?}"
+    );
+    lab.close().await;
+}
