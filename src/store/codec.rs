@@ -12,7 +12,7 @@ use crate::run::phase::{Machine, Phase, State};
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`View`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 23] = [
+pub(crate) const FIELDS: [&str; 24] = [
     "state",
     "outcome",
     "reason",
