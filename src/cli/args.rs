@@ -6,6 +6,9 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::cli::tenants::Tenants;
+use crate::cli::usage::Usage;
+
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
@@ -112,11 +115,35 @@ Examples:
 
 This looks at the stream without a consumer group, so it takes nothing from any consumer.")]
     Results(Results),
-    /// Cancel a run: it ends with a result that says so, and its machine is torn down
+    /// Cancel runs: each ends with a result that says so, and its machine is torn down
     #[command(after_help = "\
 Examples:
-  cofferdam cancel pr-17")]
+  cofferdam cancel pr-17 pr-18
+  cofferdam cancel --tenant acme
+
+A run that has ended stays as it is. Producers do the same without this command:
+  XADD cofferdam:control * cancel pr-17")]
     Cancel(Cancel),
+    /// Show tenants and change what is set for them: machines, share, backlog, budget, pause
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  cofferdam tenants list
+  cofferdam tenants set acme --max-in-flight 5 --weight 3
+  cofferdam tenants set acme --budget-s 36000 --backlog-max none
+  cofferdam tenants pause acme
+  cofferdam tenants pause --all"
+    )]
+    Tenants(Tenants),
+    /// Print what tenants used: machine seconds by size and day, runs by how they ended
+    #[command(after_help = "\
+Examples:
+  cofferdam usage --tenant acme --since 2026-11-01
+  cofferdam usage --json | jq -s 'map(.machine_s) | add'
+
+Days are UTC. A machine's time counts on the day on which it was gone.")]
+    Usage(Usage),
     /// Look at requests that could not be read, and put them back
     #[command(
         subcommand,
@@ -224,6 +251,12 @@ pub(crate) struct Submit {
     /// Whose run it is
     #[arg(long)]
     pub(crate) tenant: Option<String>,
+    /// Its place among the tenant's own: 0 goes first, 9 last
+    #[arg(long, value_name = "N")]
+    pub(crate) priority: Option<u8>,
+    /// Do not start before: Unix milliseconds, or `+SECONDS` from now
+    #[arg(long, value_name = "TIME")]
+    pub(crate) not_before: Option<String>,
     /// A JSON object that comes back with the result
     #[arg(long, value_name = "JSON")]
     pub(crate) metadata: Option<String>,
@@ -241,7 +274,7 @@ pub(crate) struct Submit {
 }
 
 /// What belongs to one request and cannot stand beside `-`.
-const REQUEST_ARGS: [&str; 14] = [
+const REQUEST_ARGS: [&str; 16] = [
     "id",
     "image",
     "input",
@@ -254,6 +287,8 @@ const REQUEST_ARGS: [&str; 14] = [
     "timeout",
     "queue_ttl",
     "tenant",
+    "priority",
+    "not_before",
     "metadata",
     "cmd",
 ];
@@ -311,8 +346,16 @@ pub(crate) struct Results {
 
 #[derive(Debug, Args)]
 pub(crate) struct Cancel {
-    /// Id of the run
-    pub(crate) run: String,
+    /// Ids of the runs
+    #[arg(
+        required_unless_present = "tenant",
+        conflicts_with = "tenant",
+        value_name = "RUN"
+    )]
+    pub(crate) runs: Vec<String>,
+    /// Every run that this tenant has asked for
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
     #[command(flatten)]
     pub(crate) format: Format,
 }

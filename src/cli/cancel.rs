@@ -1,6 +1,5 @@
-//! `cancel`: a run ends with a result that says so.
+//! `cancel`: runs end with a result that says so.
 
-use anyhow::bail;
 use serde_json::json;
 
 use crate::cli::args::Cancel;
@@ -8,14 +7,71 @@ use crate::cli::place;
 use crate::cli::say::Say;
 use crate::cli::show;
 use crate::cli::status::Status;
+use crate::cli::tenants::tenant_name;
 use crate::clock::Clock;
 use crate::config::Tool;
+use crate::run::id::RunId;
 use crate::run::outcome::{Ending, Outcome, ReasonCode};
+use crate::store::Store;
 use crate::store::acts::{Act, Settlement};
 
+/// What came of it.
+enum Cancelled {
+    /// It is cancelled.
+    Now,
+    /// It is as soon as its request is read.
+    WhenRead,
+    /// It is not, for this reason.
+    Not(String),
+}
+
 pub(crate) async fn run(args: &Cancel, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
-    let id = show::run_id(&args.run)?;
+    if let Some(name) = &args.tenant {
+        let tenant = tenant_name(name)?;
+        let order = place::store(tool)
+            .await?
+            .order("cancel_tenant", tenant.as_str())
+            .await?;
+        if args.format.json {
+            say.json(&json!({"tenant": tenant.as_str(), "order": order}))?;
+        } else {
+            say.line(&format!(
+                "the workers cancel what {tenant} has asked for until now"
+            ))?;
+        }
+        return Ok(Status::Done);
+    }
+    let ids: Vec<RunId> = args
+        .runs
+        .iter()
+        .map(|run| show::run_id(run))
+        .collect::<Result<_, _>>()?;
     let store = place::store(tool).await?;
+    let mut status = Status::Done;
+    for id in ids {
+        let (word, line) = match cancel(&store, tool, &id).await? {
+            Cancelled::Now => ("cancelled", format!("{id} is cancelled")),
+            Cancelled::WhenRead => (
+                "ordered",
+                format!("{id} is cancelled as soon as a worker has read its request"),
+            ),
+            Cancelled::Not(why) => {
+                say.note(&format!("run {id} {why}"))?;
+                status = Status::Failed;
+                continue;
+            }
+        };
+        if args.format.json {
+            say.json(&json!({"run_id": id, "outcome": word}))?;
+        } else {
+            say.line(&line)?;
+        }
+    }
+    Ok(status)
+}
+
+async fn cancel(store: &Store, tool: &Tool, id: &RunId) -> anyhow::Result<Cancelled> {
+    let now = Clock::system().now_ms();
     let ending = Ending::without(ReasonCode::Cancelled, "cancelled by an operator");
     let settlement = Settlement {
         ending: &ending,
@@ -23,29 +79,26 @@ pub(crate) async fn run(args: &Cancel, tool: &Tool, say: &mut Say) -> anyhow::Re
         retention: tool.retention,
         lease: tool.lease,
     };
-    match store
-        .settle(&id, None, &settlement, Clock::system().now_ms())
-        .await?
-    {
-        Act::Done(_) => {}
+    Ok(match store.settle(id, None, &settlement, now).await? {
+        Act::Done(_) => Cancelled::Now,
         Act::Over => {
-            let view = show::known(&store, &id).await?;
-            if view.outcome != Some(Outcome::Cancelled) {
-                let outcome = view.outcome.map_or("ended", Outcome::as_str);
-                bail!("run {id} had ended already: {outcome}");
+            let view = show::known(store, id).await?;
+            if view.outcome == Some(Outcome::Cancelled) {
+                return Ok(Cancelled::Now);
             }
+            let outcome = view.outcome.map_or("ended", Outcome::as_str);
+            Cancelled::Not(format!("had ended already: {outcome}"))
+        }
+        // Its request may be among those that no worker has read.
+        Act::Unknown if store.census(now).await?.unread > 0 => {
+            store.order("cancel", id.as_str()).await?;
+            Cancelled::WhenRead
         }
         Act::Unknown => {
-            bail!("run {id} is not known: it was never admitted, or ended too long ago")
+            Cancelled::Not("is not known: it was never admitted, or ended too long ago".into())
         }
         other @ (Act::Older | Act::Refused | Act::Repeated) => {
-            bail!("run {id} cannot be cancelled: {other:?}")
+            Cancelled::Not(format!("cannot be cancelled: {other:?}"))
         }
-    }
-    if args.format.json {
-        say.json(&json!({"run_id": id, "outcome": Outcome::Cancelled}))?;
-    } else {
-        say.line(&format!("{id} is cancelled"))?;
-    }
-    Ok(Status::Done)
+    })
 }

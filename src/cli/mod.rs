@@ -21,7 +21,9 @@ mod settings;
 mod show;
 mod status;
 mod submit;
+mod tenants;
 mod up;
+mod usage;
 mod view;
 
 use std::process::ExitCode;
@@ -72,6 +74,8 @@ async fn dispatch(
         Command::Runs(args) => runs::run(args, &Tool::parse(lookup)?, say).await,
         Command::Results(args) => results::run(args, &Tool::parse(lookup)?, say).await,
         Command::Cancel(args) => cancel::run(args, &Tool::parse(lookup)?, say).await,
+        Command::Tenants(args) => tenants::run(args, &Tool::parse(lookup)?, say).await,
+        Command::Usage(args) => usage::run(args, &Tool::parse(lookup)?, say).await,
         Command::Dead(args) => dead::run(args, &Tool::parse(lookup)?, say).await,
         Command::Worker => service::worker(Worker::parse(lookup)?).await,
         Command::Serve => service::serve(Serve::parse(lookup)?).await,

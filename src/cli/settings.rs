@@ -30,6 +30,8 @@ const COMMANDS: &[(&str, Command)] = &[
     ("runs", Command::Runs),
     ("results", Command::Results),
     ("cancel", Command::Cancel),
+    ("tenants", Command::Tenants),
+    ("usage", Command::Usage),
     ("dead", Command::Dead),
     ("doctor", Command::Doctor),
 ];

@@ -12,6 +12,7 @@ use crate::cli::view::{self, Shown};
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::run::id::RunId;
+use crate::run::wait::Waiting;
 use crate::store::Store;
 use crate::store::codec::View;
 use crate::store::inspect::Published;
@@ -34,20 +35,31 @@ pub(crate) async fn run(args: &Show, tool: &Tool, say: &mut Say) -> anyhow::Resu
     let store = place::store(tool).await?;
     let view = known(&store, &id).await?;
     let published = store.result_of(&view).await?;
+    let now = Clock::system().now_ms();
+    let waiting = match view.state {
+        "queued" => store.why_waiting(&id, now).await?,
+        _ => None,
+    };
     if args.format.json {
         let result =
             published.and_then(|found| RawValue::from_string(view::compact(&found.result)).ok());
         say.json(&Shown {
             view: &view,
+            waiting,
             result,
         })?;
         return Ok(Status::Done);
     }
-    tell(say, &view, published.as_ref())?;
+    tell(say, &view, waiting.as_ref(), published.as_ref())?;
     Ok(Status::Done)
 }
 
-fn tell(say: &mut Say, view: &View, published: Option<&Published>) -> anyhow::Result<()> {
+fn tell(
+    say: &mut Say,
+    view: &View,
+    waiting: Option<&Waiting>,
+    published: Option<&Published>,
+) -> anyhow::Result<()> {
     let now = Clock::system().now_ms();
     let state = match view.outcome {
         Some(outcome) => {
@@ -68,6 +80,13 @@ fn tell(say: &mut Say, view: &View, published: Option<&Published>) -> anyhow::Re
     if let (Some(app), Some(machine)) = (&view.app, &view.machine_id) {
         let region = view.region.as_deref().unwrap_or("an unknown region");
         lines.push(("machine", format!("{machine} in {app}, {region}")));
+    }
+    for line in waiting
+        .map(|waiting| view::waits(waiting, now))
+        .into_iter()
+        .flatten()
+    {
+        lines.push(("waits", line));
     }
     if let Some(at) = view.submitted_at_ms {
         lines.push(("submitted", human::ago(at, now)));

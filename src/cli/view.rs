@@ -9,6 +9,7 @@ use crate::cli::human;
 use crate::cli::say::{Cell, Tone};
 use crate::clock::UnixMs;
 use crate::run::outcome::{Outcome, Reason};
+use crate::run::wait::{Hold, Waiting};
 use crate::store::codec::View;
 
 /// The parts of a result that people are told. What is missing or strange in it is left out.
@@ -49,6 +50,9 @@ impl Told {
 pub(crate) struct Shown<'a> {
     #[serde(flatten)]
     pub(crate) view: &'a View,
+    /// Why it waits, while it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) waiting: Option<Waiting>,
     /// The result, while it is on its stream.
     pub(crate) result: Option<Box<RawValue>>,
 }
@@ -57,6 +61,48 @@ pub(crate) struct Shown<'a> {
 pub(crate) fn why(reason: &Reason) -> String {
     let code = serde_json::to_value(reason.code).unwrap_or_default();
     format!("{}: {}", code.as_str().unwrap_or_default(), reason.message)
+}
+
+/// Where a waiting run stands and what holds it, a line each.
+pub(crate) fn waits(waiting: &Waiting, now: UnixMs) -> Vec<String> {
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    let mut lines: Vec<String> = waiting.held_by.iter().map(|hold| held(hold, now)).collect();
+    let Some(before) = waiting.runs_before else {
+        return lines;
+    };
+    let runs = human::count(number(before), "run", "runs");
+    let tenants = waiting.tenants_before.map_or_else(String::new, |before| {
+        format!(
+            ", {} before it",
+            human::count(number(before), "tenant", "tenants")
+        )
+    });
+    lines.push(format!("behind {runs} of its tenant{tenants}"));
+    lines
+}
+
+fn held(hold: &Hold, now: UnixMs) -> String {
+    let until = |at: UnixMs| format!("for another {}", human::duration(between(now, at)));
+    match hold {
+        Hold::Paused => "everything is paused".to_owned(),
+        Hold::TenantPaused => "its tenant is paused".to_owned(),
+        Hold::NotBefore { until_ms } => format!("it may not start {}", until(*until_ms)),
+        Hold::TenantCap { max, in_flight } => {
+            format!("its tenant has {in_flight} of {max} machines")
+        }
+        Hold::Budget {
+            budget_s,
+            used_s,
+            until_ms,
+        } => {
+            let rest = until(*until_ms);
+            format!("its tenant used {used_s} of {budget_s} machine seconds of this day, {rest}")
+        }
+        Hold::FleetCap { max, in_flight } => format!("the fleet has {in_flight} of {max} machines"),
+        Hold::AppCap { max } => format!("every app has {max} machines, as many as it may"),
+        Hold::Limiter { until_ms } => format!("no app may boot {}", until(*until_ms)),
+        Hold::NoWorker => "no worker is there".to_owned(),
+    }
 }
 
 /// The phases that a run went through and how long each took; the last one of a run that is not

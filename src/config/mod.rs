@@ -43,6 +43,8 @@ pub enum Command {
     Runs,
     Results,
     Cancel,
+    Tenants,
+    Usage,
     Dead,
     Doctor,
 }

@@ -4,8 +4,8 @@
 //! help texts of the command are made from it, and a test holds the README's table to it.
 
 use crate::config::Command::{
-    self, Cancel, Dead, Doctor, Images, Logs, Machines, Results, Runs, Serve, Show, Submit, Up,
-    Worker,
+    self, Cancel, Dead, Doctor, Images, Logs, Machines, Results, Runs, Serve, Show, Submit,
+    Tenants, Up, Usage, Worker,
 };
 
 /// One setting: an environment variable, and a flag of each command that uses it.
@@ -71,11 +71,11 @@ const ENDS_RUNS: &[Command] = &[Up, Worker, Serve, Cancel];
 const DAEMONS: &[Command] = &[Up, Worker, Serve, Machines];
 /// Everything that talks to Redis.
 const REDIS: &[Command] = &[
-    Up, Worker, Serve, Submit, Show, Logs, Runs, Results, Cancel, Dead, Doctor,
+    Up, Worker, Serve, Submit, Show, Logs, Runs, Results, Cancel, Tenants, Usage, Dead, Doctor,
 ];
 /// The commands with a state folder, or that look there for a running `up`.
 const STATE: &[Command] = &[
-    Up, Machines, Images, Submit, Show, Logs, Runs, Results, Cancel, Dead, Doctor,
+    Up, Machines, Images, Submit, Show, Logs, Runs, Results, Cancel, Tenants, Usage, Dead, Doctor,
 ];
 
 macro_rules! settings {

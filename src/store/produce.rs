@@ -29,6 +29,20 @@ impl Store {
         Ok(entries)
     }
 
+    /// Appends an order for the workers and answers its id. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`]; it may have been appended. Every order is safe to repeat.
+    pub async fn order(&self, word: &str, value: &str) -> Result<String, Error> {
+        let mut command = redis::cmd("XADD");
+        command
+            .arg(self.keys.control())
+            .arg("*")
+            .arg(word)
+            .arg(value);
+        self.door.query(&command).await
+    }
+
     /// Puts a dead entry back on the requests stream and answers its new id; `None` when there is
     /// no such entry. One round trip.
     ///

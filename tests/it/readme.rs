@@ -53,6 +53,8 @@ fn word(command: Command) -> &'static str {
         | Command::Runs
         | Command::Results
         | Command::Cancel
+        | Command::Tenants
+        | Command::Usage
         | Command::Dead
         | Command::Doctor => "tools",
     }

@@ -11,6 +11,8 @@ use serde_json::value::RawValue;
 
 use crate::cli::args::Submit;
 use crate::cli::status::WrongUse;
+use crate::clock::{Clock, UnixMs};
+use crate::run::budget;
 use crate::run::request::{File, Guest, Limits, RunRequest};
 
 /// A request as it is written; what was not given is left out, so that the worker's defaults hold.
@@ -39,6 +41,10 @@ struct Draft<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before_ms: Option<UnixMs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     metadata: Option<Box<RawValue>>,
 }
 
@@ -63,6 +69,8 @@ pub(crate) fn from_args(args: &Submit) -> anyhow::Result<String> {
         timeout_s: args.timeout,
         queue_ttl_s: args.queue_ttl,
         tenant: args.tenant.as_deref(),
+        priority: args.priority,
+        not_before_ms: args.not_before.as_deref().map(time).transpose()?,
         metadata: args
             .metadata
             .as_deref()
@@ -100,6 +108,20 @@ fn guest(args: &Submit) -> Option<Guest> {
         cpus: args.cpus.unwrap_or(usual.cpus),
         memory_mb: args.memory_mb.unwrap_or(usual.memory_mb),
     })
+}
+
+/// Unix milliseconds, or `+SECONDS` from now.
+fn time(text: &str) -> Result<UnixMs, WrongUse> {
+    let wrong = || {
+        let rule = "is neither Unix milliseconds nor +SECONDS";
+        WrongUse::new(format!("--not-before {text:?} {rule}"))
+    };
+    let Some(seconds) = text.strip_prefix('+') else {
+        return text.parse().map_err(|_| wrong());
+    };
+    let seconds: u32 = seconds.parse().map_err(|_| wrong())?;
+    let wait = Duration::from_secs(u64::from(seconds));
+    Ok(budget::after(Clock::system().now_ms(), wait))
 }
 
 /// JSON as it was given, or from `@FILE`.

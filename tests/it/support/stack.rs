@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) guests: local::Guests,
     pub(crate) faults: Vec<String>,
     pub(crate) workers: usize,
+    /// Machines alive at the most; the server refuses more.
+    pub(crate) machines: usize,
 }
 
 impl Plan {
@@ -43,6 +45,7 @@ impl Plan {
             guests: local::Guests::Simulated(delay),
             faults: Vec::new(),
             workers: 1,
+            machines: 100_000,
         }
     }
 
@@ -64,6 +67,12 @@ impl Plan {
     /// With this many workers.
     pub(crate) fn workers(mut self, workers: usize) -> Self {
         self.workers = workers;
+        self
+    }
+
+    /// With a server that refuses more live machines than this.
+    pub(crate) fn machines(mut self, most: usize) -> Self {
+        self.machines = most;
         self
     }
 
@@ -132,7 +141,7 @@ impl Stack {
         settings.apps = vec![APP.to_owned()];
         settings.endpoint = Some(front_address.to_string());
         settings.guests = plan.guests;
-        settings.bounds.machines = 100_000;
+        settings.bounds.machines = plan.machines;
         settings.faults.rules = plan
             .faults
             .iter()

@@ -1,8 +1,10 @@
 //! Tenants: who goes when, what holds whom, what is counted, and orders from outside.
 
 mod cancel;
+mod command;
 mod mend;
 mod order;
+mod pipeline;
 
 mod settings;
 mod shares;

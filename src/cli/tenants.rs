@@ -1,0 +1,269 @@
+//! `tenants`: who has what, and what is set for whom.
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::cli::args::Format;
+use crate::cli::place;
+use crate::cli::say::{Cell, Say, Tone};
+use crate::cli::status::{Status, WrongUse};
+use crate::clock::Clock;
+use crate::config::Tool;
+use crate::run::id::Tenant;
+use crate::store::Store;
+use crate::store::tenants::{Change, TenantView, WEIGHTS};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tenants {
+    /// List tenants that have settings, waiting runs or machines
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Show one tenant
+    Show {
+        /// Its name
+        tenant: String,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Change what is set for a tenant; what is not named stays
+    Set(Set),
+    /// Boot nothing more, of one tenant or at all; what runs goes on, and nothing is lost
+    Pause(Scope),
+    /// Boot again
+    Resume(Scope),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Set {
+    /// Its name
+    pub(crate) tenant: String,
+    /// Machines alive at once: a number, `none` for no limit but the fleet's, or `default`
+    #[arg(long, value_name = "N")]
+    pub(crate) max_in_flight: Option<String>,
+    /// Its share of the turns, 0.01 to 100, or `default` for 1
+    #[arg(long, value_name = "W")]
+    pub(crate) weight: Option<String>,
+    /// Runs that may wait: a number, `none` for no limit but that of all, or `default`
+    #[arg(long, value_name = "N")]
+    pub(crate) backlog_max: Option<String>,
+    /// Machine seconds on one UTC day, or `none`
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) budget_s: Option<String>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Scope {
+    /// Its name
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) tenant: Option<String>,
+    /// All of them
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// A tenant's name as it was given.
+pub(crate) fn tenant_name(text: &str) -> Result<Tenant, WrongUse> {
+    text.parse()
+        .map_err(|error| WrongUse::new(format!("{text:?} is no tenant's name: {error}")))
+}
+
+pub(crate) async fn run(args: &Tenants, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
+    match args {
+        Tenants::List { format } => list(&place::store(tool).await?, *format, say).await?,
+        Tenants::Show { tenant, format } => {
+            let tenant = tenant_name(tenant)?;
+            show(&place::store(tool).await?, &tenant, *format, say).await?;
+        }
+        Tenants::Set(args) => {
+            let (tenant, changes) = (tenant_name(&args.tenant)?, changes(args)?);
+            let store = place::store(tool).await?;
+            store.configure(&tenant, &changes).await?;
+            show(&store, &tenant, args.format, say).await?;
+        }
+        Tenants::Pause(scope) => pause(scope, true, tool, say).await?,
+        Tenants::Resume(scope) => pause(scope, false, tool, say).await?,
+    }
+    Ok(Status::Done)
+}
+
+fn changes(args: &Set) -> Result<Vec<Change>, WrongUse> {
+    let mut changes = Vec::new();
+    if let Some(text) = &args.max_in_flight {
+        let most = limit("--max-in-flight", text, 1_000_000)?;
+        // Such a number fits.
+        let most = most.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
+        changes.push(Change::MaxInFlight(most));
+    }
+    if let Some(text) = &args.weight {
+        changes.push(Change::Weight(weight(text)?));
+    }
+    if let Some(text) = &args.backlog_max {
+        let most = limit("--backlog-max", text, 1_000_000_000)?;
+        changes.push(Change::BacklogMax(most));
+    }
+    if let Some(text) = &args.budget_s {
+        let budget = match text.as_str() {
+            "none" | "default" => None,
+            _ => Some(whole("--budget-s", text, 1_000_000_000_000)?),
+        };
+        changes.push(Change::Budget(budget));
+    }
+    if changes.is_empty() {
+        return Err(WrongUse::new("nothing to set is named; see --help"));
+    }
+    Ok(changes)
+}
+
+/// 0 stands for no limit, and `None` for what the workers' settings say.
+fn limit(flag: &str, text: &str, most: u64) -> Result<Option<u64>, WrongUse> {
+    match text {
+        "none" => Ok(Some(0)),
+        "default" => Ok(None),
+        _ => whole(flag, text, most).map(Some),
+    }
+}
+
+fn whole(flag: &str, text: &str, most: u64) -> Result<u64, WrongUse> {
+    let number = text.parse().ok().filter(|n| (1..=most).contains(n));
+    number.ok_or_else(|| {
+        WrongUse::new(format!(
+            "{flag} {text:?} is neither a number from 1 to {most} nor a word of its help"
+        ))
+    })
+}
+
+fn weight(text: &str) -> Result<Option<f64>, WrongUse> {
+    if text == "default" {
+        return Ok(None);
+    }
+    let weight = text.parse().ok().filter(|w| WEIGHTS.contains(w));
+    weight.map(Some).ok_or_else(|| {
+        let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
+        WrongUse::new(format!(
+            "--weight {text:?} is neither from {least} to {most} nor `default`"
+        ))
+    })
+}
+
+async fn pause(scope: &Scope, is_paused: bool, tool: &Tool, say: &mut Say) -> anyhow::Result<()> {
+    let word = if is_paused { "paused" } else { "resumed" };
+    let Some(name) = &scope.tenant else {
+        place::store(tool).await?.pause(is_paused).await?;
+        if scope.format.json {
+            say.json(&json!({"all": true, "paused": is_paused}))?;
+        } else {
+            say.line(&format!("everything is {word}"))?;
+        }
+        return Ok(());
+    };
+    let tenant = tenant_name(name)?;
+    let store = place::store(tool).await?;
+    let change = Change::Paused(is_paused);
+    store.configure(&tenant, &[change]).await?;
+    if scope.format.json {
+        return show(&store, &tenant, scope.format, say).await;
+    }
+    say.line(&format!("{tenant} is {word}"))?;
+    Ok(())
+}
+
+async fn list(store: &Store, format: Format, say: &mut Say) -> anyhow::Result<()> {
+    let views = store.tenants(Clock::system().now_ms()).await?;
+    if format.json {
+        for view in &views {
+            say.json(view)?;
+        }
+        return Ok(());
+    }
+    if store.is_paused().await? {
+        let text = say.paint_note(Tone::Notice, "everything is paused");
+        say.note(&text)?;
+    }
+    if views.is_empty() {
+        say.note("no tenant has settings, waiting runs or machines")?;
+        return Ok(());
+    }
+    let rows: Vec<_> = views.iter().map(row).collect();
+    let head = [
+        "TENANT", "WAITING", "MACHINES", "AT MOST", "WEIGHT", "BACKLOG", "TODAY", "BUDGET", "",
+    ];
+    say.table(&head, &rows)?;
+    Ok(())
+}
+
+fn row(view: &TenantView) -> Vec<Cell> {
+    let set = &view.settings;
+    let state = if set.paused { "paused" } else { "" };
+    vec![
+        Cell::plain(&view.tenant),
+        Cell::plain(view.waiting.to_string()),
+        Cell::plain(view.in_flight.to_string()),
+        Cell::plain(limit_shown(set.max_in_flight.map(u64::from))),
+        Cell::plain(set.weight.unwrap_or(1.0).to_string()),
+        Cell::plain(limit_shown(set.backlog_max)),
+        Cell::plain(format!("{:.1} s", view.used_today_s)),
+        Cell::plain(budget_shown(set.budget_s)),
+        Cell::new(Tone::Notice, state),
+    ]
+}
+
+fn limit_shown(limit: Option<u64>) -> String {
+    match limit {
+        None => "default".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(most) => most.to_string(),
+    }
+}
+
+fn budget_shown(budget_s: Option<u64>) -> String {
+    budget_s.map_or_else(|| "none".to_owned(), |seconds| format!("{seconds} s"))
+}
+
+async fn show(store: &Store, tenant: &Tenant, format: Format, say: &mut Say) -> anyhow::Result<()> {
+    let view = store.tenant(tenant, Clock::system().now_ms()).await?;
+    if format.json {
+        return Ok(say.json(&view)?);
+    }
+    let set = &view.settings;
+    let delayed = match view.delayed {
+        0 => String::new(),
+        delayed => format!(", {delayed} of them for their time"),
+    };
+    let at_most = limit_shown(set.max_in_flight.map(u64::from));
+    let lines = [
+        ("tenant", say.paint(Tone::Strong, &view.tenant)),
+        ("paused", if set.paused { "yes" } else { "no" }.to_owned()),
+        ("weight", set.weight.unwrap_or(1.0).to_string()),
+        (
+            "machines",
+            format!("{}, at most: {at_most}", view.in_flight),
+        ),
+        (
+            "waiting",
+            format!(
+                "{}{delayed}, at most: {}",
+                view.waiting,
+                limit_shown(set.backlog_max)
+            ),
+        ),
+        (
+            "today",
+            format!(
+                "{:.1} s of machine time, budget: {}",
+                view.used_today_s,
+                budget_shown(set.budget_s)
+            ),
+        ),
+    ];
+    for (head, text) in lines {
+        let head = say.paint(Tone::Faint, &format!("{head:<10}"));
+        say.line(&format!("{head}{text}"))?;
+    }
+    Ok(())
+}
