@@ -166,7 +166,7 @@ async fn promise_4_a_token_opens_one_attempt_of_one_run_once() {
         "the identical body again"
     );
     assert_eq!(post(token(&id, 1), "2").await, 401, "spent");
-    stack.settles(&[id.clone()], BOUND).await;
+    stack.settles(std::slice::from_ref(&id), BOUND).await;
     assert_eq!(
         post(token(&id, 1), "1").await,
         200,
