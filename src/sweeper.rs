@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -19,6 +19,7 @@ use crate::shutdown::Shutdown;
 use crate::stage::observe::observe;
 use crate::stage::sweep::{self, Orphan};
 use crate::stage::{Deps, Error};
+use crate::store::keys::Inbox;
 use crate::worker::crew::Crew;
 
 /// How often the holder looks for what is overdue.
@@ -31,6 +32,10 @@ const OVERDUE_MAX: usize = 256;
 const LOOKS_MAX: usize = 64;
 /// How often results are trimmed and dead consumers forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How often what is known of runs is compared with their hashes.
+const MENDING: Duration = Duration::from_secs(60);
+/// Open runs at which one such pass looks, beside all in flight.
+const MEND_MAX: usize = 10_000;
 /// How often a process counts what there is.
 const CENSUS: Duration = Duration::from_secs(5);
 /// How long a consumer must have been silent before it is forgotten.
@@ -42,12 +47,14 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
         crew,
         name: name.to_owned(),
         leads: AtomicBool::new(false),
+        mended_to: AtomicU64::new(0),
         quiet: shutdown.clone(),
     });
     shutdown.spawn(beat(sweeper.clone(), BEAT, Sweeper::overdue));
     let every = sweeper.deps().core.runs.sweep;
     shutdown.spawn(sweeper.clone().surveys(every));
     shutdown.spawn(beat(sweeper.clone(), HOUSEKEEPING, Sweeper::housekeeping));
+    shutdown.spawn(beat(sweeper.clone(), MENDING, Sweeper::mending));
     shutdown.spawn(beat(sweeper, CENSUS, Sweeper::census));
 }
 
@@ -55,6 +62,8 @@ struct Sweeper {
     crew: Arc<Crew>,
     name: String,
     leads: AtomicBool,
+    /// Where the next pass of mending goes on.
+    mended_to: AtomicU64,
     quiet: Shutdown,
 }
 
@@ -194,9 +203,27 @@ impl Sweeper {
             .store
             .trim_results(core.clock.now_ms(), retention, cap)
             .await?;
-        let forgotten = core.store.forget_consumers(CONSUMER_SILENCE).await?;
+        let mut forgotten = 0;
+        for inbox in [Inbox::Runs, Inbox::Control] {
+            forgotten += core.store.forget_consumers(inbox, CONSUMER_SILENCE).await?;
+        }
         if trimmed > 0 || forgotten > 0 {
             info!(trimmed, forgotten, "trimmed results, forgot consumers");
+        }
+        Ok(())
+    }
+
+    /// Makes right what somebody changed by hand: all that is in flight, and a part of what waits.
+    async fn mending(self: Arc<Self>) -> Result<(), Error> {
+        if !self.leads.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let core = &self.deps().core;
+        let from = self.mended_to.load(Ordering::SeqCst);
+        let (mended, next) = core.store.mend(from, MEND_MAX, core.clock.now_ms()).await?;
+        self.mended_to.store(next, Ordering::SeqCst);
+        if mended > 0 {
+            warn!(mended, "what Redis had was not as cofferdam writes it");
         }
         Ok(())
     }
@@ -210,6 +237,9 @@ impl Sweeper {
         metrics.machines_in_flight.set(gauge(census.in_flight));
         metrics.runs_overdue.set(gauge(census.overdue));
         metrics.teardowns_owed.set(gauge(census.duties));
+        metrics.requests_unread.set(gauge(census.unread));
+        metrics.tenants_held.set(gauge(census.tenants_held));
+        core.store.announce(&self.crew.limits()).await?;
         Ok(())
     }
 }

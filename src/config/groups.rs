@@ -45,6 +45,14 @@ pub struct Runs {
     pub region: Option<String>,
     /// Machines alive at once, whole fleet.
     pub max_in_flight: NonZeroU32,
+    /// Machines alive at once in one app; `None` for no limit.
+    pub app_max_in_flight: Option<u32>,
+    /// Machines alive at once of one tenant without a limit of its own; `None` for no limit.
+    pub tenant_max_in_flight: Option<u32>,
+    /// Runs that may wait, all together; `None` for no limit.
+    pub backlog_max: Option<u64>,
+    /// Runs that may wait, of one tenant without a limit of its own; `None` for no limit.
+    pub tenant_backlog_max: Option<u64>,
     /// Boots per second and app, whole fleet; 0 for no limit.
     pub boot_rate: f64,
     /// Boots that may come at once before the rate holds.
@@ -156,11 +164,24 @@ impl Machines {
 
 impl Runs {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
-        let hard_cap = reader.number(&table::RESULTS_HARD_CAP, 0..=1_000_000_000);
+        let mut cap = |setting| Some(reader.number(setting, 0..=1_000_000_000)).filter(|n| *n > 0);
+        let results_hard_cap = cap(&table::RESULTS_HARD_CAP);
+        let backlog_max = cap(&table::BACKLOG_MAX);
+        let tenant_backlog_max = cap(&table::TENANT_BACKLOG_MAX);
+        let mut machines = |setting| {
+            let most = reader.number(setting, 0..=1_000_000);
+            u32::try_from(most).ok().filter(|n| *n > 0)
+        };
+        let app_max_in_flight = machines(&table::APP_MAX_IN_FLIGHT);
+        let tenant_max_in_flight = machines(&table::TENANT_MAX_IN_FLIGHT);
         Self {
             image: reader.optional(&table::IMAGE),
             region: reader.optional(&table::REGION),
             max_in_flight: reader.count(&table::MAX_IN_FLIGHT, 1_000_000),
+            app_max_in_flight,
+            tenant_max_in_flight,
+            backlog_max,
+            tenant_backlog_max,
             boot_rate: reader.read(&table::BOOT_RATE, rate, 0.0),
             boot_burst: reader.count(&table::BOOT_BURST, 10_000),
             run_timeout: reader.seconds(&table::RUN_TIMEOUT_S, 7 * DAY_S),
@@ -171,7 +192,7 @@ impl Runs {
             concurrency: reader.count(&table::CONCURRENCY, 10_000),
             retention: retention(reader),
             results_retention: reader.seconds(&table::RESULTS_RETENTION_S, YEAR_S),
-            results_hard_cap: (hard_cap > 0).then_some(hard_cap),
+            results_hard_cap,
             request_max_bytes: reader.bytes(&table::REQUEST_MAX_BYTES, 512 * 1024 * 1024),
             result_max_bytes: reader.bytes(&table::RESULT_MAX_BYTES, 256 * 1024 * 1024),
             max_cpus: reader.count(&table::MAX_CPUS, 1024).get(),

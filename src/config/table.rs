@@ -137,6 +137,18 @@ settings! {
     MAX_IN_FLIGHT = "COFFERDAM_MAX_IN_FLIGHT", Text("50"), SERVICES,
         "Machines alive at once, whole fleet.",
         "Bounds the bill of a mistake, and is far below an organisation's usual quota.";
+    APP_MAX_IN_FLIGHT = "COFFERDAM_APP_MAX_IN_FLIGHT", Text("0"), SERVICES,
+        "Machines alive at once in one app; 0 for no limit but the fleet's.",
+        "Only needed where apps have limits of their own at the provider.";
+    TENANT_MAX_IN_FLIGHT = "COFFERDAM_TENANT_MAX_IN_FLIGHT", Text("0"), SERVICES,
+        "Machines alive at once of one tenant that has no limit of its own; 0 for no limit but the fleet's.",
+        "Turns are shared fairly without it, and no slot stays empty.";
+    BACKLOG_MAX = "COFFERDAM_BACKLOG_MAX", Text("1000000"), SERVICES,
+        "Runs that may wait for a machine, all together; a request beyond ends as `rejected` with `queue_full`. 0 for no limit.",
+        "About a gigabyte of Redis memory.";
+    TENANT_BACKLOG_MAX = "COFFERDAM_TENANT_BACKLOG_MAX", Text("0"), SERVICES,
+        "Runs that may wait for a machine, of one tenant that has no limit of its own; 0 for no limit but that of all.",
+        "How much is too much differs from tenant to tenant.";
     BOOT_RATE = "COFFERDAM_BOOT_RATE", Text("1"), SERVICES,
         "Boots per second and app, whole fleet; 0 for no limit. `up` with its own server: 0.",
         "The Machines API's own limit for creating machines.";

@@ -18,8 +18,10 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod budget;
+pub mod day;
 pub mod id;
 pub mod outcome;
 pub mod phase;
 pub mod request;
 pub mod step;
+pub mod wait;

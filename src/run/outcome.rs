@@ -73,11 +73,13 @@ pub enum ReasonCode {
     Cancelled,
     /// The request broke a rule.
     InvalidRequest,
+    /// As many runs wait as may.
+    QueueFull,
 }
 
 impl ReasonCode {
     /// All of them, for labels and tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::BootFailed,
         Self::ImageRejected,
         Self::NoCapacity,
@@ -88,6 +90,7 @@ impl ReasonCode {
         Self::ExpiredInQueue,
         Self::Cancelled,
         Self::InvalidRequest,
+        Self::QueueFull,
     ];
 
     /// The outcome that this reason belongs to.
@@ -102,7 +105,7 @@ impl ReasonCode {
             | Self::MachineLost => Outcome::Failed,
             Self::Deadline | Self::ExpiredInQueue => Outcome::TimedOut,
             Self::Cancelled => Outcome::Cancelled,
-            Self::InvalidRequest => Outcome::Rejected,
+            Self::InvalidRequest | Self::QueueFull => Outcome::Rejected,
         }
     }
 }
@@ -207,7 +210,8 @@ mod tests {
                 "deadline",
                 "expired_in_queue",
                 "cancelled",
-                "invalid_request"
+                "invalid_request",
+                "queue_full"
             ]
         );
     }

@@ -110,6 +110,7 @@ fn queued(attempt: Attempt, event: &Event) -> Result<Phase, Rejected> {
                 outcome: reason.outcome(),
             }),
             ReasonCode::Deadline
+            | ReasonCode::QueueFull
             | ReasonCode::ImageRejected
             | ReasonCode::ExitedWithoutResult
             | ReasonCode::OomKilled
@@ -242,7 +243,7 @@ fn same(attempt: Attempt, of: Attempt) -> Result<(), Rejected> {
 
 fn ended_with_machine(reason: ReasonCode) -> Result<(), Rejected> {
     match reason {
-        ReasonCode::ExpiredInQueue => Err(Rejected::NotNow),
+        ReasonCode::ExpiredInQueue | ReasonCode::QueueFull => Err(Rejected::NotNow),
         ReasonCode::BootFailed
         | ReasonCode::ImageRejected
         | ReasonCode::NoCapacity

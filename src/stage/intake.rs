@@ -7,7 +7,8 @@ use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Refusal, RunRequest};
 use crate::stage::{Core, Error};
-use crate::store::acts::{Admission, Admitted, Fate};
+use crate::store::acts::{Admission, Admitted, Fate, Terms};
+use crate::store::keys::Inbox;
 use crate::store::requests::Entry;
 
 /// What became of a batch of entries.
@@ -30,7 +31,8 @@ enum Sorted {
 }
 
 /// Takes entries in. Safe to repeat: a run that is known stays as it is. One round trip for all
-/// requests, and one for each entry that is no request.
+/// requests, one more when there is no room for some of them, and one for each entry that is no
+/// request.
 ///
 /// # Errors
 /// When Redis does not answer; entries that were not taken in stay pending and come again.
@@ -42,7 +44,7 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
         match sort(core, entry, now) {
             Sorted::Run(admission) => batch.push(admission),
             Sorted::Dead(reason) => {
-                core.store.bury(entry, &reason).await?;
+                core.store.bury(Inbox::Runs, entry, &reason).await?;
                 warn!(
                     entry = entry.id,
                     reason, "an entry is no request; set aside as dead"
@@ -51,32 +53,66 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
             }
         }
     }
-    if batch.is_empty() {
-        return Ok(taken);
-    }
-    let admitted = core.store.admit(&batch, now, core.runs.retention).await?;
-    for (admission, admitted) in batch.iter().zip(admitted) {
-        count(core, admission, admitted, &mut taken);
-    }
+    let crowded = admit(core, batch, now, &mut taken).await?;
+    // Second thoughts are settled at once: a rejection is never turned away.
+    admit(core, crowded, now, &mut taken).await?;
     Ok(taken)
 }
 
-fn count(core: &Core, admission: &Admission, admitted: Admitted, taken: &mut Taken) {
-    let run = admission.id.as_str();
-    match (admitted, &admission.fate) {
-        (Admitted::Known, _) => {
-            info!(
-                run_id = run,
-                "a run of this id is known; the request changes nothing"
-            );
-            taken.known += 1;
+/// Admits a batch. Answers the rejections of those for which there was no room.
+async fn admit(
+    core: &Core,
+    batch: Vec<Admission>,
+    now: UnixMs,
+    taken: &mut Taken,
+) -> Result<Vec<Admission>, Error> {
+    let mut crowded = Vec::new();
+    if batch.is_empty() {
+        return Ok(crowded);
+    }
+    let terms = Terms {
+        retention: core.runs.retention,
+        backlog_max: core.runs.backlog_max,
+        tenant_backlog_max: core.runs.tenant_backlog_max,
+    };
+    let admitted = core.store.admit(&batch, &terms, now).await?;
+    for (admission, admitted) in batch.into_iter().zip(admitted) {
+        match admitted {
+            Admitted::New => count(core, &admission, taken),
+            Admitted::Known => {
+                info!(
+                    run_id = admission.id.as_str(),
+                    "a run of this id is known; the request changes nothing"
+                );
+                taken.known += 1;
+            }
+            Admitted::Full => crowded.push(turned_away(admission, "as many runs wait as may")),
+            Admitted::TenantFull => {
+                let message = "as many runs of this tenant wait as may";
+                crowded.push(turned_away(admission, message));
+            }
         }
-        (Admitted::New, Fate::Queued { .. }) => {
+    }
+    Ok(crowded)
+}
+
+fn turned_away(admission: Admission, message: &str) -> Admission {
+    let ending = Ending::without(ReasonCode::QueueFull, message);
+    Admission {
+        fate: Fate::Rejected(ending),
+        ..admission
+    }
+}
+
+fn count(core: &Core, admission: &Admission, taken: &mut Taken) {
+    let run = admission.id.as_str();
+    match &admission.fate {
+        Fate::Queued { .. } => {
             info!(run_id = run, tenant = admission.tenant.as_str(), "queued");
             core.metrics.runs_admitted.inc();
             taken.queued += 1;
         }
-        (Admitted::New, Fate::Rejected(ending)) => {
+        Fate::Rejected(ending) => {
             info!(run_id = run, ?ending, "rejected");
             core.metrics.results.of(ending.outcome()).inc();
             taken.rejected += 1;
@@ -95,7 +131,10 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
             rule,
         })
     } else {
-        RunRequest::parse(json, &core.limits())
+        RunRequest::parse(json, &core.limits()).and_then(|request| {
+            request.check_times(now)?;
+            Ok(request)
+        })
     };
     match parsed {
         Ok(request) => admission(
@@ -106,6 +145,9 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
                 request: json.to_owned(),
                 timeout: request.timeout,
                 queue_ttl: request.queue_ttl,
+                priority: request.priority,
+                size: request.guest,
+                not_before: request.not_before_ms.filter(|at| *at > now),
                 metadata: request.metadata.map(|raw| raw.get().to_owned()),
             },
         ),

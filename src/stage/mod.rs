@@ -1,11 +1,13 @@
 //! The steps of the pipeline, one file each, in the order of the flow: [`intake`], [`boot`],
-//! [`report`], [`teardown`]; and [`sweep`], which runs the same steps late.
+//! [`report`], [`teardown`]; [`sweep`], which runs the same steps late; and [`control`], which obeys
+//! orders from outside.
 //!
 //! A step is a function over the doors. It can be run twice, and by any worker: what is owed is
 //! read from the run, and the worker that does it at once and the sweeper that does it late run
 //! the same code.
 
 pub mod boot;
+pub mod control;
 pub mod hold;
 pub mod intake;
 pub mod observe;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::UnixMs;
 use crate::run::id::{Attempt, RunId, Tenant};
 use crate::run::outcome::Ending;
+use crate::run::request::Guest;
 use crate::store::error::Error;
 
 /// A request on its way to becoming a run.
@@ -31,8 +32,14 @@ pub enum Fate {
         request: String,
         /// From boot to deadline.
         timeout: Duration,
-        /// How long it may wait; `None` for the most that is allowed.
+        /// How long it may wait, from when it may start; `None` for the most that is allowed.
         queue_ttl: Option<Duration>,
+        /// 0 goes first, 9 last.
+        priority: u8,
+        /// It may not start before; `None` for at once.
+        not_before: Option<UnixMs>,
+        /// The size of its machine.
+        size: Guest,
         /// Its metadata as JSON.
         metadata: Option<String>,
     },
@@ -47,6 +54,21 @@ pub enum Admitted {
     New,
     /// A run of that id was there already; nothing changed.
     Known,
+    /// As many runs wait as may, all together. Nothing changed: the request is still there.
+    Full,
+    /// As many runs of the tenant wait as may. Nothing changed: the request is still there.
+    TenantFull,
+}
+
+/// On what terms requests are admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// How long the hash of a rejected run stays.
+    pub retention: Duration,
+    /// Most runs waiting, all together.
+    pub backlog_max: Option<u64>,
+    /// Most runs of one tenant waiting, unless it has a limit of its own.
+    pub tenant_backlog_max: Option<u64>,
 }
 
 /// What a worker may boot now.
@@ -65,12 +87,14 @@ pub struct Claim {
 pub enum Stop {
     /// The caller has as many as it wanted.
     Wanted,
-    /// Nothing waits.
+    /// Nothing that waits may go.
     Empty,
     /// The fleet has no room.
     Full,
     /// No app may boot now.
     Held,
+    /// Everything is paused.
+    Paused,
 }
 
 /// One run to boot.
@@ -101,6 +125,10 @@ pub struct Room {
     pub apps: Vec<String>,
     /// Most machines in flight, over the whole fleet.
     pub max_in_flight: u32,
+    /// Most machines in flight in one app.
+    pub app_max_in_flight: Option<u32>,
+    /// Most machines in flight of one tenant, unless it has a limit of its own.
+    pub tenant_max_in_flight: Option<u32>,
     /// Boots per second and app; 0 for no limit.
     pub boot_rate: f64,
     /// Boots at once after a pause.

@@ -4,11 +4,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock::UnixMs;
+use crate::run::day::Day;
 use crate::run::id::{Attempt, RunId};
+use crate::run::wait::{Facts, Waiting};
 use crate::store::Store;
+use crate::store::acts::Room;
 use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
+
+/// How long what a worker told of its limits stands.
+const ANNOUNCED: Duration = Duration::from_secs(30);
 
 /// How many of what there is at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +29,32 @@ pub struct Census {
     pub overdue: u64,
     /// Tear-downs that no worker has taken up.
     pub duties: u64,
+    /// Orders that were not obeyed yet.
+    pub orders: u64,
+    /// Tenants with waiting runs whose turn comes.
+    pub tenants_waiting: u64,
+    /// Tenants with waiting runs that may not go.
+    pub tenants_held: u64,
+}
+
+/// A run that may have a machine.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) id: RunId,
+    pub(crate) attempt: Attempt,
+    pub(crate) tenant: String,
+}
+
+impl Flight {
+    /// `who` is the attempt, a space, and the tenant. What is not ours is passed over.
+    fn read(id: &str, who: &str) -> Option<Self> {
+        let (attempt, tenant) = who.split_once(' ')?;
+        Some(Self {
+            id: id.parse().ok()?,
+            attempt: Attempt(attempt.parse().ok()?),
+            tenant: tenant.to_owned(),
+        })
+    }
 }
 
 impl Store {
@@ -55,7 +87,13 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn in_flight(&self, app: &str) -> Result<HashMap<RunId, Attempt>, Error> {
-        let mut all = HashMap::new();
+        let flights = self.flights(app).await?.into_iter();
+        Ok(flights.map(|run| (run.id, run.attempt)).collect())
+    }
+
+    /// Every run that may have a machine in `app`; one may be told twice.
+    pub(crate) async fn flights(&self, app: &str) -> Result<Vec<Flight>, Error> {
+        let mut all = Vec::new();
         let mut cursor = 0u64;
         loop {
             let mut command = redis::cmd("HSCAN");
@@ -64,12 +102,8 @@ impl Store {
                 .arg(cursor)
                 .arg("COUNT")
                 .arg(1000);
-            let (next, page): (u64, Vec<(String, u32)>) = self.door.query(&command).await?;
-            for (id, attempt) in page {
-                if let Ok(id) = id.parse() {
-                    all.insert(id, Attempt(attempt));
-                }
-            }
+            let (next, page): (u64, Vec<(String, String)>) = self.door.query(&command).await?;
+            all.extend(page.iter().filter_map(|(id, who)| Flight::read(id, who)));
             cursor = next;
             if cursor == 0 {
                 return Ok(all);
@@ -87,6 +121,61 @@ impl Store {
         self.door.query(&command).await
     }
 
+    /// Tells of a worker's limits, for half a minute: so that others can say why a run waits, and
+    /// that a worker is there. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn announce(&self, room: &Room) -> Result<(), Error> {
+        let key = self.keys.fleet();
+        let limit = |most: Option<u32>| most.unwrap_or(0);
+        let mut pipe = redis::pipe();
+        pipe.atomic()
+            .cmd("HSET")
+            .arg(&key)
+            .arg("apps")
+            .arg(room.apps.join(","))
+            .arg("max_in_flight")
+            .arg(room.max_in_flight)
+            .arg("app_max_in_flight")
+            .arg(limit(room.app_max_in_flight))
+            .arg("tenant_max_in_flight")
+            .arg(limit(room.tenant_max_in_flight))
+            .arg("boot_rate")
+            .arg(room.boot_rate)
+            .ignore();
+        pipe.cmd("PEXPIRE")
+            .arg(&key)
+            .arg(millis(ANNOUNCED))
+            .ignore();
+        self.door.pipe(&pipe).await
+    }
+
+    /// Why a run waits; `None` when it does not, or is not known. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn why_waiting(&self, id: &RunId, now: UnixMs) -> Result<Option<Waiting>, Error> {
+        let keys = &self.keys;
+        let mut script = scripts::WHY.prepare_invoke();
+        script
+            .key(keys.run(id))
+            .key(keys.tenants())
+            .key(keys.parked())
+            .key(keys.fleet_settings())
+            .key(keys.fleet());
+        script.arg(keys.namespace()).arg(id.as_str());
+        script.arg(Day::of(now).to_string());
+        let Some(json) = self.door.script::<Option<String>>(&script).await? else {
+            return Ok(None);
+        };
+        let facts: Facts = serde_json::from_str(&json).map_err(|error| Error::Corrupt {
+            what: format!("the answer of why for run {id}, {error}"),
+            found: json,
+        })?;
+        Ok(facts.explain(now))
+    }
+
     /// Counts what there is. Two round trips.
     ///
     /// # Errors
@@ -97,11 +186,13 @@ impl Store {
         pipe.zcard(self.keys.due())
             .zcount(self.keys.due(), "-inf", now);
         pipe.llen(self.keys.duties()).xlen(self.keys.runs());
+        pipe.xlen(self.keys.control());
+        pipe.zcard(self.keys.tenants()).zcard(self.keys.parked());
         for app in &apps {
             pipe.hlen(self.keys.inflight(app));
         }
         let counts: Vec<u64> = self.door.pipe(&pipe).await?;
-        let (fixed, per_app) = counts.split_at(counts.len().min(4));
+        let (fixed, per_app) = counts.split_at(counts.len().min(7));
         let count = |index: usize| fixed.get(index).copied().unwrap_or(0);
         let in_flight = per_app.iter().sum();
         Ok(Census {
@@ -109,6 +200,9 @@ impl Store {
             overdue: count(1),
             duties: count(2),
             unread: count(3),
+            orders: count(4),
+            tenants_waiting: count(5),
+            tenants_held: count(6),
             in_flight,
         })
     }

@@ -3,27 +3,37 @@
 //! | Key | Type | Holds | Lives |
 //! |---|---|---|---|
 //! | `<ns>:runs` | stream | requests; group `cofferdam`; field `run` | an entry until it is admitted |
+//! | `<ns>:control` | stream | orders; group `cofferdam`; fields `cancel`, `cancel_tenant`, `pause`, `resume` | an entry until it is obeyed |
 //! | `<ns>:results` | stream | results: `run_id`, `outcome`, `result` | trimmed by age, once read |
 //! | `<ns>:dead` | stream | entries that are no request: their fields, `reason`, `source_id` | the newest 10,000 |
 //! | `<ns>:run:<id>` | hash | one run, fields below | always a TTL, moved on with every change of state |
+//! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash, and no longer than until the run has ended |
 //! | `<ns>:queue:<tenant>` | zset | waiting run ids by priority and order | while the tenant has waiting runs |
-//! | `<ns>:tenants` | zset | tenants with waiting runs by their virtual time | while any run waits |
-//! | `<ns>:idle` | zset | tenants without waiting runs whose last turn is still ahead of `vtime` | until the virtual time has passed it |
-//! | `<ns>:vtime` | string | virtual time of the last turn | for ever, one number |
+//! | `<ns>:tenants` | zset | tenants with waiting runs by the turn at which their next run goes | while any run waits |
+//! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap, paused, out of budget), by when to look again, ms (`inf`: when called) | while they wait |
+//! | `<ns>:idle` | zset | tenants that take no turns now, by the turn they had got to | until the others are past it |
+//! | `<ns>:vtime` | string | the latest turn at which a run went | for ever, one number |
 //! | `<ns>:seq` | string | how many requests were admitted | for ever, one number |
-//! | `<ns>:delayed` | zset | ids of runs that may not boot before a time, ms | while any run is delayed |
+//! | `<ns>:delayed:<tenant>` | zset | waiting run ids by when they may boot, ms | while the tenant has such runs |
+//! | `<ns>:delayed` | zset | tenants with delayed runs by the first of their times, ms | while any run is delayed |
 //! | `<ns>:due` | zset | every run that is not closed, by when somebody must look at it, ms | until the run is closed |
 //! | `<ns>:duties` | list | ids of settled runs whose tear-down is owed now: a bell, `due` is the truth | until a worker takes them |
 //! | `<ns>:apps` | set | every app that ever had a machine in flight | for ever, a few names |
-//! | `<ns>:inflight:<app>` | hash | run id → attempt, for every run that may have a machine | until the run is closed or queued |
+//! | `<ns>:inflight:<app>` | hash | run id → attempt, space, tenant, for every run that may have a machine | until the run is closed or queued |
+//! | `<ns>:busy:<tenant>` | set | ids of the tenant's runs that may have a machine | as there |
+//! | `<ns>:settings` | hash | `paused` when everything is | until it is resumed |
+//! | `<ns>:settings:<tenant>` | hash | what was set for a tenant: `max_in_flight`, `weight`, `paused`, `backlog_max`, `budget_s` | until it is unset |
+//! | `<ns>:configured` | set | tenants with settings | as those |
+//! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms` | minutes |
+//! | `<ns>:fleet` | hash | what the workers last told of their limits: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
-//! `instance_id`, `region`, `tenant`, `metadata` (JSON), `request` (JSON, until it is settled),
-//! `digest` (SHA-256 of the accepted post), `result_entry` (the result's id in its stream),
-//! `place` (score in its queue), `timeout_ms`, `refusals`, `deferred` (boots that do not count),
-//! and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
+//! `instance_id`, `region`, `tenant`, `metadata` (JSON), `size` (of its machine, unless that is
+//! the usual one), `digest` (SHA-256 of the accepted post), `result_entry` (the result's id in its
+//! stream), `place` (score in its queue), `timeout_ms`, `refusals`, `deferred` (boots that do not
+//! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
 //! `started_at_ms` (as the machine's own events tell), `settled_at_ms`, `closed_at_ms`,
 //! `deadline_ms`, `queue_until_ms`, `boot_until_ms` (until when its create call may still be on
 //! its way), `refused_since_ms`.
@@ -31,10 +41,20 @@
 //! The scripts also reach keys that they compute from a run's fields. On a Redis Cluster write the
 //! namespace with braces, so that all keys share a slot.
 
+use crate::run::day::Day;
 use crate::run::id::RunId;
 
-/// The consumer group of the workers on the requests stream.
+/// The consumer group of the workers on the streams that they read.
 pub const GROUP: &str = "cofferdam";
+
+/// A stream that the workers read through their group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inbox {
+    /// Requests.
+    Runs,
+    /// Orders: cancel, pause, resume.
+    Control,
+}
 
 /// Names every key of a namespace.
 #[derive(Clone, Debug)]
@@ -67,6 +87,21 @@ impl Keys {
         self.of("runs")
     }
 
+    /// The stream of orders.
+    #[must_use]
+    pub fn control(&self) -> String {
+        self.of("control")
+    }
+
+    /// A stream of the workers' group.
+    #[must_use]
+    pub fn inbox(&self, inbox: Inbox) -> String {
+        match inbox {
+            Inbox::Runs => self.runs(),
+            Inbox::Control => self.control(),
+        }
+    }
+
     /// The results stream.
     #[must_use]
     pub fn results(&self) -> String {
@@ -85,6 +120,12 @@ impl Keys {
         format!("{}:run:{id}", self.namespace)
     }
 
+    /// A run's request.
+    #[must_use]
+    pub fn request(&self, id: &RunId) -> String {
+        format!("{}:request:{id}", self.namespace)
+    }
+
     /// A tenant's waiting runs.
     #[must_use]
     pub fn queue(&self, tenant: &str) -> String {
@@ -97,7 +138,49 @@ impl Keys {
         self.of("tenants")
     }
 
-    /// Runs that may not boot yet.
+    /// Tenants with waiting runs that may not go.
+    #[must_use]
+    pub fn parked(&self) -> String {
+        self.of("parked")
+    }
+
+    /// A tenant's runs that may have a machine.
+    #[must_use]
+    pub fn busy(&self, tenant: &str) -> String {
+        format!("{}:busy:{tenant}", self.namespace)
+    }
+
+    /// What was set for all.
+    #[must_use]
+    pub fn fleet_settings(&self) -> String {
+        self.of("settings")
+    }
+
+    /// What was set for a tenant.
+    #[must_use]
+    pub fn settings(&self, tenant: &str) -> String {
+        format!("{}:settings:{tenant}", self.namespace)
+    }
+
+    /// Tenants with settings.
+    #[must_use]
+    pub fn configured(&self) -> String {
+        self.of("configured")
+    }
+
+    /// What a tenant used on a day.
+    #[must_use]
+    pub fn usage(&self, day: Day, tenant: &str) -> String {
+        format!("{}:usage:{day}:{tenant}", self.namespace)
+    }
+
+    /// A tenant's runs that may not boot yet.
+    #[must_use]
+    pub fn delayed_of(&self, tenant: &str) -> String {
+        format!("{}:delayed:{tenant}", self.namespace)
+    }
+
+    /// Tenants with runs that may not boot yet.
     #[must_use]
     pub fn delayed(&self) -> String {
         self.of("delayed")
@@ -131,6 +214,12 @@ impl Keys {
     #[must_use]
     pub fn bucket(&self, app: &str) -> String {
         format!("{}:bucket:{app}", self.namespace)
+    }
+
+    /// What the workers last told of their limits.
+    #[must_use]
+    pub fn fleet(&self) -> String {
+        self.of("fleet")
     }
 
     /// Who sweeps.

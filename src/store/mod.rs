@@ -4,6 +4,8 @@
 //! or newer, or Valkey. The data model is in [`keys`].
 
 pub mod acts;
+mod admit;
+mod claim;
 pub mod codec;
 mod door;
 pub mod duties;
@@ -11,11 +13,14 @@ pub mod error;
 pub mod fleet;
 pub mod inspect;
 pub mod keys;
+mod mend;
 mod produce;
 pub mod requests;
 pub mod results;
 pub mod runs;
 mod scripts;
+pub mod tenants;
+pub mod usage;
 
 pub use crate::store::error::Error;
 

@@ -1,15 +1,16 @@
-//! The requests stream: read, take over what a dead worker had read, set aside what is no request.
+//! The streams that workers read through their group, requests and orders: read, take over what a
+//! dead worker had read, set aside what is neither.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamAutoClaimReply, StreamId, StreamReadReply};
+use redis::streams::{StreamAutoClaimReply, StreamId, StreamRangeReply, StreamReadReply};
 
 use crate::clock::UnixMs;
 use crate::store::Store;
 use crate::store::error::Error;
-use crate::store::keys::GROUP;
+use crate::store::keys::{GROUP, Inbox};
 
 /// How many dead entries are kept.
 const DEAD_MAX: usize = 10_000;
@@ -68,10 +69,11 @@ impl Entry {
     }
 }
 
-/// Reads requests as one consumer of the workers' group, on a connection of its own.
+/// Reads requests, or orders, as one consumer of the workers' group, on a connection of its own.
 #[derive(Debug)]
 pub struct Requests {
     store: Store,
+    inbox: Inbox,
     consumer: String,
     connection: Option<Blocking>,
 }
@@ -85,11 +87,19 @@ impl std::fmt::Debug for Blocking {
 }
 
 impl Requests {
-    /// A reader named `consumer`, which must be a name that no other process ever uses.
+    /// A reader of requests named `consumer`, which must be a name that no other process ever
+    /// uses.
     #[must_use]
     pub fn new(store: Store, consumer: &str) -> Self {
+        Self::of(Inbox::Runs, store, consumer)
+    }
+
+    /// As [`Requests::new`], for either stream.
+    #[must_use]
+    pub fn of(inbox: Inbox, store: Store, consumer: &str) -> Self {
         Self {
             store,
+            inbox,
             consumer: consumer.to_owned(),
             connection: None,
         }
@@ -106,7 +116,7 @@ impl Requests {
         let mut connection = match self.connection.take() {
             Some(Blocking(connection)) => connection,
             None => {
-                self.ensure_group().await?;
+                self.store.ensure_group_of(self.inbox).await?;
                 self.store.door.blocking(block).await?
             }
         };
@@ -117,7 +127,10 @@ impl Requests {
             .arg(count)
             .arg("BLOCK")
             .arg(millis(block));
-        command.arg("STREAMS").arg(self.store.keys.runs()).arg(">");
+        command
+            .arg("STREAMS")
+            .arg(self.store.keys.inbox(self.inbox))
+            .arg(">");
         let reply: Option<StreamReadReply> = command.query_async(&mut connection).await?;
         self.connection = Some(Blocking(connection));
         let keys = reply.map(|reply| reply.keys).unwrap_or_default();
@@ -135,7 +148,7 @@ impl Requests {
     pub async fn take_over(&self, count: usize, idle: Duration) -> Result<Vec<Entry>, Error> {
         let mut command = redis::cmd("XAUTOCLAIM");
         command
-            .arg(self.store.keys.runs())
+            .arg(self.store.keys.inbox(self.inbox))
             .arg(GROUP)
             .arg(&self.consumer);
         command.arg(millis(idle)).arg("0-0").arg("COUNT").arg(count);
@@ -151,7 +164,7 @@ impl Requests {
     pub async fn leave(self) -> Result<(), Error> {
         let mut command = redis::cmd("XPENDING");
         command
-            .arg(self.store.keys.runs())
+            .arg(self.store.keys.inbox(self.inbox))
             .arg(GROUP)
             .arg("-")
             .arg("+")
@@ -164,15 +177,11 @@ impl Requests {
         let mut command = redis::cmd("XGROUP");
         command
             .arg("DELCONSUMER")
-            .arg(self.store.keys.runs())
+            .arg(self.store.keys.inbox(self.inbox))
             .arg(GROUP)
             .arg(&self.consumer);
         let _: i64 = self.store.door.query(&command).await?;
         Ok(())
-    }
-
-    async fn ensure_group(&self) -> Result<(), Error> {
-        self.store.ensure_group().await
     }
 }
 
@@ -182,10 +191,14 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn ensure_group(&self) -> Result<(), Error> {
+        self.ensure_group_of(Inbox::Runs).await
+    }
+
+    async fn ensure_group_of(&self, inbox: Inbox) -> Result<(), Error> {
         let mut command = redis::cmd("XGROUP");
         command
             .arg("CREATE")
-            .arg(self.keys.runs())
+            .arg(self.keys.inbox(inbox))
             .arg(GROUP)
             .arg("0")
             .arg("MKSTREAM");
@@ -200,9 +213,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn forget_consumers(&self, idle: Duration) -> Result<usize, Error> {
+    pub async fn forget_consumers(&self, inbox: Inbox, idle: Duration) -> Result<usize, Error> {
+        let key = self.keys.inbox(inbox);
         let mut command = redis::cmd("XINFO");
-        command.arg("CONSUMERS").arg(self.keys.runs()).arg(GROUP);
+        command.arg("CONSUMERS").arg(&key).arg(GROUP);
         let consumers: Vec<HashMap<String, redis::Value>> = self.door.query(&command).await?;
         let mut pipe = redis::pipe();
         for consumer in consumers {
@@ -219,7 +233,7 @@ impl Store {
             if let (true, Some(name)) = (unused, name) {
                 pipe.cmd("XGROUP")
                     .arg("DELCONSUMER")
-                    .arg(self.keys.runs())
+                    .arg(&key)
                     .arg(GROUP)
                     .arg(name);
             }
@@ -231,12 +245,12 @@ impl Store {
         Ok(removed.len())
     }
 
-    /// Sets an entry aside that is no request: as it came, with the reason, on the dead stream.
-    /// Acknowledged and deleted in the same transaction.
+    /// Sets an entry aside that is not what its stream is for: as it came, with the reason, on the
+    /// dead stream. Acknowledged and deleted in the same transaction.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn bury(&self, entry: &Entry, reason: &str) -> Result<(), Error> {
+    pub async fn bury(&self, inbox: Inbox, entry: &Entry, reason: &str) -> Result<(), Error> {
         let mut pipe = redis::pipe();
         let add = pipe.atomic().cmd("XADD").arg(self.keys.dead());
         add.arg("MAXLEN").arg("~").arg(DEAD_MAX).arg("*");
@@ -248,16 +262,41 @@ impl Store {
             .arg("source_id")
             .arg(&entry.id)
             .ignore();
-        pipe.cmd("XACK")
-            .arg(self.keys.runs())
-            .arg(GROUP)
-            .arg(&entry.id)
-            .ignore();
-        pipe.cmd("XDEL")
-            .arg(self.keys.runs())
-            .arg(&entry.id)
-            .ignore();
+        self.dispose(&mut pipe, inbox, entry);
         self.door.pipe::<()>(&pipe).await
+    }
+
+    /// Acknowledges and deletes an entry with which nothing more is to be done. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn done(&self, inbox: Inbox, entry: &Entry) -> Result<(), Error> {
+        let mut pipe = redis::pipe();
+        self.dispose(pipe.atomic(), inbox, entry);
+        self.door.pipe::<()>(&pipe).await
+    }
+
+    fn dispose(&self, pipe: &mut redis::Pipeline, inbox: Inbox, entry: &Entry) {
+        let key = self.keys.inbox(inbox);
+        let acknowledge = pipe.cmd("XACK").arg(&key);
+        acknowledge.arg(GROUP).arg(&entry.id).ignore();
+        pipe.cmd("XDEL").arg(&key).arg(&entry.id).ignore();
+    }
+
+    /// Whether every request that was appended before an order has been admitted. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn intake_is_past(&self, order: &Entry) -> Result<bool, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command
+            .arg(self.keys.runs())
+            .arg("-")
+            .arg(&order.id)
+            .arg("COUNT")
+            .arg(1);
+        let first: StreamRangeReply = self.door.query(&command).await?;
+        Ok(first.ids.is_empty())
     }
 }
 

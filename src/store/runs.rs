@@ -1,4 +1,4 @@
-//! The acts in a run's life, one script and one round trip each.
+//! The acts in a run's life after it was claimed, one script and one round trip each.
 
 use std::time::Duration;
 
@@ -7,186 +7,15 @@ use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::Ending;
 use crate::run::phase::Machine;
-use crate::run::request::QUEUE_TTL_MAX;
+use crate::run::request::{Guest, QUEUE_TTL_MAX};
 use crate::run::step::Event;
 use crate::store::Store;
-use crate::store::acts::{
-    Act, Admission, Admitted, Claim, Claimed, Fate, Requeue, Room, Settlement, Stop, Work,
-};
+use crate::store::acts::{Act, Requeue, Settlement, Work};
 use crate::store::codec::{FIELDS, View, json, result_pieces, view};
 use crate::store::error::Error;
-use crate::store::keys::GROUP;
-use crate::store::requests::millis;
 use crate::store::scripts;
 
 impl Store {
-    /// Admits requests: each becomes a run (or its rejection), unless its id is known, and is
-    /// acknowledged and deleted. One round trip for all of them. Safe to repeat.
-    ///
-    /// # Errors
-    /// [`Error`]; any part of the batch may have been admitted.
-    pub async fn admit(
-        &self,
-        batch: &[Admission],
-        now: UnixMs,
-        retention: Duration,
-    ) -> Result<Vec<Admitted>, Error> {
-        let mut pipe = redis::pipe();
-        for admission in batch {
-            pipe.invoke_script(&self.admit_invocation(admission, now, retention));
-        }
-        let words: Vec<String> = self.door.scripts(&scripts::ADMIT, &pipe).await?;
-        words
-            .iter()
-            .map(|word| match word.as_str() {
-                "admitted" => Ok(Admitted::New),
-                "known" => Ok(Admitted::Known),
-                other => Err(Error::Corrupt {
-                    what: "the answer of admit".into(),
-                    found: other.to_owned(),
-                }),
-            })
-            .collect()
-    }
-
-    fn admit_invocation(
-        &self,
-        admission: &Admission,
-        now: UnixMs,
-        retention: Duration,
-    ) -> redis::ScriptInvocation<'_> {
-        let keys = &self.keys;
-        let submitted = admission.submitted_at_ms;
-        let mut words = vec![("submitted_at_ms", submitted.to_string())];
-        let (state, due, expires, pieces) = match &admission.fate {
-            Fate::Queued {
-                request,
-                timeout,
-                queue_ttl,
-                metadata,
-            } => {
-                let until = budget::after(submitted, queue_ttl.unwrap_or(QUEUE_TTL_MAX));
-                words.push(("request", request.clone()));
-                words.push(("timeout_ms", millis(*timeout).to_string()));
-                words.push(("queue_until_ms", until.to_string()));
-                words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
-                let expires = budget::after(until.max(now), budget::HASH_SLACK);
-                ("queued", until, expires, Vec::new())
-            }
-            Fate::Rejected(ending) => {
-                words.push(("outcome", ending.outcome().as_str().to_owned()));
-                words.push(("settled_at_ms", now.to_string()));
-                words.push(("closed_at_ms", now.to_string()));
-                if let Ending::Without { reason, .. } = ending {
-                    words.push(("reason", json(reason)));
-                }
-                let pieces = result_pieces(&admission.id, ending);
-                ("closed", 0, budget::after(now, retention), pieces)
-            }
-        };
-        let mut script = scripts::ADMIT.prepare_invoke();
-        script
-            .key(keys.run(&admission.id))
-            .key(keys.runs())
-            .key(keys.due())
-            .key(keys.results());
-        script
-            .arg(keys.namespace())
-            .arg(admission.id.as_str())
-            .arg(GROUP)
-            .arg(&admission.entry);
-        script
-            .arg(admission.tenant.as_str())
-            .arg(state)
-            .arg(expires)
-            .arg(due);
-        script.arg(0).arg(DEFAULT_PRIORITY).arg(words.len() * 2);
-        for (field, value) in &words {
-            script.arg(*field).arg(value);
-        }
-        script.arg(pieces);
-        script
-    }
-
-    /// Takes at most `want` runs to boot, leased for `lease`. One round trip.
-    ///
-    /// # Errors
-    /// [`Error`]; runs that were claimed unseen are booted by the sweep when their lease ends.
-    pub async fn claim(
-        &self,
-        room: &Room,
-        want: usize,
-        now: UnixMs,
-        lease: Duration,
-    ) -> Result<Claim, Error> {
-        let keys = &self.keys;
-        let mut script = scripts::CLAIM.prepare_invoke();
-        script
-            .key(keys.tenants())
-            .key(keys.due())
-            .key(keys.delayed())
-            .key(keys.apps());
-        let claimed = Event::Claimed { app: String::new() };
-        script
-            .arg(keys.namespace())
-            .arg(now)
-            .arg(budget::after(now, lease));
-        script
-            .arg(room.max_in_flight)
-            .arg(want)
-            .arg(scripts::moves_word(&claimed));
-        script
-            .arg(millis(budget::HASH_SLACK))
-            .arg(room.boot_rate)
-            .arg(room.boot_burst);
-        script.arg(&room.apps);
-        type Row = (
-            String,
-            String,
-            String,
-            String,
-            String,
-            String,
-            String,
-            String,
-        );
-        let (why, wake, rows): (String, u64, Vec<Row>) = self.door.script(&script).await?;
-        let stop = match why.as_str() {
-            "wanted" => Stop::Wanted,
-            "empty" => Stop::Empty,
-            "full" => Stop::Full,
-            "held" => Stop::Held,
-            _ => {
-                return Err(Error::Corrupt {
-                    what: "the answer of claim".into(),
-                    found: why,
-                });
-            }
-        };
-        let mut runs = Vec::with_capacity(rows.len());
-        for (id, tenant, attempt, app, deadline, refusals, since, request) in rows {
-            let corrupt = || Error::Corrupt {
-                what: format!("the claim of run {id}"),
-                found: format!("attempt {attempt:?}, deadline {deadline:?}"),
-            };
-            runs.push(Claimed {
-                attempt: Attempt(attempt.parse().map_err(|_| corrupt())?),
-                deadline_ms: deadline.parse().map_err(|_| corrupt())?,
-                id: id.parse().map_err(|_| corrupt())?,
-                tenant,
-                app,
-                refusals: refusals.parse().unwrap_or(0),
-                refused_since_ms: since.parse().ok(),
-                request,
-            });
-        }
-        Ok(Claim {
-            runs,
-            stop,
-            wake_at_ms: (wake > 0).then_some(wake),
-        })
-    }
-
     /// The machine of an attempt is known. One round trip. Safe to repeat.
     ///
     /// # Errors
@@ -241,7 +70,10 @@ impl Store {
             .unwrap_or_else(|| budget::after(now, QUEUE_TTL_MAX));
         let expires = budget::after(until.max(now), budget::HASH_SLACK);
         let mut script = scripts::REQUEUE.prepare_invoke();
-        script.key(self.keys.run(&run.id)).key(self.keys.due());
+        script
+            .key(self.keys.run(&run.id))
+            .key(self.keys.due())
+            .key(self.keys.request(&run.id));
         script
             .arg(self.keys.namespace())
             .arg(run.id.as_str())
@@ -250,6 +82,9 @@ impl Store {
             .arg(scripts::moves_word(&event))
             .arg(ready_at.unwrap_or(0));
         script.arg(until).arg(expires).arg(now).arg(why.as_str());
+        script
+            .arg(&scripts::meter(now))
+            .arg(Guest::default().word());
         Act::read("requeue", &self.door.script::<String>(&script).await?)
     }
 
@@ -287,7 +122,8 @@ impl Store {
             .key(keys.run(id))
             .key(keys.due())
             .key(keys.duties())
-            .key(keys.results());
+            .key(keys.results())
+            .key(keys.request(id));
         script.arg(keys.namespace()).arg(id.as_str());
         script.arg(
             attempt
@@ -300,6 +136,7 @@ impl Store {
             .arg(budget::after(now, end.lease))
             .arg(end.ending.outcome().as_str());
         script.arg(reason).arg(end.digest.unwrap_or_default());
+        script.arg(&scripts::meter(now));
         script.arg(result_pieces(id, end.ending));
         Act::read("settle", &self.door.script::<String>(&script).await?)
     }
@@ -329,6 +166,9 @@ impl Store {
         script.arg(scripts::moves_word(&Event::Gone)).arg(now);
         script.arg(budget::after(now, retention));
         script.arg(started_at.map(|at| at.to_string()).unwrap_or_default());
+        script
+            .arg(&scripts::meter(now))
+            .arg(Guest::default().word());
         let (word, waiting): (String, bool) = self.door.script(&script).await?;
         Ok((Act::read("close", &word)?, waiting))
     }
@@ -381,7 +221,7 @@ impl Store {
         most: usize,
     ) -> Result<Vec<View>, Error> {
         let mut script = scripts::OVERDUE.prepare_invoke();
-        script.key(self.keys.due()).key(self.keys.apps());
+        script.key(self.keys.due());
         script
             .arg(self.keys.namespace())
             .arg(now)
@@ -421,17 +261,15 @@ impl Store {
         view(id, self.door.query(&command).await?)
     }
 
-    /// The state, attempt and request of a run that is not over. One round trip.
+    /// The attempt and request of a run that is not over. One round trip.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn request(&self, id: &RunId) -> Result<Option<(Attempt, String)>, Error> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(self.keys.run(id)).arg("attempt").arg("request");
-        let (attempt, request): (Option<u32>, Option<String>) = self.door.query(&command).await?;
+        let mut pipe = redis::pipe();
+        pipe.hget(self.keys.run(id), "attempt")
+            .get(self.keys.request(id));
+        let (attempt, request): (Option<u32>, Option<String>) = self.door.pipe(&pipe).await?;
         Ok(attempt.map(Attempt).zip(request))
     }
 }
-
-/// The middle of the priorities, 0 (first) to 9.
-const DEFAULT_PRIORITY: u8 = 5;

@@ -4,6 +4,9 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+use crate::clock::UnixMs;
+use crate::run::budget;
+use crate::run::day::Day;
 use crate::run::phase::State;
 use crate::run::step::{Event, moves};
 
@@ -34,8 +37,22 @@ scripts! {
     OVERDUE = "lua/overdue.lua";
     /// One sweeper at a time.
     LEAD = "lua/lead.lua";
+    /// What is set for a tenant.
+    CONFIGURE = "lua/configure.lua";
+    /// What is known of runs is made to agree with their hashes.
+    MEND = "lua/mend.lua";
+    /// What a waiting run waits for.
+    WHY = "lua/why.lua";
     /// A dead entry goes back on the requests stream.
     REVIVE = "lua/revive.lua";
+}
+
+/// What a script that counts use is given: today, and until when that is known.
+pub(crate) fn meter(now: UnixMs) -> [String; 2] {
+    [
+        Day::of(now).to_string(),
+        budget::after(now, budget::USAGE_KEPT).to_string(),
+    ]
 }
 
 /// The moves of an event as the scripts read them: `from:to,from:to`.

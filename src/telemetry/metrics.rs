@@ -46,6 +46,10 @@ pub struct Metrics {
     pub machines_in_flight: IntGauge,
     /// Runs that wait for a machine, whole fleet, as last seen.
     pub runs_queued: IntGauge,
+    /// Requests that no worker has taken in, whole fleet, as last seen.
+    pub requests_unread: IntGauge,
+    /// Tenants whose waiting runs may not go, whole fleet, as last seen.
+    pub tenants_held: IntGauge,
     /// How long the first of them has waited, in seconds.
     pub oldest_queued_age: Gauge,
     /// Tear-downs owed, whole fleet, as last seen.
@@ -121,6 +125,16 @@ impl Metrics {
                 r,
                 "runs_queued",
                 "Runs that wait for a machine, whole fleet.",
+            ),
+            requests_unread: gauge(
+                r,
+                "requests_unread",
+                "Requests that no worker has taken in, whole fleet.",
+            ),
+            tenants_held: gauge(
+                r,
+                "tenants_held",
+                "Tenants whose waiting runs may not go: at their cap, paused, out of budget.",
             ),
             oldest_queued_age: age(
                 r,

@@ -66,6 +66,8 @@ impl Crew {
         Room {
             apps: self.deps.apps.clone(),
             max_in_flight: runs.max_in_flight.get(),
+            app_max_in_flight: runs.app_max_in_flight,
+            tenant_max_in_flight: runs.tenant_max_in_flight,
             boot_rate: runs.boot_rate,
             boot_burst: runs.boot_burst.get(),
         }
@@ -120,7 +122,7 @@ impl Crew {
             let metrics = crew.deps.core.metrics.clone();
             metrics.work_in_hand(Gauge::Teardown).inc();
             match perform(&crew.deps, &view, &hold).await {
-                Ok(Performed::Room) => crew.room_is_free().await,
+                Ok(Performed::Room) => crew.some_run_waits().await,
                 Ok(Performed::Done) => {}
                 Err(error) => warn!(%error, "not done; due again when its lease ends"),
             }
@@ -131,12 +133,13 @@ impl Crew {
         self.shutdown.spawn(task.instrument(span));
     }
 
-    /// There is room and some run waits: boots one here if that can be, or calls another worker.
-    async fn room_is_free(&self) {
+    /// Some run may boot now, or at a time that nobody knows yet: looks here if this worker can
+    /// boot, or calls another.
+    pub(crate) async fn some_run_waits(&self) {
         if self.boots.available_permits() > 0 && !self.shutdown.quiet().is_cancelled() {
             self.room.notify_one();
         } else if let Err(error) = self.deps.core.store.ring_for_room().await {
-            warn!(%error, "could not tell of free room; another worker will look within a second");
+            warn!(%error, "could not call another worker; each looks within a second");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::store::requests::Requests;
 use crate::worker::crew::Crew;
 
 /// How long a blocking read waits, and so how late a loop can notice the end.
-const BLOCK: Duration = Duration::from_secs(1);
+pub(super) const BLOCK: Duration = Duration::from_secs(1);
 /// Requests read at once.
 const BATCH: usize = 128;
 /// How often a worker looks for room unasked, in case nobody could call it.
@@ -31,24 +31,24 @@ const OUTAGE_PAUSE_BASE: Duration = Duration::from_millis(50);
 const ENDING_BEAT: Duration = Duration::from_millis(200);
 
 /// Redis is away: tells it once, and pauses for longer and longer.
-struct Outage {
+pub(super) struct Outage {
     what: &'static str,
     tries: u32,
 }
 
 impl Outage {
-    fn new(what: &'static str) -> Self {
+    pub(super) fn new(what: &'static str) -> Self {
         Self { what, tries: 0 }
     }
 
-    fn over(&mut self) {
+    pub(super) fn over(&mut self) {
         if self.tries > 0 {
             info!(loop_name = self.what, "redis answers again");
         }
         self.tries = 0;
     }
 
-    async fn met(&mut self, crew: &Crew, error: &impl std::fmt::Display) {
+    pub(super) async fn met(&mut self, crew: &Crew, error: &impl std::fmt::Display) {
         crew.deps.core.metrics.redis_errors.inc();
         if self.tries == 0 {
             warn!(loop_name = self.what, %error, "redis does not answer; trying again");
@@ -95,7 +95,7 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
             match take_in::intake(core, &entries).await {
                 Ok(taken) => {
                     if taken.queued > 0 {
-                        crew.room.notify_one();
+                        crew.some_run_waits().await;
                     }
                     entries.clear();
                 }
@@ -168,7 +168,7 @@ async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
                 return Ok(LOOK);
             }
             Stop::Wanted => {}
-            Stop::Empty | Stop::Full | Stop::Held => {
+            Stop::Empty | Stop::Full | Stop::Held | Stop::Paused => {
                 let wake = claim
                     .wake_at_ms
                     .map(|at| budget::left(core.clock.now_ms(), at));

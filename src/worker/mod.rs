@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  requests ─▶ intake ─▶ (queues in Redis) ─▶ pump ─▶ crew: boots        ─▶ Machines API
+//!  orders   ─▶ control ─▶ (runs end, tenants pause)
 //!  duties   ─▶ bell ───────────────────────────────▶ crew: tear-downs   ─▶ Machines API
 //!                                 sweeper ─────────▶ crew: what is overdue
 //! ```
@@ -10,6 +11,7 @@
 //! Nothing is held that another worker cannot take over: requests stay pending until they are
 //! admitted, boots and tear-downs are leased, and leases end.
 
+mod control;
 pub mod crew;
 mod loops;
 
@@ -20,6 +22,7 @@ use tracing::info;
 use crate::shutdown::Shutdown;
 use crate::stage::Deps;
 use crate::store::duties::Duties;
+use crate::store::keys::Inbox;
 use crate::store::requests::Requests;
 use crate::worker::crew::Crew;
 
@@ -36,9 +39,11 @@ pub fn unique_name() -> String {
 pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Crew> {
     info!(worker = name, apps = ?deps.apps, "worker starts");
     let requests = Requests::new(deps.core.store.clone(), name);
+    let orders = Requests::of(Inbox::Control, deps.core.store.clone(), name);
     let duties = Duties::new(deps.core.store.clone());
     let crew = Arc::new(Crew::new(deps, shutdown.clone()));
     shutdown.spawn(loops::intake(crew.clone(), requests));
+    shutdown.spawn(control::control(crew.clone(), orders));
     shutdown.spawn(loops::pump(crew.clone()));
     shutdown.spawn(loops::bell(crew.clone(), duties));
     shutdown.spawn(loops::renew(crew.clone()));

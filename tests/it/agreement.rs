@@ -5,9 +5,10 @@ use std::time::Duration;
 use cofferdam::run::id::{Attempt, RunId, Tenant};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::{Machine, Phase, State};
+use cofferdam::run::request::Guest;
 use cofferdam::run::step::{Event, Rejected, step};
 use cofferdam::store::Store;
-use cofferdam::store::acts::{Act, Admission, Entered, Fate, Requeue, Room, Settlement};
+use cofferdam::store::acts::{Act, Admission, Entered, Fate, Requeue, Room, Settlement, Terms};
 use cofferdam::store::codec::View;
 
 use crate::support::redis;
@@ -30,10 +31,20 @@ fn machine() -> Machine {
     }
 }
 
+fn terms() -> Terms {
+    Terms {
+        retention: KEEP,
+        backlog_max: None,
+        tenant_backlog_max: None,
+    }
+}
+
 fn room() -> Room {
     Room {
         apps: vec!["app".into()],
         max_in_flight: 50,
+        app_max_in_flight: None,
+        tenant_max_in_flight: None,
         boot_rate: 0.0,
         boot_burst: 1,
     }
@@ -52,10 +63,13 @@ async fn run_in(state: State) -> Store {
             request: "{}".into(),
             timeout: Duration::from_secs(60),
             queue_ttl: None,
+            priority: 5,
+            not_before: None,
+            size: Guest::default(),
             metadata: None,
         },
     };
-    store.admit(&[admission], NOW, KEEP).await.unwrap();
+    store.admit(&[admission], &terms(), NOW).await.unwrap();
     boot(&store).await;
     let posted = Ending::Completed {
         payload: "1".into(),

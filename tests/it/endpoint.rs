@@ -68,6 +68,8 @@ impl Guest {
         let room = Room {
             apps: vec!["app".into()],
             max_in_flight: 10,
+            app_max_in_flight: None,
+            tenant_max_in_flight: None,
             boot_rate: 0.0,
             boot_burst: 1,
         };

@@ -24,4 +24,5 @@ mod readme;
 mod services;
 mod store;
 mod support;
+mod tenants;
 mod up;

@@ -118,6 +118,8 @@ async fn promise_3_what_a_dead_worker_had_is_taken_over() {
     let room = cofferdam::store::acts::Room {
         apps: vec![APP.to_owned()],
         max_in_flight: 10,
+        app_max_in_flight: None,
+        tenant_max_in_flight: None,
         boot_rate: 0.0,
         boot_burst: 1,
     };

@@ -81,6 +81,8 @@ fn room(apps: &[&str], max_in_flight: u32) -> Room {
     Room {
         apps: apps.iter().map(|app| (*app).to_owned()).collect(),
         max_in_flight,
+        app_max_in_flight: None,
+        tenant_max_in_flight: None,
         boot_rate: 0.0,
         boot_burst: 1,
     }

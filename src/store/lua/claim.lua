@@ -2,34 +2,49 @@
 -- The tenant that is furthest behind goes first; within it, the first in its queue. The app with
 -- the fewest machines in flight is chosen among those that may boot now.
 --
--- KEYS 1 tenants  2 due  3 delayed  4 apps
+-- KEYS 1 tenants  2 due  3 delayed (tenants)  4 apps  5 fleet settings  6 parked
 -- ARGV 1 namespace  2 now, ms  3 lease until, ms  4 most in flight, whole fleet  5 most runs wanted
 --      6 moves  7 hash slack, ms  8 boots per second and app (0: no limit)  9 burst
---      10… the apps
+--      10 most in flight, one app (0: no limit)  11 most in flight, one tenant (0: no limit)
+--      12 today  13 its end, ms  14… the apps
 -- Answers: { why it stopped, wake at (ms, 0: unknown), { run, … } } where why is one of
---      "wanted" (got as many as wanted), "empty" (nothing waits), "full" (no room in the fleet),
---      "held" (no app may boot before `wake at`), and a run is
+--      "wanted" (got as many as wanted), "empty" (nothing may go), "full" (no room in the fleet),
+--      "held" (no app may boot before `wake at`), "paused" (everything is), and a run is
 --      { id, tenant, attempt, app, deadline ms, refusals, refused since ms ("" if never), request }
 
 local ns, now, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local rate, burst = tonumber(ARGV[8]), tonumber(ARGV[9])
+local app_most, tenant_most, first_app = tonumber(ARGV[10]), tonumber(ARGV[11]), 14
+if app_most == 0 then app_most = math.huge end
 
 -- Runs whose time has come join their queues.
-local ripe = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 64)
-for _, id in ipairs(ripe) do
-  redis.call('ZREM', KEYS[3], id)
-  local run = read(ns .. ':run:' .. id, { 'state', 'tenant', 'place' })
-  if run.state and target(ARGV[6], run.state) then enqueue(ns, run.tenant, id, run.place) end
+local ripe = 64
+for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ripe)) do
+  local key = ns .. ':delayed:' .. tenant
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, ripe)) do
+    ripe = ripe - 1
+    redis.call('ZREM', key, id)
+    local run = read(ns .. ':run:' .. id, { 'state', 'place' })
+    if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, id, run.place) end
+  end
+  redelay(ns, tenant)
+  if ripe <= 0 then break end
 end
 local wake = 0
 local next_ripe = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if next_ripe[2] then wake = tonumber(next_ripe[2]) end
 
+-- So do tenants that waited for a new day.
+for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, 64)) do
+  unpark(ns, tenant)
+end
+
+if redis.call('HEXISTS', KEYS[5], 'paused') == 1 then return { 'paused', wake, {} } end
 if redis.call('EXISTS', KEYS[1]) == 0 then return { 'empty', wake, {} } end
 
 -- Machines in flight: counted from what is in flight, so that no counter can drift.
 local total, apps = 0, {}
-for i = 10, #ARGV do redis.call('SADD', KEYS[4], ARGV[i]) end
+redis.call('SADD', KEYS[4], unpack(ARGV, first_app))
 local busy = {}
 for _, app in ipairs(redis.call('SMEMBERS', KEYS[4])) do
   busy[app] = redis.call('HLEN', ns .. ':inflight:' .. app)
@@ -40,7 +55,7 @@ if room <= 0 then return { 'full', wake, {} } end
 
 -- What each app may boot now, and when the next one may if none may.
 local held = 0
-for i = 10, #ARGV do
+for i = first_app, #ARGV do
   local bucket = read(ns .. ':bucket:' .. ARGV[i], { 'tokens', 'at_ms', 'hold_until_ms' })
   local app = { name = ARGV[i], tokens = math.huge }
   local free_at = tonumber(bucket.hold_until_ms or '0')
@@ -60,52 +75,98 @@ end
 local function choose()
   local best
   for _, app in ipairs(apps) do
-    if app.tokens >= 1 and (not best or busy[app.name] < busy[best.name]) then best = app end
+    local may = app.tokens >= 1 and busy[app.name] < app_most
+    if may and (not best or busy[app.name] < busy[best.name]) then best = app end
   end
   return best
 end
 
+-- Why no app was chosen: some are at their cap, or all have made their boots.
+local function why_none()
+  for i = first_app, #ARGV do
+    if busy[ARGV[i]] >= app_most then return 'full' end
+  end
+  return 'held'
+end
+
+-- What is set for a tenant, and what it has in flight; looked up once.
+local seen = {}
+local function look(tenant)
+  local own = seen[tenant]
+  if own then return own end
+  own = read(ns .. ':settings:' .. tenant, { 'max_in_flight', 'weight', 'paused', 'budget_s' })
+  own.most, own.busy = tonumber(own.max_in_flight or tenant_most), 0
+  if own.most == 0 then own.most = math.huge end
+  if own.most < math.huge then own.busy = redis.call('SCARD', ns .. ':busy:' .. tenant) end
+  own.step = 1 / tonumber(own.weight or '1')
+  if own.paused then
+    own.until_ms = '+inf'
+  elseif own.budget_s then
+    local used = redis.call('HGET', ns .. ':usage:' .. ARGV[12] .. ':' .. tenant, 'ms') or '0'
+    if tonumber(used) >= tonumber(own.budget_s) * 1000 then own.until_ms = ARGV[13] end
+  end
+  seen[tenant] = own
+  return own
+end
+
+-- Moves a run to booting and answers what the caller needs of it; nil when it cannot go.
+local function go(tenant, id, app)
+  local key = ns .. ':run:' .. id
+  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms' })
+  local to = run.state and target(ARGV[6], run.state)
+  -- One that waited too long is left for the sweep, which ends it.
+  if not to or tonumber(run.queue_until_ms or math.huge) <= now then return nil end
+  local attempt, deadline = run.attempt + 1, now + run.timeout_ms
+  local request, expires = ns .. ':request:' .. id, deadline + tonumber(ARGV[7])
+  redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', now,
+    'deadline_ms', deadline, 'boot_until_ms', ARGV[3])
+  redis.call('PEXPIREAT', key, expires)
+  redis.call('PEXPIREAT', request, expires)
+  redis.call('ZADD', KEYS[2], ARGV[3], id)
+  launch(ns, app, tenant, id, attempt)
+  return { id, tenant, tostring(attempt), app, tostring(deadline), run.refusals or '0',
+    run.refused_since_ms or '', redis.call('GET', request) or '' }
+end
+
 local taken, why, looked = {}, 'wanted', 0
+local vtime = tonumber(redis.call('GET', ns .. ':vtime') or '-inf')
+local latest = vtime
 while #taken < want do
   if room <= 0 then why = 'full' break end
   local app = choose()
   if not app then
-    why = 'held'
-    if held == 0 then held = now + math.ceil(1000 / rate) end
+    why = why_none()
+    if why == 'held' and held == 0 then held = now + math.ceil(1000 / rate) end
     break
   end
   local turn = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
   if not turn[1] then why = 'empty' break end
-  local tenant = turn[1]
-  local popped = redis.call('ZPOPMIN', ns .. ':queue:' .. tenant)
-  local id = popped[1]
-  local key = id and (ns .. ':run:' .. id)
-  local run = id and read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'request' }) or {}
-  local to = run.state and target(ARGV[6], run.state)
-  -- One that waited too long is left for the sweep, which ends it.
-  if to and tonumber(run.queue_until_ms or math.huge) > now then
-    local attempt, deadline = run.attempt + 1, now + run.timeout_ms
-    redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app.name, 'booting_at_ms', now,
-      'deadline_ms', deadline, 'boot_until_ms', ARGV[3])
-    redis.call('PEXPIREAT', key, deadline + tonumber(ARGV[7]))
-    redis.call('ZADD', KEYS[2], ARGV[3], id)
-    redis.call('HSET', ns .. ':inflight:' .. app.name, id, attempt)
-    busy[app.name], room, app.tokens = busy[app.name] + 1, room - 1, app.tokens - 1
-    redis.call('SET', ns .. ':vtime', turn[2])
-    redis.call('ZADD', KEYS[1], string.format('%.17g', turn[2] + 1), tenant)
-    taken[#taken + 1] = { id, tenant, tostring(attempt), app.name, tostring(deadline),
-      run.refusals or '0', run.refused_since_ms or '', run.request or '' }
+  local tenant, own = turn[1], look(turn[1])
+  if own.busy >= own.most then own.until_ms = '+inf' end
+  if own.until_ms then
+    park(ns, tenant, own.until_ms)
+  else
+    local id = redis.call('ZPOPMIN', ns .. ':queue:' .. tenant)[1]
+    local run = id and go(tenant, id, app.name)
+    if run then
+      taken[#taken + 1] = run
+      busy[app.name], room, app.tokens = busy[app.name] + 1, room - 1, app.tokens - 1
+      own.busy, latest = own.busy + 1, math.max(latest, turn[2])
+      redis.call('ZADD', KEYS[1], score(turn[2] + own.step), tenant)
+    end
+    rest(ns, tenant)
   end
-  rest(ns, tenant)
   looked = looked + 1
   -- A bound on one script's time; the caller comes back at once.
   if looked >= want + 256 then break end
 end
 
-redis.call('ZREMRANGEBYSCORE', ns .. ':idle', '-inf', redis.call('GET', ns .. ':vtime') or '0')
+if latest > vtime then redis.call('SET', ns .. ':vtime', score(latest)) end
+-- Who has got no further than that joins at the floor, as one who was never here.
+redis.call('ZREMRANGEBYSCORE', ns .. ':idle', '-inf', score(latest - total - #taken))
 if rate > 0 then
   for _, app in ipairs(apps) do
-    redis.call('HSET', ns .. ':bucket:' .. app.name, 'tokens', string.format('%.17g', app.tokens), 'at_ms', app.at)
+    redis.call('HSET', ns .. ':bucket:' .. app.name, 'tokens', score(app.tokens), 'at_ms', app.at)
     redis.call('PEXPIRE', ns .. ':bucket:' .. app.name, math.ceil(burst * 1000 / rate) + 60000)
   end
 end

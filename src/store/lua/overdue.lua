@@ -1,7 +1,7 @@
 -- overdue: runs at which somebody must look now, each leased to the caller by moving its due time.
 -- A run whose hash is gone is forgotten everywhere.
 --
--- KEYS 1 due  2 apps
+-- KEYS 1 due
 -- ARGV 1 namespace  2 now, ms  3 lease until, ms  4 most
 -- Answers: { { id, … }, number of runs whose hash was gone }
 
@@ -13,7 +13,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT
   else
     gone = gone + 1
     redis.call('ZREM', KEYS[1], id)
-    for _, app in ipairs(redis.call('SMEMBERS', KEYS[2])) do land(ARGV[1], app, id) end
+    vanish(ARGV[1], id)
   end
 end
 return { ids, gone }

@@ -8,40 +8,150 @@ local function target(moves, state)
   return string.match(',' .. moves .. ',', ',' .. state .. ':(%a+),')
 end
 
--- Puts a run in its tenant's queue, and the tenant among those that wait. A tenant that was idle
--- joins at the virtual time of now, and never before its own last turn, so that neither saving up
--- turns nor coming and going gains any.
-local function enqueue(ns, tenant, id, place)
-  redis.call('ZADD', ns .. ':queue:' .. tenant, place, id)
-  if not redis.call('ZSCORE', ns .. ':tenants', tenant) then
-    local now = tonumber(redis.call('GET', ns .. ':vtime') or '0')
-    local own = tonumber(redis.call('ZSCORE', ns .. ':idle', tenant) or '0')
-    redis.call('ZADD', ns .. ':tenants', string.format('%.17g', math.max(now, own)), tenant)
-    redis.call('ZREM', ns .. ':idle', tenant)
+-- The named fields of a hash as a table; absent ones are absent.
+local function read(key, names)
+  local values, run = redis.call('HMGET', key, unpack(names)), {}
+  for i, name in ipairs(names) do
+    if values[i] then run[name] = values[i] end
+  end
+  return run
+end
+
+-- A number as a score, without loss.
+local function score(number)
+  return string.format('%.17g', number)
+end
+
+-- How many machines are in flight: counted from what is, so that no counter can drift.
+local function in_flight(ns)
+  local total = 0
+  for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
+    total = total + redis.call('HLEN', ns .. ':inflight:' .. app)
+  end
+  return total
+end
+
+-- Turns. A tenant's score in `tenants` is the turn at which its next run goes. The least goes
+-- first, and every run that goes moves its tenant on by 1 / weight. `vtime` is the latest turn
+-- at which a run went.
+
+-- The turn before which nobody joins. A tenant that is new, or comes back, joins there and so
+-- catches up with its share of what is in flight, and with nothing older.
+local function floor(ns)
+  local waiting = math.max(1, redis.call('ZCARD', ns .. ':tenants'))
+  return tonumber(redis.call('GET', ns .. ':vtime') or '0') - in_flight(ns) / waiting
+end
+
+-- Puts a tenant among those whose turn comes: never before the turn that it had got to, so that
+-- neither saving up turns nor coming and going gains any.
+local function join(ns, tenant)
+  local own = tonumber(redis.call('ZSCORE', ns .. ':idle', tenant) or '-inf')
+  redis.call('ZADD', ns .. ':tenants', score(math.max(floor(ns), own)), tenant)
+  redis.call('ZREM', ns .. ':idle', tenant)
+end
+
+-- Takes a tenant from among those whose turn comes, and remembers the turn it had got to.
+local function leave(ns, tenant)
+  local own = redis.call('ZSCORE', ns .. ':tenants', tenant)
+  if own then
+    redis.call('ZREM', ns .. ':tenants', tenant)
+    redis.call('ZADD', ns .. ':idle', own, tenant)
   end
 end
 
--- Moves a tenant whose queue is empty from those that wait to those that are idle.
+-- Sets a tenant with waiting runs aside, where it costs nobody a look, until a time or until it
+-- is called back.
+local function park(ns, tenant, until_ms)
+  leave(ns, tenant)
+  redis.call('ZADD', ns .. ':parked', until_ms, tenant)
+end
+
+-- Calls a tenant back. Answers 1 if its turn comes now.
+local function unpark(ns, tenant)
+  if redis.call('ZREM', ns .. ':parked', tenant) == 0 then return 0 end
+  if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then return 0 end
+  join(ns, tenant)
+  return 1
+end
+
+-- Puts a run in its tenant's queue, and the tenant among those whose turn comes.
+local function enqueue(ns, tenant, id, place)
+  redis.call('ZADD', ns .. ':queue:' .. tenant, place, id)
+  if not redis.call('ZSCORE', ns .. ':tenants', tenant) and not redis.call('ZSCORE', ns .. ':parked', tenant) then
+    join(ns, tenant)
+  end
+end
+
+-- A tenant whose queue is empty has no turn.
 local function rest(ns, tenant)
   if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then
-    local own = redis.call('ZSCORE', ns .. ':tenants', tenant)
-    if own then
-      redis.call('ZREM', ns .. ':tenants', tenant)
-      redis.call('ZADD', ns .. ':idle', own, tenant)
-    end
+    leave(ns, tenant)
+    redis.call('ZREM', ns .. ':parked', tenant)
+  end
+end
+
+-- Lets a run wait for its time. `delayed` has each such tenant by the first of its times.
+local function delay(ns, tenant, id, ready)
+  redis.call('ZADD', ns .. ':delayed:' .. tenant, ready, id)
+  redis.call('ZADD', ns .. ':delayed', 'LT', ready, tenant)
+end
+
+-- Sets right when a tenant's first delayed run is ready, after one was taken out.
+local function redelay(ns, tenant)
+  local first = redis.call('ZRANGE', ns .. ':delayed:' .. tenant, 0, 0, 'WITHSCORES')
+  if first[2] then
+    redis.call('ZADD', ns .. ':delayed', first[2], tenant)
+  else
+    redis.call('ZREM', ns .. ':delayed', tenant)
   end
 end
 
 -- Takes a run out of its tenant's queue and out of the delayed ones.
 local function dequeue(ns, tenant, id)
   redis.call('ZREM', ns .. ':queue:' .. tenant, id)
-  redis.call('ZREM', ns .. ':delayed', id)
+  if redis.call('ZREM', ns .. ':delayed:' .. tenant, id) == 1 then redelay(ns, tenant) end
   rest(ns, tenant)
 end
 
--- Takes a run out of the machines in flight.
-local function land(ns, app, id)
-  if app then redis.call('HDEL', ns .. ':inflight:' .. app, id) end
+-- Counts a run among the machines in flight, of its app and of its tenant.
+local function launch(ns, app, tenant, id, attempt)
+  redis.call('HSET', ns .. ':inflight:' .. app, id, attempt .. ' ' .. tenant)
+  redis.call('SADD', ns .. ':busy:' .. tenant, id)
+end
+
+-- Takes a run out of the machines in flight. Its tenant may have been at its cap.
+local function land(ns, app, tenant, id)
+  redis.call('HDEL', ns .. ':inflight:' .. app, id)
+  redis.call('SREM', ns .. ':busy:' .. tenant, id)
+  unpark(ns, tenant)
+end
+
+-- Takes a run of which nothing else is known out of the machines in flight. Answers how many
+-- places it was in.
+local function vanish(ns, id)
+  local places = 0
+  for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
+    local who = redis.call('HGET', ns .. ':inflight:' .. app, id)
+    if who then
+      places = places + 1
+      land(ns, app, string.match(who, '^%d+ (.*)$') or '', id)
+    end
+  end
+  return places
+end
+
+-- Adds to what a tenant used on a day. Every such hash has its time to live from its first field.
+local function meter(ns, day, expires, tenant, field, by)
+  local key = ns .. ':usage:' .. day .. ':' .. tenant
+  if redis.call('HINCRBY', key, field, by) == by then redis.call('PEXPIREAT', key, expires) end
+end
+
+-- Adds the time that a machine of a size was there, from one time to another.
+local function meter_machine(ns, day, expires, tenant, size, from, to)
+  local spent = from and tonumber(to) - tonumber(from) or 0
+  if spent <= 0 then return end
+  meter(ns, day, expires, tenant, 'ms', spent)
+  meter(ns, day, expires, tenant, 'ms:' .. size, spent)
 end
 
 -- Fills a result's JSON. Each piece starts with its kind: l literal; n number, s string or j JSON
@@ -66,13 +176,4 @@ local function fill(run, first)
     end
   end
   return table.concat(out)
-end
-
--- The named fields of a hash as a table; absent ones are absent.
-local function read(key, names)
-  local values, run = redis.call('HMGET', key, unpack(names)), {}
-  for i, name in ipairs(names) do
-    if values[i] then run[name] = values[i] end
-  end
-  return run
 end

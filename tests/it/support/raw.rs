@@ -31,6 +31,17 @@ impl Raw {
             .unwrap()
     }
 
+    /// Any command on one key.
+    pub(crate) async fn say<T: redis::FromRedisValue>(
+        &self,
+        command: &str,
+        key: &str,
+        words: &[&str],
+    ) -> T {
+        self.ask(redis::cmd(command).arg(self.key(key)).arg(words))
+            .await
+    }
+
     pub(crate) async fn add(&self, stream: &str, fields: &[(&str, &str)]) -> String {
         self.ask(
             redis::cmd("XADD")
@@ -115,6 +126,16 @@ impl Raw {
                 .arg(entry),
         )
         .await;
+    }
+
+    /// How many commands the server has run, those in scripts included.
+    pub(crate) async fn commands(&self) -> u64 {
+        let text: String = self.ask(redis::cmd("INFO").arg("commandstats")).await;
+        let calls = text.lines().filter_map(|line| {
+            let (_, rest) = line.split_once("calls=")?;
+            rest.split(',').next()?.parse::<u64>().ok()
+        });
+        calls.sum()
     }
 
     pub(crate) async fn flush_scripts(&self) {

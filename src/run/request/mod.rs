@@ -4,17 +4,19 @@
 //! name, and every refusal names the field and its rule. `input` and `metadata` are kept byte for
 //! byte.
 
+mod fields;
+mod rules;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::clock::UnixMs;
+use crate::run::budget;
 use crate::run::id::{RunId, Tenant};
+use crate::run::request::fields::{Fields, refuse};
 
 /// Bounds of a request that an operator sets.
 #[derive(Clone, Debug)]
@@ -56,6 +58,10 @@ pub struct RunRequest {
     pub queue_ttl: Option<Duration>,
     /// Whose run it is.
     pub tenant: Tenant,
+    /// Its place among the tenant's own: 0 goes first, 9 last.
+    pub priority: u8,
+    /// It may not start before.
+    pub not_before_ms: Option<UnixMs>,
     /// A JSON object, returned with the result.
     pub metadata: Option<Box<RawValue>>,
 }
@@ -92,6 +98,14 @@ impl Default for Guest {
     }
 }
 
+impl Guest {
+    /// The size in one word, as use is counted by: `shared:1:512`.
+    #[must_use]
+    pub fn word(&self) -> String {
+        format!("{}:{}:{}", self.cpu_kind, self.cpus, self.memory_mb)
+    }
+}
+
 /// Which rule a request breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -118,6 +132,12 @@ pub const CMD_MAX: usize = 256;
 pub const METADATA_MAX_BYTES: usize = 4096;
 /// Longest `queue_ttl_s`: 14 days. A request without one waits at most this long too.
 pub const QUEUE_TTL_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How far ahead `not_before_ms` may lie: a year.
+pub const NOT_BEFORE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The `priority` that goes last.
+pub const PRIORITY_LAST: u8 = 9;
+/// The `priority` of a request that names none.
+pub const PRIORITY_DEFAULT: u8 = 5;
 
 impl RunRequest {
     /// Reads a request.
@@ -127,34 +147,56 @@ impl RunRequest {
     pub fn parse(json: &str, limits: &Limits) -> Result<Self, Refusal> {
         let mut fields = Fields::read(json)?;
         let request = Self {
-            id: fields.checked("id", run_id)?,
+            id: fields.checked("id", rules::run_id)?,
             image: fields
-                .checked("image", image)?
+                .checked("image", rules::image)?
                 .or_else(|| limits.image.clone())
                 .ok_or_else(|| refuse("image", "is required, since no default image is set"))?,
             input: fields
                 .raw("input")
                 .unwrap_or_else(|| RawValue::NULL.to_owned()),
-            env: fields.checked("env", env)?.unwrap_or_default(),
-            files: fields.checked("files", files)?.unwrap_or_default(),
-            cmd: fields.checked("cmd", cmd)?,
+            env: fields.checked("env", rules::env)?.unwrap_or_default(),
+            files: fields.checked("files", rules::files)?.unwrap_or_default(),
+            cmd: fields.checked("cmd", rules::cmd)?,
             guest: fields
-                .checked("guest", |guest| size(guest, limits))?
+                .checked("guest", |guest| rules::size(guest, limits))?
                 .unwrap_or_default(),
             region: fields
-                .checked("region", region)?
+                .checked("region", rules::region)?
                 .or_else(|| limits.region.clone()),
             timeout: fields
                 .checked("timeout_s", |s| {
-                    seconds(s, Duration::from_secs(u64::from(u32::MAX)))
+                    rules::seconds(s, Duration::from_secs(u64::from(u32::MAX)))
                 })?
                 .map_or(limits.run_timeout, |asked| asked.min(limits.run_timeout)),
-            queue_ttl: fields.checked("queue_ttl_s", |s| seconds(s, QUEUE_TTL_MAX))?,
-            tenant: fields.checked("tenant", tenant)?.unwrap_or_default(),
-            metadata: fields.raw("metadata").map(metadata).transpose()?.flatten(),
+            queue_ttl: fields.checked("queue_ttl_s", |s| rules::seconds(s, QUEUE_TTL_MAX))?,
+            tenant: fields.checked("tenant", rules::tenant)?.unwrap_or_default(),
+            priority: fields
+                .checked("priority", rules::priority)?
+                .unwrap_or(PRIORITY_DEFAULT),
+            not_before_ms: fields.checked("not_before_ms", Ok)?,
+            metadata: fields
+                .raw("metadata")
+                .map(rules::metadata)
+                .transpose()?
+                .flatten(),
         };
         fields.none_left()?;
         Ok(request)
+    }
+
+    /// The rules that need the time: `not_before_ms` may not lie further ahead than a year.
+    ///
+    /// # Errors
+    /// [`Refusal`] with the rule that is broken.
+    pub fn check_times(&self, now: UnixMs) -> Result<(), Refusal> {
+        let latest = budget::after(now, NOT_BEFORE_MAX);
+        if self.not_before_ms.is_some_and(|at| at > latest) {
+            let days = NOT_BEFORE_MAX.as_secs() / (24 * 3600);
+            let rule = format!("is more than {days} days ahead; it counts Unix milliseconds");
+            return Err(refuse("not_before_ms", rule));
+        }
+        Ok(())
     }
 
     /// The `id` of a request that may break any other rule. `Ok(None)` when the request has none
@@ -163,7 +205,7 @@ impl RunRequest {
     /// # Errors
     /// [`Refusal`] when the text is no JSON object or its `id` is no run id.
     pub fn readable_id(json: &str) -> Result<Option<RunId>, Refusal> {
-        Fields::read(json)?.checked("id", run_id)
+        Fields::read(json)?.checked("id", rules::run_id)
     }
 
     /// Just the `input` of a request that was accepted before: byte for byte, `null` when absent.
@@ -177,256 +219,6 @@ impl RunRequest {
         )
     }
 }
-
-/// The fields of a request that have not been looked at yet.
-struct Fields(BTreeMap<String, Box<RawValue>>);
-
-impl Fields {
-    fn read(json: &str) -> Result<Self, Refusal> {
-        let mut repeated = None;
-        let mut deserializer = serde_json::Deserializer::from_str(json);
-        let fields = deserializer
-            .deserialize_map(Unique {
-                repeated: &mut repeated,
-            })
-            .and_then(|fields| deserializer.end().map(|()| fields))
-            .map_err(|error| Refusal::NotAnObject(error.to_string()))?;
-        match repeated {
-            Some(field) => Err(refuse(&field, "is given twice")),
-            None => Ok(Self(fields)),
-        }
-    }
-
-    /// Takes a field as it stands; `null` counts as absent.
-    fn raw(&mut self, name: &str) -> Option<Box<RawValue>> {
-        self.0.remove(name).filter(|value| value.get() != "null")
-    }
-
-    /// Takes a field, reads it as a `T`, and checks it.
-    fn checked<T: DeserializeOwned, U>(
-        &mut self,
-        name: &str,
-        check: impl FnOnce(T) -> Result<U, String>,
-    ) -> Result<Option<U>, Refusal> {
-        let Some(raw) = self.raw(name) else {
-            return Ok(None);
-        };
-        let value = serde_json::from_str(raw.get()).map_err(|error| refuse(name, plain(&error)))?;
-        check(value).map(Some).map_err(|rule| refuse(name, rule))
-    }
-
-    fn none_left(&self) -> Result<(), Refusal> {
-        match self.0.keys().next() {
-            Some(field) => Err(refuse(field, "is not a field of a request")),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Reads an object and notes the first field that stands twice.
-struct Unique<'a> {
-    repeated: &'a mut Option<String>,
-}
-
-impl<'de> Visitor<'de> for Unique<'_> {
-    type Value = BTreeMap<String, Box<RawValue>>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = BTreeMap::new();
-        while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
-            if fields.insert(name.clone(), value).is_some() {
-                self.repeated.get_or_insert(name);
-            }
-        }
-        Ok(fields)
-    }
-}
-
-fn refuse(field: &str, rule: impl Into<String>) -> Refusal {
-    let field = field.chars().filter(|c| !c.is_control()).take(64).collect();
-    Refusal::Field {
-        field,
-        rule: rule.into(),
-    }
-}
-
-/// The parser's message without its position, which would count from the field's own start.
-fn plain(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ")
-        .map_or_else(|| text.clone(), |(message, _)| message.to_owned())
-}
-
-fn run_id(text: String) -> Result<RunId, String> {
-    text.parse()
-        .map_err(|error: crate::run::id::InvalidId| error.to_string())
-}
-
-fn tenant(text: String) -> Result<Tenant, String> {
-    text.parse()
-        .map_err(|error: crate::run::id::InvalidId| error.to_string())
-}
-
-fn image(text: String) -> Result<String, String> {
-    let fits = !text.is_empty() && text.len() <= 512 && text.bytes().all(|b| b.is_ascii_graphic());
-    if fits {
-        Ok(text)
-    } else {
-        Err("must be 1 to 512 printable characters without spaces".into())
-    }
-}
-
-fn region(text: String) -> Result<String, String> {
-    let codes: Vec<&str> = text.split(',').map(str::trim).collect();
-    let fits = codes.len() <= 16
-        && codes.iter().all(|code| {
-            (2..=16).contains(&code.len())
-                && code
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        });
-    if fits {
-        Ok(codes.join(","))
-    } else {
-        Err("must be a region code, or up to 16 with commas between".into())
-    }
-}
-
-fn env(map: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
-    if map.len() > ENV_MAX {
-        return Err(format!("has more than {ENV_MAX} entries"));
-    }
-    for (name, value) in &map {
-        let starts = name
-            .bytes()
-            .next()
-            .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        if !starts || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            return Err(format!("{name:?} is not a name of letters, digits and _"));
-        }
-        if name.starts_with("SANDBOX_") || name.starts_with("FLY_") {
-            return Err(format!(
-                "{name} is refused: SANDBOX_* and FLY_* are set by the platform"
-            ));
-        }
-        if value.contains('\0') {
-            return Err(format!("the value of {name} has a NUL character"));
-        }
-    }
-    Ok(map)
-}
-
-fn files(list: Vec<File>) -> Result<Vec<File>, String> {
-    if list.len() > FILES_MAX {
-        return Err(format!("has more than {FILES_MAX} entries"));
-    }
-    for (index, file) in list.iter().enumerate() {
-        let path = &file.guest_path;
-        let inside = path
-            .split('/')
-            .skip(1)
-            .all(|part| !matches!(part, "" | "." | ".."));
-        if !path.starts_with('/') || !inside || path.len() > 1024 || path.contains('\0') {
-            return Err(format!(
-                "[{index}].guest_path must be an absolute path of 1024 bytes at most, without . or .."
-            ));
-        }
-        if list
-            .iter()
-            .take(index)
-            .any(|earlier| earlier.guest_path == *path)
-        {
-            return Err(format!("[{index}].guest_path {path} is given twice"));
-        }
-        if let Err(error) = STANDARD.decode(&file.raw_value) {
-            return Err(format!("[{index}].raw_value is not base64: {error}"));
-        }
-    }
-    Ok(list)
-}
-
-fn cmd(words: Vec<String>) -> Result<Vec<String>, String> {
-    if words.is_empty() || words.len() > CMD_MAX {
-        return Err(format!("must have 1 to {CMD_MAX} words"));
-    }
-    if words.first().is_some_and(String::is_empty) {
-        return Err("has an empty program name".into());
-    }
-    if words.iter().any(|word| word.contains('\0')) {
-        return Err("has a NUL character".into());
-    }
-    Ok(words)
-}
-
-/// Sizes that the Machines API takes (`fly-go`, `machine_types.go`; `flyctl`,
-/// `internal/machine/update.go`), within the operator's maxima.
-fn size(guest: Guest, limits: &Limits) -> Result<Guest, String> {
-    let (counts, least, most, step): (&[u32], u32, u32, u32) = match guest.cpu_kind.as_str() {
-        "shared" => (&[1, 2, 4, 6, 8], 256, 2048, 256),
-        "performance" => (
-            &[1, 2, 4, 6, 8, 10, 12, 14, 16, 32, 64, 128],
-            2048,
-            8192,
-            1024,
-        ),
-        other => {
-            return Err(format!(
-                "cpu_kind {other:?} is neither shared nor performance"
-            ));
-        }
-    };
-    if !counts.contains(&guest.cpus) {
-        return Err(format!(
-            "cpus must be one of {counts:?} for {}",
-            guest.cpu_kind
-        ));
-    }
-    let (least, most) = (least * guest.cpus, most * guest.cpus);
-    if !(least..=most).contains(&guest.memory_mb) || !guest.memory_mb.is_multiple_of(step) {
-        return Err(format!(
-            "memory_mb must be {least} to {most} in steps of {step} for {} {}",
-            guest.cpus, guest.cpu_kind
-        ));
-    }
-    if guest.cpus > limits.max_cpus {
-        return Err(format!(
-            "cpus is above the configured maximum of {}",
-            limits.max_cpus
-        ));
-    }
-    if guest.memory_mb > limits.max_memory_mb {
-        return Err(format!(
-            "memory_mb is above the configured maximum of {}",
-            limits.max_memory_mb
-        ));
-    }
-    Ok(guest)
-}
-
-fn seconds(value: u64, most: Duration) -> Result<Duration, String> {
-    if value == 0 || value > most.as_secs() {
-        return Err(format!("must be 1 to {} seconds", most.as_secs()));
-    }
-    Ok(Duration::from_secs(value))
-}
-
-fn metadata(raw: Box<RawValue>) -> Result<Option<Box<RawValue>>, Refusal> {
-    if raw.get().len() > METADATA_MAX_BYTES {
-        return Err(refuse(
-            "metadata",
-            format!("is longer than {METADATA_MAX_BYTES} bytes"),
-        ));
-    }
-    if !raw.get().starts_with('{') {
-        return Err(refuse("metadata", "must be an object"));
-    }
-    Ok(Some(raw))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -462,6 +254,7 @@ mod tests {
         assert_eq!(request.guest, Guest::default());
         assert_eq!(request.timeout, Duration::from_secs(300));
         assert_eq!(request.tenant.as_str(), "default");
+        assert_eq!((request.priority, request.not_before_ms), (5, None));
         assert!(request.id.is_none() && request.cmd.is_none() && request.metadata.is_none());
     }
 
@@ -550,6 +343,14 @@ mod tests {
         check_refused(r#"{"timeout_s":1.5}"#, "timeout_s: invalid type");
         check_refused(r#"{"queue_ttl_s":99999999}"#, "queue_ttl_s: must be 1 to");
         check_refused(r#"{"tenant":"a b"}"#, "tenant: must be 1 to 64");
+        check_refused(r#"{"priority":10}"#, "priority: must be 0 (first) to 9");
+        check_refused(r#"{"priority":-1}"#, "priority: invalid value");
+        check_refused(r#"{"priority":"high"}"#, "priority: invalid type");
+        check_refused(r#"{"not_before_ms":-5}"#, "not_before_ms: invalid value");
+        check_refused(
+            r#"{"not_before_ms":"tomorrow"}"#,
+            "not_before_ms: invalid type",
+        );
         check_refused(r#"{"metadata":[]}"#, "metadata: must be an object");
         let long = format!(r#"{{"metadata":{{"a":"{}"}}}}"#, "x".repeat(5000));
         check_refused(&long, "metadata: is longer than 4096 bytes");
@@ -562,6 +363,21 @@ mod tests {
             error.to_string(),
             "image: is required, since no default image is set"
         );
+    }
+
+    #[test]
+    fn a_start_may_not_lie_too_far_ahead() {
+        let now = 1_732_000_000_000;
+        let check = |at: u64| {
+            let json = format!(r#"{{"not_before_ms":{at}}}"#);
+            RunRequest::parse(&json, &limits())
+                .unwrap()
+                .check_times(now)
+        };
+        assert!(check(0).is_ok() && check(now).is_ok() && check(now + 86_400_000).is_ok());
+        // Microseconds by mistake.
+        let refusal = check(now * 1000).unwrap_err().to_string();
+        assert!(refusal.starts_with("not_before_ms: is more than 366 days ahead"));
     }
 
     #[test]

@@ -1,0 +1,378 @@
+//! Why a run is waiting: what is known of the queues, turned into what people can act on.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixMs;
+use crate::run::day::Day;
+
+/// Where a waiting run stands and what holds it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Waiting {
+    /// How many runs of its tenant go before it; `None` while it waits for its time.
+    pub runs_before: Option<u64>,
+    /// How many tenants' turns come before its tenant's; `None` while the tenant takes no turns.
+    pub tenants_before: Option<u64>,
+    /// What holds it, apart from those. Nothing means that its turn comes.
+    pub held_by: Vec<Hold>,
+}
+
+/// Something that holds a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum Hold {
+    /// Everything is paused.
+    Paused,
+    /// Its tenant is paused.
+    TenantPaused,
+    /// It may not start before a time: its own, or the next try after a refusal.
+    NotBefore {
+        /// That time.
+        until_ms: UnixMs,
+    },
+    /// Its tenant has as many machines as it may.
+    TenantCap {
+        /// How many it may have.
+        max: u32,
+        /// How many it has.
+        in_flight: u64,
+    },
+    /// Its tenant has used up its machine seconds of this UTC day.
+    Budget {
+        /// How many it may use.
+        budget_s: u64,
+        /// How many it used, by machines that are gone.
+        used_s: u64,
+        /// When the day ends.
+        until_ms: UnixMs,
+    },
+    /// The fleet has as many machines as it may.
+    FleetCap {
+        /// How many it may have.
+        max: u32,
+        /// How many it has.
+        in_flight: u64,
+    },
+    /// Every app has as many machines as it may.
+    AppCap {
+        /// How many one may have.
+        max: u32,
+    },
+    /// No app may boot now: too many boots in a row, or the provider asked to wait.
+    Limiter {
+        /// When one may.
+        until_ms: UnixMs,
+    },
+    /// No worker has told that it is there.
+    NoWorker,
+}
+
+/// What is known of the queues at one moment.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Facts {
+    /// Whether the run waits at all.
+    pub queued: bool,
+    /// Its place in its tenant's queue.
+    #[serde(default)]
+    pub before: Option<u64>,
+    /// When it is ready, if it is delayed.
+    #[serde(default)]
+    pub ready_at_ms: Option<f64>,
+    /// The place of its tenant among those whose turn comes.
+    #[serde(default)]
+    pub tenants_before: Option<u64>,
+    /// Everything is paused.
+    pub all_paused: bool,
+    /// Its tenant.
+    pub tenant: TenantFacts,
+    /// Machines in flight, whole fleet.
+    pub in_flight: u64,
+    /// What the workers tell of their limits, if any is there.
+    #[serde(default)]
+    pub fleet: Option<FleetFacts>,
+}
+
+/// What is known of a tenant.
+#[expect(
+    missing_docs,
+    reason = "each is the setting or the count of the same name"
+)]
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct TenantFacts {
+    pub paused: bool,
+    #[serde(default)]
+    pub max_in_flight: Option<u32>,
+    pub in_flight: u64,
+    #[serde(default)]
+    pub budget_s: Option<u64>,
+    pub used_ms: u64,
+}
+
+/// The workers' limits; 0 stands for none.
+#[expect(missing_docs, reason = "each is the setting of the same name")]
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct FleetFacts {
+    pub max_in_flight: u32,
+    pub app_max_in_flight: u32,
+    pub tenant_max_in_flight: u32,
+    pub boot_rate: f64,
+    pub apps: Vec<AppFacts>,
+}
+
+/// An app's machines, and the boots that it may make.
+#[expect(missing_docs, reason = "each is the field of the same name")]
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct AppFacts {
+    pub in_flight: u64,
+    #[serde(default)]
+    pub tokens: Option<f64>,
+    #[serde(default)]
+    pub at_ms: Option<f64>,
+    #[serde(default)]
+    pub hold_until_ms: Option<f64>,
+}
+
+impl Facts {
+    /// Why the run waits; `None` when it does not.
+    #[must_use]
+    pub fn explain(&self, now: UnixMs) -> Option<Waiting> {
+        if !self.queued {
+            return None;
+        }
+        let mut held_by = Vec::new();
+        if self.all_paused {
+            held_by.push(Hold::Paused);
+        }
+        let ready = self.ready_at_ms.map(whole).filter(|at| *at > now);
+        held_by.extend(ready.map(|until_ms| Hold::NotBefore { until_ms }));
+        self.tenant_holds(now, &mut held_by);
+        match &self.fleet {
+            Some(fleet) => fleet.holds(self.in_flight, now, &mut held_by),
+            None => held_by.push(Hold::NoWorker),
+        }
+        Some(Waiting {
+            runs_before: self.before,
+            tenants_before: self.tenants_before,
+            held_by,
+        })
+    }
+
+    fn tenant_holds(&self, now: UnixMs, held_by: &mut Vec<Hold>) {
+        let tenant = &self.tenant;
+        if tenant.paused {
+            held_by.push(Hold::TenantPaused);
+        }
+        let usual = self.fleet.as_ref().map(|fleet| fleet.tenant_max_in_flight);
+        let max = tenant.max_in_flight.or(usual).filter(|max| *max > 0);
+        if let Some(max) = max.filter(|max| tenant.in_flight >= u64::from(*max)) {
+            let in_flight = tenant.in_flight;
+            held_by.push(Hold::TenantCap { max, in_flight });
+        }
+        let used_s = tenant.used_ms / 1000;
+        if let Some(budget_s) = tenant.budget_s.filter(|budget| used_s >= *budget) {
+            held_by.push(Hold::Budget {
+                budget_s,
+                used_s,
+                until_ms: Day::of(now).end_ms(),
+            });
+        }
+    }
+}
+
+impl FleetFacts {
+    fn holds(&self, in_flight: u64, now: UnixMs, held_by: &mut Vec<Hold>) {
+        if in_flight >= u64::from(self.max_in_flight) {
+            held_by.push(Hold::FleetCap {
+                max: self.max_in_flight,
+                in_flight,
+            });
+        }
+        let max = self.app_max_in_flight;
+        let has_room = |app: &AppFacts| max == 0 || app.in_flight < u64::from(max);
+        if !self.apps.iter().any(has_room) {
+            held_by.push(Hold::AppCap { max });
+        }
+        let free_at = self.apps.iter().map(|app| app.free_at(self.boot_rate, now));
+        if let Some(until_ms) = free_at.min().filter(|at| *at > now) {
+            held_by.push(Hold::Limiter { until_ms });
+        }
+    }
+}
+
+impl AppFacts {
+    /// From when on it may boot: the same reckoning as `claim.lua`'s.
+    fn free_at(&self, rate: f64, now: UnixMs) -> UnixMs {
+        let held_until = self.hold_until_ms.map_or(0, whole);
+        let (Some(tokens), Some(at), true) = (self.tokens, self.at_ms, rate > 0.0) else {
+            return held_until;
+        };
+        let since = now.saturating_sub(whole(at));
+        let missing = 1.0 - (tokens + millis(since) * rate / 1000.0);
+        if missing <= 0.0 {
+            return held_until;
+        }
+        held_until.max(now.saturating_add(whole((missing * 1000.0 / rate).ceil())))
+    }
+}
+
+/// A time that came as a number of JSON. Such are far below 2^53.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the cast saturates, and a time has no fraction"
+)]
+fn whole(ms: f64) -> UnixMs {
+    ms as UnixMs
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a span of time, far below 2^53")]
+fn millis(span: UnixMs) -> f64 {
+    span as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: UnixMs = 1_795_392_000_000;
+
+    fn facts() -> Facts {
+        Facts {
+            queued: true,
+            before: Some(3),
+            tenants_before: Some(1),
+            in_flight: 7,
+            fleet: Some(FleetFacts {
+                max_in_flight: 50,
+                apps: vec![AppFacts::default()],
+                ..FleetFacts::default()
+            }),
+            ..Facts::default()
+        }
+    }
+
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Facts), expected: &[Hold]) {
+        let mut facts = facts();
+        change(&mut facts);
+        assert_eq!(facts.explain(NOW).unwrap().held_by, expected);
+    }
+
+    #[test]
+    fn a_run_whose_turn_comes_is_held_by_nothing() {
+        let waiting = facts().explain(NOW).unwrap();
+        assert_eq!(
+            (waiting.runs_before, waiting.tenants_before),
+            (Some(3), Some(1))
+        );
+        assert_eq!(waiting.held_by, []);
+    }
+
+    #[test]
+    fn a_run_that_does_not_wait_has_no_answer() {
+        let facts = Facts {
+            queued: false,
+            ..facts()
+        };
+        assert_eq!(facts.explain(NOW), None);
+    }
+
+    #[test]
+    fn each_hold_is_named_with_its_numbers() {
+        check(|facts| facts.all_paused = true, &[Hold::Paused]);
+        check(|facts| facts.tenant.paused = true, &[Hold::TenantPaused]);
+        check(|facts| facts.fleet = None, &[Hold::NoWorker]);
+        let until_ms = NOW + 5000;
+        let at = 1_795_392_005_000.0;
+        check(
+            |facts| facts.ready_at_ms = Some(at),
+            &[Hold::NotBefore { until_ms }],
+        );
+        check(|facts| facts.ready_at_ms = Some(5.0), &[]);
+        check(
+            |facts| (facts.tenant.max_in_flight, facts.tenant.in_flight) = (Some(2), 2),
+            &[Hold::TenantCap {
+                max: 2,
+                in_flight: 2,
+            }],
+        );
+        check(
+            |facts| facts.in_flight = 50,
+            &[Hold::FleetCap {
+                max: 50,
+                in_flight: 50,
+            }],
+        );
+        check(
+            |facts| (facts.tenant.budget_s, facts.tenant.used_ms) = (Some(60), 60_500),
+            &[Hold::Budget {
+                budget_s: 60,
+                used_s: 60,
+                until_ms: Day::of(NOW).end_ms(),
+            }],
+        );
+        check(
+            |facts| (facts.tenant.budget_s, facts.tenant.used_ms) = (Some(60), 59_999),
+            &[],
+        );
+    }
+
+    fn fleet(change: impl FnOnce(&mut FleetFacts)) -> impl FnOnce(&mut Facts) {
+        |facts| change(facts.fleet.as_mut().unwrap())
+    }
+
+    #[test]
+    fn the_usual_cap_holds_a_tenant_without_its_own() {
+        let cap = [Hold::TenantCap {
+            max: 4,
+            in_flight: 4,
+        }];
+        let usual = |own| {
+            move |facts: &mut Facts| {
+                (facts.tenant.in_flight, facts.tenant.max_in_flight) = (4, own);
+                facts.fleet.as_mut().unwrap().tenant_max_in_flight = 4;
+            }
+        };
+        check(usual(None), &cap);
+        // 0 stands for no limit of its own.
+        check(usual(Some(0)), &[]);
+        check(usual(Some(5)), &[]);
+    }
+
+    #[test]
+    fn apps_hold_only_when_none_is_free() {
+        let app = |in_flight, tokens: f64, hold: f64| AppFacts {
+            in_flight,
+            tokens: Some(tokens),
+            at_ms: Some(1_795_392_000_000.0),
+            hold_until_ms: Some(hold),
+        };
+        let held = 1_795_392_009_000.0;
+        let with = |apps: Vec<AppFacts>| {
+            fleet(move |fleet| {
+                (fleet.apps, fleet.boot_rate, fleet.app_max_in_flight) = (apps, 2.0, 5)
+            })
+        };
+        check(with(vec![app(5, 3.0, 0.0), app(4, 3.0, 0.0)]), &[]);
+        check(
+            with(vec![app(5, 3.0, 0.0), app(6, 3.0, 0.0)]),
+            &[Hold::AppCap { max: 5 }],
+        );
+        check(
+            with(vec![app(0, 0.0, 0.0), app(0, 3.0, held)]),
+            &[Hold::Limiter {
+                until_ms: NOW + 500,
+            }],
+        );
+        check(with(vec![app(0, 0.0, 0.0), app(0, 1.0, 0.0)]), &[]);
+    }
+
+    #[test]
+    fn a_hold_is_told_to_programs_by_its_name() {
+        let hold = Hold::TenantCap {
+            max: 2,
+            in_flight: 2,
+        };
+        let json = serde_json::to_string(&hold).unwrap();
+        assert_eq!(json, r#"{"by":"tenant_cap","max":2,"in_flight":2}"#);
+    }
+}

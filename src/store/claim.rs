@@ -1,0 +1,103 @@
+//! The next runs to boot.
+
+use std::time::Duration;
+
+use crate::clock::UnixMs;
+use crate::run::budget;
+use crate::run::day::Day;
+use crate::run::id::Attempt;
+use crate::run::step::Event;
+use crate::store::Store;
+use crate::store::acts::{Claim, Claimed, Room, Stop};
+use crate::store::error::Error;
+use crate::store::requests::millis;
+use crate::store::scripts;
+
+impl Store {
+    /// Takes at most `want` runs to boot, leased for `lease`. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`]; runs that were claimed unseen are booted by the sweep when their lease ends.
+    pub async fn claim(
+        &self,
+        room: &Room,
+        want: usize,
+        now: UnixMs,
+        lease: Duration,
+    ) -> Result<Claim, Error> {
+        let keys = &self.keys;
+        let mut script = scripts::CLAIM.prepare_invoke();
+        script
+            .key(keys.tenants())
+            .key(keys.due())
+            .key(keys.delayed())
+            .key(keys.apps())
+            .key(keys.fleet_settings())
+            .key(keys.parked());
+        let claimed = Event::Claimed { app: String::new() };
+        script
+            .arg(keys.namespace())
+            .arg(now)
+            .arg(budget::after(now, lease));
+        script
+            .arg(room.max_in_flight)
+            .arg(want)
+            .arg(scripts::moves_word(&claimed));
+        script
+            .arg(millis(budget::HASH_SLACK))
+            .arg(room.boot_rate)
+            .arg(room.boot_burst);
+        let today = Day::of(now);
+        script
+            .arg(room.app_max_in_flight.unwrap_or(0))
+            .arg(room.tenant_max_in_flight.unwrap_or(0));
+        script.arg(today.to_string()).arg(today.end_ms());
+        script.arg(&room.apps);
+        type Row = (
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+        );
+        let (why, wake, rows): (String, u64, Vec<Row>) = self.door.script(&script).await?;
+        let stop = match why.as_str() {
+            "wanted" => Stop::Wanted,
+            "empty" => Stop::Empty,
+            "full" => Stop::Full,
+            "held" => Stop::Held,
+            "paused" => Stop::Paused,
+            _ => {
+                return Err(Error::Corrupt {
+                    what: "the answer of claim".into(),
+                    found: why,
+                });
+            }
+        };
+        let mut runs = Vec::with_capacity(rows.len());
+        for (id, tenant, attempt, app, deadline, refusals, since, request) in rows {
+            let corrupt = || Error::Corrupt {
+                what: format!("the claim of run {id}"),
+                found: format!("attempt {attempt:?}, deadline {deadline:?}"),
+            };
+            runs.push(Claimed {
+                attempt: Attempt(attempt.parse().map_err(|_| corrupt())?),
+                deadline_ms: deadline.parse().map_err(|_| corrupt())?,
+                id: id.parse().map_err(|_| corrupt())?,
+                tenant,
+                app,
+                refusals: refusals.parse().unwrap_or(0),
+                refused_since_ms: since.parse().ok(),
+                request,
+            });
+        }
+        Ok(Claim {
+            runs,
+            stop,
+            wake_at_ms: (wake > 0).then_some(wake),
+        })
+    }
+}

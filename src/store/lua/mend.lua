@@ -1,0 +1,52 @@
+-- mend: what is known of some runs is made to agree with their hashes, which are the truth. Finds
+-- nothing to do unless somebody changed keys by hand, or Redis lost some.
+--
+-- KEYS 1 due
+-- ARGV 1 namespace  2 now, ms  3 states with a machine in flight (",a,b,")  4 states that wait
+--      (",a,")  5 the tenant among whose machines in flight the runs are ("": not known)
+--      6… run ids
+-- Answers: how many things were not as they should be
+
+local ns, mended = ARGV[1], 0
+
+local function is(state, states)
+  return state and string.find(states, ',' .. state .. ',', 1, true)
+end
+
+for i = 6, #ARGV do
+  local id = ARGV[i]
+  local run = read(ns .. ':run:' .. id, { 'state', 'tenant', 'app', 'attempt', 'place', 'queue_until_ms' })
+  local flies, waits = is(run.state, ARGV[3]), is(run.state, ARGV[4])
+  if flies then
+    local who = redis.call('HGET', ns .. ':inflight:' .. run.app, id)
+    local is_busy = redis.call('SISMEMBER', ns .. ':busy:' .. run.tenant, id) == 1
+    if who ~= run.attempt .. ' ' .. run.tenant or not is_busy then
+      vanish(ns, id)
+      redis.call('SADD', ns .. ':apps', run.app)
+      launch(ns, run.app, run.tenant, id, run.attempt)
+      mended = mended + 1
+    end
+  else
+    mended = mended + vanish(ns, id)
+  end
+  if ARGV[5] ~= '' and not (flies and run.tenant == ARGV[5]) then
+    if redis.call('SREM', ns .. ':busy:' .. ARGV[5], id) == 1 then
+      mended = mended + 1
+      unpark(ns, ARGV[5])
+    end
+  end
+  if waits then
+    local queued = redis.call('ZSCORE', ns .. ':queue:' .. run.tenant, id)
+    if not queued and not redis.call('ZSCORE', ns .. ':delayed:' .. run.tenant, id) then
+      mended = mended + 1
+      queued = true
+    end
+    -- Also lets the tenant take its turn if it had none.
+    if queued then enqueue(ns, run.tenant, id, run.place) end
+  end
+  if (flies or waits) and not redis.call('ZSCORE', KEYS[1], id) then
+    mended = mended + 1
+    redis.call('ZADD', KEYS[1], waits and run.queue_until_ms or ARGV[2], id)
+  end
+end
+return mended

@@ -1,0 +1,271 @@
+//! What is set for tenants and for all at run time.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
+
+use crate::clock::UnixMs;
+use crate::run::day::Day;
+use crate::run::id::{RunId, Tenant};
+use crate::store::Store;
+use crate::store::error::Error;
+use crate::store::scripts;
+use crate::store::usage::seconds;
+
+/// Tenants listed at the most.
+const LISTED_MAX: usize = 100_000;
+
+/// Tenants looked at in one round trip.
+const PAGE: usize = 500;
+
+/// What was set for a tenant. `None` stands for what the workers' settings say, or for no limit
+/// where they have none.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Settings {
+    /// Machines in flight at the most; 0 for no limit but the fleet's.
+    pub max_in_flight: Option<u32>,
+    /// Its share of the turns; 1 when unset.
+    pub weight: Option<f64>,
+    /// Nothing of it boots.
+    pub paused: bool,
+    /// Runs waiting at the most; 0 for no limit but that of all.
+    pub backlog_max: Option<u64>,
+    /// Machine seconds on one UTC day.
+    pub budget_s: Option<u64>,
+}
+
+/// One thing to set for a tenant. `None` makes it as if it had never been set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Change {
+    /// Machines in flight at the most; 0 for no limit but the fleet's.
+    MaxInFlight(Option<u32>),
+    /// Its share of the turns: with 3, three runs go for each one of a tenant with 1.
+    Weight(Option<f64>),
+    /// Whether nothing of it boots.
+    Paused(bool),
+    /// Runs waiting at the most; 0 for no limit but that of all.
+    BacklogMax(Option<u64>),
+    /// Machine seconds on one UTC day.
+    Budget(Option<u64>),
+}
+
+/// The smallest weight and the largest.
+pub const WEIGHTS: RangeInclusive<f64> = 0.01..=100.0;
+
+impl Change {
+    fn words(self) -> [String; 2] {
+        fn text<T: ToString>(value: Option<T>) -> String {
+            value.map(|value| value.to_string()).unwrap_or_default()
+        }
+        let (field, value) = match self {
+            Self::MaxInFlight(most) => ("max_in_flight", text(most)),
+            Self::Weight(weight) => {
+                let within = weight.map(|w| w.clamp(*WEIGHTS.start(), *WEIGHTS.end()));
+                ("weight", text(within))
+            }
+            Self::Paused(paused) => ("paused", text(paused.then_some(1))),
+            Self::BacklogMax(most) => ("backlog_max", text(most)),
+            Self::Budget(seconds) => ("budget_s", text(seconds)),
+        };
+        [field.to_owned(), value]
+    }
+}
+
+/// The fields of [`Settings`] as Redis has them.
+const FIELDS: [&str; 5] = [
+    "max_in_flight",
+    "weight",
+    "paused",
+    "backlog_max",
+    "budget_s",
+];
+
+fn settings([most, weight, paused, backlog, budget]: [Option<String>; 5]) -> Settings {
+    Settings {
+        max_in_flight: most.and_then(|text| text.parse().ok()),
+        weight: weight.and_then(|text| text.parse().ok()),
+        paused: paused.is_some(),
+        backlog_max: backlog.and_then(|text| text.parse().ok()),
+        budget_s: budget.and_then(|text| text.parse().ok()),
+    }
+}
+
+/// A tenant as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct TenantView {
+    /// Its name.
+    pub tenant: String,
+    /// What was set for it.
+    pub settings: Settings,
+    /// Its runs that wait for a machine.
+    pub waiting: u64,
+    /// Those of them that may not start before a time.
+    pub delayed: u64,
+    /// Its runs that may have a machine.
+    pub in_flight: u64,
+    /// Machine seconds that it used today, of machines that are gone.
+    pub used_today_s: f64,
+}
+
+/// A walk over every open run of a tenant: the delayed, then those in its queue, then those in
+/// flight, which is the way that runs go.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    tenant: Tenant,
+    place: usize,
+    cursor: u64,
+}
+
+impl Walk {
+    /// A walk that begins.
+    #[must_use]
+    pub fn new(tenant: &Tenant) -> Self {
+        Self {
+            tenant: tenant.clone(),
+            place: 0,
+            cursor: 0,
+        }
+    }
+}
+
+impl Store {
+    /// The next runs of a walk, or `None` at its end. A run may be told twice; one that changes
+    /// its place meanwhile may be missed. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn step(&self, walk: &mut Walk) -> Result<Option<Vec<RunId>>, Error> {
+        let tenant = walk.tenant.as_str();
+        let (command, key, width) = match walk.place {
+            0 => ("ZSCAN", self.keys.delayed_of(tenant), 2),
+            1 => ("ZSCAN", self.keys.queue(tenant), 2),
+            2 => ("SSCAN", self.keys.busy(tenant), 1),
+            _ => return Ok(None),
+        };
+        let mut scan = redis::cmd(command);
+        scan.arg(key).arg(walk.cursor).arg("COUNT").arg(PAGE);
+        let (next, page): (u64, Vec<String>) = self.door.query(&scan).await?;
+        walk.cursor = next;
+        if next == 0 {
+            walk.place += 1;
+        }
+        let ids = page.iter().step_by(width);
+        Ok(Some(ids.filter_map(|id| id.parse().ok()).collect()))
+    }
+
+    /// Changes what is set for a tenant. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`]; it may have happened.
+    pub async fn configure(&self, tenant: &Tenant, changes: &[Change]) -> Result<(), Error> {
+        let tenant = tenant.as_str();
+        let mut script = scripts::CONFIGURE.prepare_invoke();
+        script
+            .key(self.keys.settings(tenant))
+            .key(self.keys.configured())
+            .key(self.keys.duties());
+        script.arg(self.keys.namespace()).arg(tenant);
+        for change in changes {
+            script.arg(&change.words());
+        }
+        self.door.script(&script).await
+    }
+
+    /// Nothing boots any more, or everything goes on. What runs goes on either way, and nothing
+    /// is lost. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`]; it may have happened.
+    pub async fn pause(&self, is_paused: bool) -> Result<(), Error> {
+        let key = self.keys.fleet_settings();
+        let mut pipe = redis::pipe();
+        if is_paused {
+            pipe.hset(key, "paused", 1).ignore();
+        } else {
+            pipe.hdel(key, "paused").ignore();
+            // Calls a worker.
+            pipe.rpush(self.keys.duties(), "").ignore();
+        }
+        self.door.pipe(&pipe).await
+    }
+
+    /// Whether everything is paused. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn is_paused(&self) -> Result<bool, Error> {
+        let mut command = redis::cmd("HEXISTS");
+        command.arg(self.keys.fleet_settings()).arg("paused");
+        self.door.query(&command).await
+    }
+
+    /// A tenant as it is now, known or not. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn tenant(&self, tenant: &Tenant, now: UnixMs) -> Result<TenantView, Error> {
+        let mut views = self.tenant_views(vec![tenant.to_string()], now).await?;
+        views.pop().ok_or_else(|| Error::Corrupt {
+            what: "the answer for a tenant".into(),
+            found: "nothing".into(),
+        })
+    }
+
+    /// Tenants that have settings, waiting runs, or runs in flight, by name. Some round trips, and
+    /// one for each five hundred tenants and each thousand runs in flight.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn tenants(&self, now: UnixMs) -> Result<Vec<TenantView>, Error> {
+        let (keys, last) = (&self.keys, LISTED_MAX - 1);
+        let mut pipe = redis::pipe();
+        pipe.smembers(keys.configured());
+        for zset in [keys.tenants(), keys.parked(), keys.delayed()] {
+            pipe.cmd("ZRANGE").arg(zset).arg(0).arg(last);
+        }
+        let lists: Vec<Vec<String>> = self.door.pipe(&pipe).await?;
+        let mut names: BTreeSet<String> = lists.into_iter().flatten().collect();
+        for app in self.apps().await? {
+            names.extend(self.flights(&app).await?.into_iter().map(|run| run.tenant));
+        }
+        let names: Vec<String> = names.into_iter().take(LISTED_MAX).collect();
+        let mut views = Vec::with_capacity(names.len());
+        for page in names.chunks(PAGE) {
+            views.extend(self.tenant_views(page.to_vec(), now).await?);
+        }
+        Ok(views)
+    }
+
+    async fn tenant_views(
+        &self,
+        names: Vec<String>,
+        now: UnixMs,
+    ) -> Result<Vec<TenantView>, Error> {
+        let (keys, today) = (&self.keys, Day::of(now));
+        let mut pipe = redis::pipe();
+        for name in &names {
+            pipe.cmd("HMGET").arg(keys.settings(name)).arg(&FIELDS);
+            pipe.zcard(keys.queue(name)).zcard(keys.delayed_of(name));
+            pipe.scard(keys.busy(name))
+                .hget(keys.usage(today, name), "ms");
+        }
+        type Row = ([Option<String>; 5], u64, u64, u64, Option<u64>);
+        let rows: Vec<redis::Value> = self.door.pipe(&pipe).await?;
+        let mut views = Vec::with_capacity(names.len());
+        for (name, row) in names.into_iter().zip(rows.chunks(5)) {
+            let row: Row = redis::from_redis_value(redis::Value::Array(row.to_vec()))
+                .map_err(redis::RedisError::from)?;
+            let (set, queued, delayed, in_flight, used_ms) = row;
+            views.push(TenantView {
+                tenant: name,
+                settings: settings(set),
+                waiting: queued.saturating_add(delayed),
+                delayed,
+                in_flight,
+                used_today_s: seconds(used_ms.unwrap_or(0)),
+            });
+        }
+        Ok(views)
+    }
+}

@@ -1,0 +1,221 @@
+//! Orders: cancel, pause, resume, through the control stream.
+
+use cofferdam::run::outcome::{Outcome, ReasonCode};
+use cofferdam::stage::control::{Obeyed, cancel, cancel_tenant, obey};
+use cofferdam::store::acts::{Act, Entered};
+use cofferdam::store::keys::Inbox;
+use cofferdam::store::requests::{Entry, Requests};
+use serde_json::json;
+
+use super::{BLOCK, Lab, id, ids, request, tenant};
+
+/// Appends an order as a producer does and reads it as a worker does.
+async fn order(lab: &Lab, fields: &[(&str, &str)]) -> Entry {
+    let mut orders = Requests::of(Inbox::Control, lab.core.store.clone(), "worker");
+    lab.raw.add("control", fields).await;
+    let mut entries = orders.next(10, BLOCK).await.unwrap();
+    assert_eq!(entries.len(), 1);
+    entries.remove(0)
+}
+
+async fn obeyed(lab: &Lab, fields: &[(&str, &str)]) -> Obeyed {
+    let entry = order(lab, fields).await;
+    obey(&lab.core, &entry).await.unwrap()
+}
+
+async fn outcome(lab: &Lab, run: &str) -> (&'static str, Option<Outcome>) {
+    let view = lab.core.store.view(&id(run)).await.unwrap().unwrap();
+    (view.state, view.outcome)
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled_wherever_it_stands() {
+    let lab = Lab::new().await;
+    let at = lab.now() + 60_000;
+    lab.submit(&[request("a", 0), request("a", 1), request("a", 2)])
+        .await;
+    lab.submit(&[json!({"id": "late", "tenant": "a", "not_before_ms": at})])
+        .await;
+    let flying = lab.claim(2).await;
+    lab.advance(&flying[1]).await;
+    let cancelled = Some(Outcome::Cancelled);
+    for (run, state) in [
+        ("a-0", "settled"),
+        ("a-1", "settled"),
+        ("a-2", "closed"),
+        ("late", "closed"),
+    ] {
+        assert_eq!(obeyed(&lab, &[("cancel", run)]).await, Obeyed::Done);
+        assert_eq!(outcome(&lab, run).await, (state, cancelled), "{run}");
+    }
+    let results = lab.results().await;
+    assert_eq!(results.len(), 4);
+    assert!(results.iter().all(|result| result["outcome"] == "cancelled"
+        && result["reason"]["code"] == "cancelled"
+        && result["tenant"] == "a"));
+    for key in ["tenants", "delayed", "delayed:a", "queue:a", "control"] {
+        let is_there = key != "control" && lab.raw.exists(key).await;
+        assert!(!is_there, "{key} is still there");
+    }
+    assert_eq!(lab.raw.length("control").await, 0);
+    assert_eq!(lab.raw.pending("control").await, 0);
+}
+
+#[tokio::test]
+async fn cancelling_what_has_ended_changes_nothing() {
+    let lab = Lab::new().await;
+    lab.submit_many("a", 1).await;
+    let run = lab.claim(1).await.remove(0);
+    lab.finish(&run).await;
+    let before = lab.core.store.view(&run.id).await.unwrap().unwrap();
+    assert_eq!(cancel(&lab.core, &run.id).await.unwrap(), Act::Over);
+    assert_eq!(obeyed(&lab, &[("cancel", "a-0")]).await, Obeyed::Done);
+    let after = lab.core.store.view(&run.id).await.unwrap().unwrap();
+    assert_eq!(
+        serde_json::to_value(&after).unwrap(),
+        serde_json::to_value(&before).unwrap()
+    );
+    assert_eq!(lab.results().await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_order_waits_for_the_request_that_was_there_before_it() {
+    let lab = Lab::new().await;
+    lab.raw
+        .add("runs", &[("run", &request("a", 0).to_string())])
+        .await;
+    let entry = order(&lab, &[("cancel", "a-0"), ("pause", "b")]).await;
+    assert_eq!(obey(&lab.core, &entry).await.unwrap(), Obeyed::NotYet);
+    assert_eq!(lab.raw.pending("control").await, 1);
+    lab.submit(&[]).await;
+    assert_eq!(obey(&lab.core, &entry).await.unwrap(), Obeyed::Done);
+    assert_eq!(outcome(&lab, "a-0").await.1, Some(Outcome::Cancelled));
+    let b = lab
+        .core
+        .store
+        .tenant(&tenant("b"), lab.now())
+        .await
+        .unwrap();
+    assert!(b.settings.paused);
+    assert_eq!(lab.raw.length("control").await, 0);
+}
+
+#[tokio::test]
+async fn an_order_for_a_run_that_nobody_asked_for_is_done_with() {
+    let lab = Lab::new().await;
+    assert_eq!(obeyed(&lab, &[("cancel", "nobody")]).await, Obeyed::Done);
+    // A request that comes after it is not meant.
+    lab.submit(&[json!({"id": "nobody"})]).await;
+    assert_eq!(outcome(&lab, "nobody").await.0, "queued");
+}
+
+#[tokio::test]
+async fn what_is_no_order_is_set_aside_and_the_rest_goes_on() {
+    let lab = Lab::new().await;
+    assert_eq!(obeyed(&lab, &[("abolish", "x")]).await, Obeyed::Done);
+    let dead = lab.core.store.newest_dead(10).await.unwrap();
+    let field = |name: &str| {
+        let (_, value) = dead[0]
+            .fields
+            .iter()
+            .find(|(field, _)| field == name)
+            .unwrap();
+        String::from_utf8(value.clone()).unwrap()
+    };
+    assert_eq!(field("abolish"), "x");
+    assert_eq!(field("reason"), "\"abolish\" is no order");
+    assert_eq!(lab.raw.pending("control").await, 0);
+}
+
+#[tokio::test]
+async fn an_order_of_a_dead_worker_is_taken_over() {
+    let lab = Lab::new().await;
+    lab.submit_many("a", 1).await;
+    order(&lab, &[("cancel", "a-0")]).await;
+    let living = Requests::of(Inbox::Control, lab.core.store.clone(), "another");
+    let entries = living
+        .take_over(10, std::time::Duration::ZERO)
+        .await
+        .unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(obey(&lab.core, &entries[0]).await.unwrap(), Obeyed::Done);
+    assert_eq!(outcome(&lab, "a-0").await.1, Some(Outcome::Cancelled));
+}
+
+#[tokio::test]
+async fn a_tenants_runs_are_cancelled_and_nobody_elses() {
+    let lab = Lab::new().await;
+    lab.submit_many("a", 700).await;
+    lab.submit_many("b", 3).await;
+    let at = lab.now() + 60_000;
+    lab.submit(&[json!({"id": "late", "tenant": "a", "not_before_ms": at})])
+        .await;
+    let flying = lab.claim(20).await;
+    assert!(flying.iter().any(|run| run.tenant == "a"));
+    assert_eq!(obeyed(&lab, &[("cancel_tenant", "a")]).await, Obeyed::Done);
+    let results = lab.results().await;
+    assert_eq!(results.len(), 701);
+    assert!(results.iter().all(|result| result["tenant"] == "a"));
+    let view = lab
+        .core
+        .store
+        .tenant(&tenant("a"), lab.now())
+        .await
+        .unwrap();
+    assert_eq!(view.waiting, 0);
+    for run in flying.iter().filter(|run| run.tenant == "a") {
+        lab.close(&run.id, run.attempt).await;
+    }
+    // What the tenant asks for afterwards is not meant.
+    lab.core.clock.shift(10);
+    lab.submit(&[json!({"id": "after", "tenant": "a"})]).await;
+    assert_eq!(ids(&lab.claim(9).await), ["after"]);
+}
+
+#[tokio::test]
+async fn what_was_asked_for_later_is_not_cancelled_with_its_tenant() {
+    let lab = Lab::new().await;
+    lab.submit_many("a", 5).await;
+    let times = lab.core.store.views(&[id("a-4")]).await.unwrap();
+    let until = times[0].as_ref().unwrap().submitted_at_ms.unwrap();
+    let cancelled = cancel_tenant(&lab.core, &tenant("a"), until - 1).await;
+    let kept = 5 - cancelled.unwrap();
+    assert!(kept >= 1, "the last one at least");
+    assert_eq!(lab.claim(9).await.len(), kept);
+}
+
+#[tokio::test]
+async fn a_cancelled_boot_is_torn_down_when_its_machine_is_known() {
+    let lab = Lab::new().await;
+    lab.submit_many("a", 1).await;
+    let run = lab.claim(1).await.remove(0);
+    assert_eq!(
+        lab.end(&run.id, ReasonCode::Cancelled).await,
+        Act::Done(Entered::Settled)
+    );
+    // The run takes up its tenant's room until the machine is gone for sure.
+    let view = lab
+        .core
+        .store
+        .tenant(&tenant("a"), lab.now())
+        .await
+        .unwrap();
+    assert_eq!(view.in_flight, 1);
+    lab.close(&run.id, run.attempt).await;
+    let view = lab
+        .core
+        .store
+        .tenant(&tenant("a"), lab.now())
+        .await
+        .unwrap();
+    assert_eq!(view.in_flight, 0);
+}
+
+#[tokio::test]
+async fn everything_is_paused_and_resumed_by_orders() {
+    let lab = Lab::new().await;
+    obeyed(&lab, &[("pause", "*")]).await;
+    assert!(lab.core.store.is_paused().await.unwrap());
+    obeyed(&lab, &[("resume", "*")]).await;
+    assert!(!lab.core.store.is_paused().await.unwrap());
+}
