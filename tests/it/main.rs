@@ -1,6 +1,11 @@
 //! One binary for all integration tests: one link, shared helpers.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a test that cannot run says why"
+)]
 
 mod agreement;
 mod cli;

@@ -62,7 +62,7 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
         name: plan.name.clone(),
         quota: plan.quota,
         uid: uid.as_ref().map(Uid::number),
-        group: group(plan),
+        group: group(core, plan),
     };
     let ends = Ends {
         stdin,
@@ -92,11 +92,12 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
 }
 
 /// Makes the machine's group on another thread. If nobody asks for it, it is removed again.
-fn group(plan: &Plan) -> Option<mpsc::Receiver<io::Result<Group>>> {
+fn group(core: &Core, plan: &Plan) -> Option<mpsc::Receiver<io::Result<Group>>> {
     let groups = plan.groups.clone()?;
     let (name, quota) = (plan.name.clone(), plan.quota);
     let (tell, told) = mpsc::sync_channel(1);
-    drop(spawn_blocking(move || {
+    // Tracked, since a machine can fail before its group is made.
+    drop(core.tasks.spawn_blocking(move || {
         if let Err(mpsc::SendError(Ok(group))) = tell.send(groups.make(&name, &quota)) {
             group.discard();
         }
@@ -199,6 +200,10 @@ impl Job {
             Root::Host => Source::Host {
                 etc: show(&self.core.etc)?,
             },
+            Root::Dir(image) if !image.is_dir() => {
+                let why = format!("there is no image at {}", image.display());
+                return Err(Error::Spec(why));
+            }
             Root::Dir(image) => Source::Image(show(image)?),
         };
         let paths: Vec<_> = self

@@ -3,24 +3,37 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use cofferdam::local::engine::{Error, Root, Spec};
 
 use super::lab::{Lab, file, sh, spec};
 
-/// A folder that every user can read, as an import leaves it.
+/// A small image that every user can read, as an import leaves it, with three of the host's
+/// programs and the libraries they need.
 fn image(root: &Path) {
     for folder in ["bin", "etc/app", "usr/share", "empty"] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
     fs::write(root.join("etc/app/a"), "of the image\n").unwrap();
-    fs::write(root.join("usr/share/b"), "b\n").unwrap();
     symlink("../etc/app", root.join("usr/app")).unwrap();
-    // A folder that only its owner may enter, in a place that only root can: both must work.
     fs::set_permissions(root, fs::Permissions::from_mode(0o755)).unwrap();
+    for program in ["sh", "cat", "ls"] {
+        let path = Path::new("/bin").join(program);
+        fs::copy(&path, root.join("bin").join(program)).unwrap();
+        let needs = Command::new("ldd").arg(path).output().unwrap().stdout;
+        let needs = String::from_utf8(needs).unwrap();
+        for library in needs
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+        {
+            let copy = root.join(library.trim_start_matches('/'));
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(library, copy).unwrap();
+        }
+    }
 }
 
-/// A machine on an image; its only programs are the host's `busybox`-like shell, bound by copy.
 fn on(root: &Path, argv: &[&str]) -> Spec {
     Spec {
         root: Root::Dir(root.to_owned()),
@@ -72,8 +85,6 @@ async fn an_image_that_is_not_there_is_refused() {
     lab.close().await;
 }
 
-/// A static program that can read: the engine's own init cannot, so the image gets a copy of a
-/// shell with the libraries it needs, by letting it have the host's `/usr` as files would.
 #[tokio::test]
 async fn files_go_anywhere_and_the_rest_of_the_image_stays() {
     let lab = Lab::open().await;
@@ -110,37 +121,54 @@ async fn files_go_anywhere_and_the_rest_of_the_image_stays() {
 }
 
 #[tokio::test]
-async fn an_image_is_seen_as_it_is_and_stays_so() {
+async fn an_image_is_seen_as_it_is_with_the_files_in_it_and_stays_so() {
     let lab = Lab::open().await;
     let root = lab.dir.path().join("image");
     image(&root);
-    // The host's programs, as an image would have them.
-    for name in ["bin", "lib", "lib64", "usr/bin", "usr/lib", "usr/lib64"] {
-        let _ = fs::remove_dir(root.join(name));
-        let target = Path::new("/host").join(name.trim_start_matches("usr/"));
-        symlink(target, root.join(name)).unwrap();
-    }
-    let mut machine = on(&root, &["/.init", "memory", "1"]);
-    machine.files = vec![file("/usr/app/added", "x"), file("/etc/app/a", "y")];
-    assert_eq!(lab.run(machine).await.good(), "1");
+    let show = "cat /etc/app/* /usr/app/a; cd /etc/app; ls; ls -d /empty /usr/share; \
+        : > /bin/new; : > /etc/app/a";
+    let plain = lab.run(on(&root, &["sh", "-c", show])).await;
+    let expected = "of the image\nof the image\na\n/empty\n/usr/share\n";
+    assert_eq!(plain.stdout, expected, "{}", plain.stderr);
+    assert_eq!(
+        plain.stderr.matches("Read-only").count(),
+        1,
+        "{}",
+        plain.stderr
+    );
+
+    let mut filled = on(&root, &["sh", "-c", show]);
+    // By way of a link of the image, and over a file of it.
+    filled.files = vec![
+        file("/usr/app/added", "added\n"),
+        file("/etc/app/a", "covered\n"),
+    ];
+    let filled = lab.run(filled).await;
+    let expected = "covered\nadded\ncovered\na\nadded\n/empty\n/usr/share\n";
+    assert_eq!(filled.stdout, expected, "{}", filled.stderr);
     assert_eq!(
         fs::read_to_string(root.join("etc/app/a")).unwrap(),
         "of the image\n"
     );
-    assert!(!root.join("etc/app/added").exists());
+    assert!(!root.join("etc/app/added").exists() && !root.join("bin/new").exists());
     lab.close().await;
 }
 
 #[tokio::test]
 async fn files_that_cannot_be_placed_are_refused_by_name() {
     let lab = Lab::open().await;
+    let root = lab.dir.path().join("image");
+    fs::create_dir_all(root.join("many")).unwrap();
+    for n in 0..300 {
+        fs::write(root.join(format!("many/{n}")), "").unwrap();
+    }
     for (path, expected) in [
-        ("/usr/bin/new-program", "entries"),
+        ("/many/new", "300 entries"),
         ("/proc/1/x", "/proc"),
         ("relative", "relative"),
         ("/tmp", "folder"),
     ] {
-        let mut spec = sh("true");
+        let mut spec = on(&root, &["/.init", "memory", "1"]);
         spec.files = vec![file(path, "x")];
         let refused = lab.refused(spec).await;
         assert!(matches!(refused, Error::Spec(_)), "{refused:?}");
