@@ -13,6 +13,7 @@
 //! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap, paused, out of budget), by when to look again, ms (`inf`: when called) | while they wait |
 //! | `<ns>:idle` | zset | tenants that take no turns now, by the turn they had got to | until the others are past it |
 //! | `<ns>:vtime` | string | the latest turn at which a run went | for ever, one number |
+//! | `<ns>:floor` | string | the turn before which nobody joins, if that is later than what is in flight says | for ever, one number |
 //! | `<ns>:seq` | string | how many requests were admitted | for ever, one number |
 //! | `<ns>:delayed:<tenant>` | zset | waiting run ids by when they may boot, ms | while the tenant has such runs |
 //! | `<ns>:delayed` | zset | tenants with delayed runs by the first of their times, ms | while any run is delayed |

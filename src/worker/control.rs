@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::stage::control::{Obeyed, obey};
 use crate::store::requests::{Entry, Requests};
 use crate::worker::crew::Crew;
-use crate::worker::loops::{BLOCK, Outage};
+use crate::worker::loops::{LookBack, Outage};
 
 /// Orders read at once.
 const BATCH: usize = 64;
@@ -23,10 +23,14 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
     let core = &crew.deps.core;
     let mut outage = Outage::new("control");
     let quiet = crew.shutdown.quiet();
-    let mut looked_back = tokio::time::Instant::now();
+    let mut back = LookBack::new(core.runs.lease / 2);
     let mut in_hand: Vec<Entry> = Vec::new();
     while !quiet.is_cancelled() {
-        let block = if in_hand.is_empty() { BLOCK } else { AGAIN };
+        let block = if in_hand.is_empty() {
+            back.block()
+        } else {
+            back.block().min(AGAIN)
+        };
         let room = IN_HAND_MAX.saturating_sub(in_hand.len()).min(BATCH);
         if room == 0 {
             tokio::time::sleep(AGAIN).await;
@@ -39,10 +43,12 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
                 }
             }
         }
-        if looked_back.elapsed() >= core.runs.lease / 2 {
-            looked_back = tokio::time::Instant::now();
+        if back.is_due() {
             match orders.take_over(BATCH, core.runs.lease).await {
-                Ok(stalled) => adopt(&mut in_hand, stalled),
+                Ok(stalled) => {
+                    back.looked(stalled.len() >= BATCH);
+                    adopt(&mut in_hand, stalled);
+                }
                 Err(error) => outage.met(&crew, &error).await,
             }
         }

@@ -16,7 +16,7 @@ use crate::store::requests::Requests;
 use crate::worker::crew::Crew;
 
 /// How long a blocking read waits, and so how late a loop can notice the end.
-pub(super) const BLOCK: Duration = Duration::from_secs(1);
+const BLOCK: Duration = Duration::from_secs(1);
 /// Requests read at once.
 const BATCH: usize = 128;
 /// How often a worker looks for room unasked, in case nobody could call it.
@@ -67,15 +67,47 @@ impl Outage {
     }
 }
 
+/// When to look for what other workers left: at once, then every so often, and again without a
+/// pause while there is more.
+pub(super) struct LookBack {
+    every: Duration,
+    next: tokio::time::Instant,
+}
+
+impl LookBack {
+    pub(super) fn new(every: Duration) -> Self {
+        let next = tokio::time::Instant::now();
+        Self { every, next }
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        tokio::time::Instant::now() >= self.next
+    }
+
+    /// How long a read may wait before the next look.
+    pub(super) fn block(&self) -> Duration {
+        let left = self
+            .next
+            .saturating_duration_since(tokio::time::Instant::now());
+        // Redis takes zero for ever.
+        left.clamp(Duration::from_millis(1), BLOCK)
+    }
+
+    pub(super) fn looked(&mut self, is_more: bool) {
+        let wait = if is_more { Duration::ZERO } else { self.every };
+        self.next = tokio::time::Instant::now() + wait;
+    }
+}
+
 /// Requests → queued runs. Reads that are under way when the end begins are waited for, so that
 /// nothing is left half-read.
 pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
     let core = &crew.deps.core;
     let mut outage = Outage::new("intake");
-    let mut looked_back = tokio::time::Instant::now();
+    let mut back = LookBack::new(core.runs.lease / 2);
     let quiet = crew.shutdown.quiet();
     while !quiet.is_cancelled() {
-        let mut entries = match requests.next(BATCH, BLOCK).await {
+        let mut entries = match requests.next(BATCH, back.block()).await {
             Ok(entries) => entries,
             Err(error) => {
                 outage.met(&crew, &error).await;
@@ -83,10 +115,12 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
             }
         };
         // What another worker read and did not admit.
-        if looked_back.elapsed() >= core.runs.lease / 2 {
-            looked_back = tokio::time::Instant::now();
+        if back.is_due() {
             match requests.take_over(BATCH, core.runs.lease).await {
-                Ok(stalled) => entries.extend(stalled),
+                Ok(stalled) => {
+                    back.looked(stalled.len() >= BATCH);
+                    entries.extend(stalled);
+                }
                 Err(error) => outage.met(&crew, &error).await,
             }
         }

@@ -129,8 +129,9 @@ local function go(tenant, id, app)
 end
 
 local taken, why, looked = {}, 'wanted', 0
-local vtime = tonumber(redis.call('GET', ns .. ':vtime') or '-inf')
-local latest = vtime
+local known = redis.call('MGET', ns .. ':vtime', ns .. ':floor')
+local vtime, low = tonumber(known[1] or -math.huge), tonumber(known[2] or -math.huge)
+local latest, lowest, waiting = vtime, low, redis.call('ZCARD', KEYS[1])
 while #taken < want do
   if room <= 0 then why = 'full' break end
   local app = choose()
@@ -151,8 +152,16 @@ while #taken < want do
     if run then
       taken[#taken + 1] = run
       busy[app.name], room, app.tokens = busy[app.name] + 1, room - 1, app.tokens - 1
-      own.busy, latest = own.busy + 1, math.max(latest, turn[2])
-      redis.call('ZADD', KEYS[1], score(turn[2] + own.step), tenant)
+      own.busy = own.busy + 1
+      local at = tonumber(turn[2])
+      if at > latest then
+        latest = at
+      else
+        -- It catches up, and who joins later catches up with that much less.
+        local least = math.max(lowest, latest - total / waiting)
+        lowest = math.min(least + 1 / waiting, latest + 1)
+      end
+      redis.call('ZADD', KEYS[1], score(at + own.step), tenant)
     end
     rest(ns, tenant)
   end
@@ -162,8 +171,9 @@ while #taken < want do
 end
 
 if latest > vtime then redis.call('SET', ns .. ':vtime', score(latest)) end
--- Who has got no further than that joins at the floor, as one who was never here.
-redis.call('ZREMRANGEBYSCORE', ns .. ':idle', '-inf', score(latest - total - #taken))
+if lowest > low then redis.call('SET', ns .. ':floor', score(lowest)) end
+-- Who has got no further than the floor joins there, as one who was never here.
+redis.call('ZREMRANGEBYSCORE', ns .. ':idle', '-inf', score(math.max(lowest, latest - total - #taken)))
 if rate > 0 then
   for _, app in ipairs(apps) do
     redis.call('HSET', ns .. ':bucket:' .. app.name, 'tokens', score(app.tokens), 'at_ms', app.at)

@@ -34,18 +34,23 @@ end
 -- Turns. A tenant's score in `tenants` is the turn at which its next run goes. The least goes
 -- first, and every run that goes moves its tenant on by 1 / weight. `vtime` is the latest turn
 -- at which a run went.
+--
+-- A tenant that is new, or comes back, joins behind that by its share of what is in flight, and so
+-- catches up with what the others have, and with nothing older. What newcomers catch up with is
+-- taken off for those who come after them (`floor`), so that ever new ones cannot keep a tenant
+-- waiting that has had its turn.
 
--- The turn before which nobody joins. A tenant that is new, or comes back, joins there and so
--- catches up with its share of what is in flight, and with nothing older.
+-- The turn before which nobody joins.
 local function floor(ns)
   local waiting = math.max(1, redis.call('ZCARD', ns .. ':tenants'))
-  return tonumber(redis.call('GET', ns .. ':vtime') or '0') - in_flight(ns) / waiting
+  local known = redis.call('MGET', ns .. ':vtime', ns .. ':floor')
+  return math.max(tonumber(known[1] or '0') - in_flight(ns) / waiting, tonumber(known[2] or -math.huge))
 end
 
 -- Puts a tenant among those whose turn comes: never before the turn that it had got to, so that
 -- neither saving up turns nor coming and going gains any.
 local function join(ns, tenant)
-  local own = tonumber(redis.call('ZSCORE', ns .. ':idle', tenant) or '-inf')
+  local own = tonumber(redis.call('ZSCORE', ns .. ':idle', tenant) or -math.huge)
   redis.call('ZADD', ns .. ':tenants', score(math.max(floor(ns), own)), tenant)
   redis.call('ZREM', ns .. ':idle', tenant)
 end

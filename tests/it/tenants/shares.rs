@@ -138,6 +138,40 @@ async fn nobody_starves_however_many_come_and_go() {
 }
 
 #[tokio::test]
+async fn ever_new_tenants_do_not_starve_one_that_had_its_turn() {
+    let mut lab = Lab::new().await;
+    lab.room.max_in_flight = 6;
+    // All that is in flight is newcomers', and newcomers always wait.
+    let mut next = 0;
+    let mut newcomers = async |lab: &Lab, count: usize| {
+        for _ in 0..count {
+            lab.submit(&[super::request(&format!("new{next}"), 0)])
+                .await;
+            next += 1;
+        }
+    };
+    lab.submit_many("patient", 20).await;
+    newcomers(&lab, 10).await;
+    let mut flying = lab.claim(100).await;
+    let (mut turns, mut claims) = (0, 0);
+    while turns < 20 {
+        lab.finish(&flying.remove(0)).await;
+        let run = lab.claim(1).await.remove(0);
+        if run.tenant == "patient" {
+            turns += 1;
+        } else {
+            newcomers(&lab, 1).await;
+        }
+        flying.push(run);
+        claims += 1;
+        // It is one of six or so that wait.
+        assert!(claims < 240, "{turns} of 20 in {claims}");
+    }
+    let remembered: usize = lab.raw.say("ZCARD", "idle", &[]).await;
+    assert!(remembered < 50, "{remembered} are remembered of {claims}");
+}
+
+#[tokio::test]
 async fn a_tenant_that_waited_for_its_own_cap_gains_no_turns_by_it() {
     let mut lab = Lab::new().await;
     lab.room.max_in_flight = 4;
