@@ -174,6 +174,6 @@ fn ids(runs: &[Claimed]) -> Vec<&str> {
     runs.iter().map(|run| run.id.as_str()).collect()
 }
 
-fn of<'a>(turns: &'a [String], tenant: &str) -> usize {
+fn of(turns: &[String], tenant: &str) -> usize {
     turns.iter().filter(|turn| *turn == tenant).count()
 }

@@ -156,7 +156,8 @@ async fn caps_hold(count: usize) {
     }
     let is_over = Arc::new(AtomicBool::new(false));
     let look = look_at_machines(&stack, is_over.clone());
-    let looks = tokio::spawn(look);
+    let mut looks = tokio::task::JoinSet::new();
+    looks.spawn(look);
     let mut kills = 0;
     let deadline = tokio::time::Instant::now() + BOUND * 4;
     while stack.raw.length("results").await < ids.len() {
@@ -172,7 +173,7 @@ async fn caps_hold(count: usize) {
     }
     stack.settles(&ids, BOUND).await;
     is_over.store(true, Ordering::SeqCst);
-    let (looked, most) = looks.await.unwrap();
+    let (looked, most) = looks.join_next().await.unwrap().unwrap();
     assert!(looked > 10 && kills > 2, "{looked} looks, {kills} kills");
     for (name, most) in &most {
         assert!(*most <= TENANT, "{name} had {most} machines");
