@@ -1,3 +1,7 @@
 //! The `cofferdam` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cofferdam::cli::main()
+}

@@ -1,11 +1,12 @@
 //! The accept loop: bounded connections, bounded waits, an end that lets answers finish.
 
-use std::convert::Infallible;
+use std::error::Error as StdError;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -43,6 +44,11 @@ impl Default for Limits {
     }
 }
 
+/// Why a request gets no answer: its connection is to be closed instead.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the connection is closed without an answer")]
+pub struct Severed;
+
 /// Serves `listener` until `shutdown` begins, then lets open requests finish.
 ///
 /// `handler` answers each request; it cannot fail, since every failure has an answer. A request
@@ -51,6 +57,26 @@ pub async fn serve<H, F>(listener: TcpListener, limits: Limits, shutdown: Shutdo
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
+{
+    let handler = move |request, peer| {
+        let answer = handler(request, peer);
+        async move { Ok(answer.await) }
+    };
+    serve_or_sever(listener, limits, shutdown, handler).await;
+}
+
+/// As [`serve`], for a handler that has bodies of its own, and that may close a connection instead
+/// of answering.
+pub async fn serve_or_sever<H, F, B>(
+    listener: TcpListener,
+    limits: Limits,
+    shutdown: Shutdown,
+    handler: H,
+) where
+    H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Result<Response<B>, Severed>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + From<Body> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let permits = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
@@ -83,24 +109,26 @@ where
     graceful.shutdown().await;
 }
 
-fn connection<H, F>(
+fn connection<H, F, B>(
     stream: TcpStream,
     peer: SocketAddr,
     limits: Limits,
     handler: H,
     graceful: &GracefulShutdown,
-) -> impl Future<Output = hyper::Result<()>> + use<H, F>
+) -> impl Future<Output = hyper::Result<()>> + use<H, F, B>
 where
     H: Fn(Request<Incoming>, SocketAddr) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response<Body>> + Send + 'static,
+    F: Future<Output = Result<Response<B>, Severed>> + Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + From<Body> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let answer = handler(request, peer);
         async move {
             match tokio::time::timeout(limits.request_timeout, answer).await {
-                Ok(response) => Ok::<_, Infallible>(response),
-                Err(_) => Ok(crate::http::reply::timed_out()),
+                Ok(answered) => answered,
+                Err(_) => Ok(crate::http::reply::timed_out().map(B::from)),
             }
         }
     });

@@ -198,7 +198,11 @@ impl Core {
     /// Ends what carries this engine's mark, or what belongs to one of its machines, and waits
     /// until it is gone.
     async fn end_strays(&self, machine: Option<&str>) {
-        let Ok(strays) = procfs::marked(&self.mark, machine) else {
+        let (mark, machine) = (self.mark.clone(), machine.map(str::to_owned));
+        // Reading a process's environment waits for as long as the kernel is busy with its
+        // memory, which a guest can draw out: not on a thread that everything else needs.
+        let marked = tokio::task::spawn_blocking(move || procfs::marked(&mark, machine.as_deref()));
+        let Ok(Ok(strays)) = marked.await else {
             return;
         };
         let strays: Vec<_> = strays

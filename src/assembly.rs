@@ -1,0 +1,144 @@
+//! From settings to parts: the one place where the services' needs are put together.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::clock::Clock;
+use crate::config::{self, SigningKey};
+use crate::machines::{self, Call, Class, Client, Observed, Observer};
+use crate::stage::spec::GuestUrls;
+use crate::stage::{Core, Deps, Health};
+use crate::store::{self, Store};
+use crate::telemetry::{AnswerClass, MachinesCall, Metrics};
+use crate::token::{KeyError, KeyRing};
+
+/// Looks at a Redis that is not there yet, and the pause between two.
+const STORE_LOOKS: u32 = 60;
+const STORE_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Why the parts cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis is not there, too old, or its address is none.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// There can be no client for the Machines API with these settings.
+    #[error(transparent)]
+    Machines(#[from] machines::Error),
+    /// The signing keys make no ring.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
+
+/// Store, clock and metrics. Waits half a minute for a Redis that is not there yet, as when both
+/// were started together.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Error> {
+    Ok(Core {
+        store: store(redis).await?,
+        clock: Clock::system(),
+        metrics: Arc::new(Metrics::new()),
+        runs: Arc::new(runs),
+    })
+}
+
+async fn store(redis: &config::Redis) -> Result<Store, Error> {
+    let mut looks = 1;
+    loop {
+        match Store::connect(redis).await {
+            Err(error @ store::Error::Unavailable(_)) if looks < STORE_LOOKS => {
+                if looks == 1 {
+                    warn!(%error, "waiting for redis");
+                }
+                looks += 1;
+                tokio::time::sleep(STORE_PAUSE).await;
+            }
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+/// The parts of a worker.
+///
+/// # Errors
+/// [`Error::Machines`] and [`Error::Keys`].
+pub fn deps(
+    core: Core,
+    machines: &config::Machines,
+    guests: &config::Guests,
+) -> Result<Deps, Error> {
+    let token = machines::Token::new(machines.token.expose().as_str());
+    let mut settings = machines::Settings::new(machines.api_url.clone(), token);
+    settings.observer = observer(core.metrics.clone());
+    Ok(Deps {
+        core,
+        machines: Client::new(settings)?,
+        apps: machines.apps.clone(),
+        ring: ring(&guests.keys)?,
+        urls: GuestUrls::below(&guests.url),
+        health: Arc::new(Health::default()),
+    })
+}
+
+/// A ring of the configured keys.
+///
+/// # Errors
+/// [`KeyError`]; not for keys that the settings let pass.
+pub fn ring(keys: &[SigningKey]) -> Result<KeyRing, KeyError> {
+    KeyRing::new(keys.iter().map(|key| (key.kid.clone(), key.bytes.expose())))
+}
+
+/// Counts the answers of the Machines API.
+fn observer(metrics: Arc<Metrics>) -> Observer {
+    Observer::new(move |observed: Observed| {
+        let class = class(observed.class);
+        metrics.machines_answers(call(observed.call), class).inc();
+    })
+}
+
+fn call(call: Call) -> MachinesCall {
+    match call {
+        Call::Create => MachinesCall::Create,
+        Call::Get => MachinesCall::Get,
+        Call::List => MachinesCall::List,
+        Call::Wait => MachinesCall::Wait,
+        Call::Start => MachinesCall::Start,
+        Call::Stop => MachinesCall::Stop,
+        Call::Delete => MachinesCall::Delete,
+        Call::App => MachinesCall::App,
+        Call::Token => MachinesCall::Token,
+        Call::Logs => MachinesCall::Logs,
+    }
+}
+
+fn class(class: Class) -> AnswerClass {
+    match class {
+        Class::Ok => AnswerClass::Ok,
+        Class::Refused => AnswerClass::Refused,
+        Class::TimedOut => AnswerClass::TimedOut,
+        Class::RateLimited => AnswerClass::RateLimited,
+        Class::ServerError => AnswerClass::ServerError,
+        Class::Unreadable => AnswerClass::Unreadable,
+        Class::NoAnswer => AnswerClass::NoAnswer,
+        Class::NotSent => AnswerClass::NotSent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Label as _;
+
+    #[test]
+    fn series_bear_the_words_of_the_client() {
+        for known in Call::ALL {
+            assert_eq!(call(known).word(), known.as_str());
+        }
+        for known in Class::ALL {
+            assert_eq!(class(known).word(), known.as_str());
+        }
+    }
+}

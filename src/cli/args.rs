@@ -1,0 +1,372 @@
+//! The words of the command line, with an example or two for each command.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Runs strangers' code: one throw-away machine per request, exactly one result, nothing left
+/// behind
+#[derive(Debug, Parser)]
+#[command(name = "cofferdam", version, styles = STYLES, max_term_width = 100)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(after_help = "\
+Everything on one machine:
+  cofferdam up
+  cofferdam submit --wait -- sh -c 'curl -sS $SANDBOX_RESULT_URL -d 42 \\
+      -H \"Authorization: Bearer $SANDBOX_RUN_TOKEN\"'
+
+Each setting is an environment variable and a flag of the command that uses it.
+Exit status: 0 done, 1 failed, 2 wrong use, 3 a run that was waited for did not complete.")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything on this machine: Redis, the local Machines server, worker, endpoint
+    #[command(after_help = "\
+Examples:
+  cofferdam up
+  cofferdam up --state-dir /tmp/try --require-limits true
+  REDIS_URL=redis://127.0.0.1 cofferdam up      # with your own Redis
+
+It is ready when it says so; `submit`, `show` and the others then find it by themselves.
+Ctrl-C or SIGTERM ends everything that it started.")]
+    Up(Misbehave),
+    /// Boot a machine for each request, tear it down after its result, sweep what slipped through
+    #[command(after_help = "\
+Examples:
+  cofferdam worker --apps sandboxes --guest-url http://cofferdam.internal:8080
+  cofferdam worker --help | less               # every setting
+
+Any number of workers share the work. SIGTERM drains: nothing new is taken, what is in hand is
+finished or left to another worker.")]
+    Worker,
+    /// Serve the endpoint that guests post their results to
+    #[command(after_help = "\
+Examples:
+  cofferdam serve
+  cofferdam serve --listen 127.0.0.1:8080 --admin-listen 127.0.0.1:9091")]
+    Serve,
+    /// Serve the Machines API on this machine, each machine an isolated process tree
+    #[command(after_help = "\
+Examples:
+  FLY_API_TOKEN=secret cofferdam machines
+  FLY_API_TOKEN=secret cofferdam machines --require-limits true
+  FLY_API_TOKEN=secret cofferdam machines --fault 'create nth=2: lose'")]
+    Machines(Misbehave),
+    /// Import, list and remove the images that local machines start from
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  docker save alpine:3 | cofferdam images import alpine:3 -
+  cofferdam images import tools ./rootfs
+  cofferdam images list"
+    )]
+    Images(Images),
+    /// Ask for a run, or for many
+    #[command(after_help = "\
+Examples:
+  cofferdam submit --image host --wait -- sh -c 'exit 3'
+  cofferdam submit --image alpine:3 --input '{\"n\":1}' --env LEVEL=debug --timeout 60
+  cofferdam submit --file /repo.bundle=./repo.bundle --input @input.json --wait --json
+  jq -c '.[]' requests.json | cofferdam submit - --wait
+
+Exit status with --wait: 0 all completed, 3 one did not.")]
+    Submit(Box<Submit>),
+    /// Show one run: its state, times, machine and result
+    #[command(after_help = "\
+Examples:
+  cofferdam show pr-17
+  cofferdam show pr-17 --json | jq .result.payload")]
+    Show(Show),
+    /// Print what the guest of a run wrote, where the Machines API keeps it
+    #[command(after_help = "\
+Examples:
+  cofferdam logs pr-17
+
+Only the local Machines server keeps output, and only while it has the machine.")]
+    Logs(Logs),
+    /// List runs, newest first
+    #[command(after_help = "\
+Examples:
+  cofferdam runs
+  cofferdam runs --state running --tenant acme
+  cofferdam runs --limit 1000 --json | jq -r .run_id")]
+    Runs(Runs),
+    /// Print results, oldest first
+    #[command(after_help = "\
+Examples:
+  cofferdam results --limit 5
+  cofferdam results --follow --json
+
+This looks at the stream without a consumer group, so it takes nothing from any consumer.")]
+    Results(Results),
+    /// Cancel a run: it ends with a result that says so, and its machine is torn down
+    #[command(after_help = "\
+Examples:
+  cofferdam cancel pr-17")]
+    Cancel(Cancel),
+    /// Look at requests that could not be read, and put them back
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  cofferdam dead list
+  cofferdam dead requeue 1732000000000-0
+  cofferdam dead requeue --all"
+    )]
+    Dead(Dead),
+    /// Check Redis, the Machines API, keys, addresses and clocks, and say what to do
+    #[command(after_help = "\
+Examples:
+  cofferdam doctor
+  cofferdam doctor --json
+
+Exit status: 0 nothing failed, 1 something did.")]
+    Doctor(Doctor),
+    /// Print a completion script for a shell
+    #[command(after_help = "\
+Examples:
+  cofferdam completions bash > /etc/bash_completion.d/cofferdam
+  cofferdam completions zsh > ~/.zfunc/_cofferdam")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// How the local Machines server is to misbehave, so that what depends on it can be tried out.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Misbehaviour of the local Machines server")]
+pub(crate) struct Misbehave {
+    /// A fault, `CALL [key=value…]: ACTION [key=value…]`; can be repeated
+    ///
+    /// CALL is `create`, `get`, `wait`, `delete`, … or `*` for every call. It can be narrowed by
+    /// `app=`, `region=`, `name=` (a `*` at its end stands for any ending), `nth=N` (the Nth call
+    /// that matches), `every=N`, `times=N` (at most), `p=0.1` (with that probability, drawn from
+    /// `seed=`).
+    ///
+    /// ACTION is `refuse status=S [error=] [code=] [body=] [retry_after_s=]`, `delay ms=N`, `drop`
+    /// (closes the connection), `lose` (does it, then closes the connection), `cut` (does it, then
+    /// sends half of the answer), `hang`, `rate-limit per_s=R burst=B`, `no-capacity [kind=]`,
+    /// `forget` (the machine never was), `hide ms=N`, `slow-pull ms=N`, `stick state=S [ms=N]`, or
+    /// `unreachable`.
+    #[arg(long, value_name = "RULE")]
+    pub(crate) fault: Vec<String>,
+    /// Let faults be changed over HTTP, at `/_faults`
+    #[arg(long)]
+    pub(crate) fault_control: bool,
+    /// Hold the rate limits that the real service documents
+    #[arg(long)]
+    pub(crate) documented_limits: bool,
+    /// Run no process: after this many milliseconds, post a small result in each guest's place
+    #[arg(long, value_name = "MILLISECONDS")]
+    pub(crate) simulate: Option<u64>,
+}
+
+/// What a command prints for people or for programs.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Format {
+    /// Print JSON, one value a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Submit {
+    /// `-` to read requests as JSON lines from standard input
+    #[arg(value_name = "-", value_parser = ["-"], conflicts_with_all = REQUEST_ARGS)]
+    pub(crate) lines: Option<String>,
+    /// Idempotency key; a second request with the id of a known run changes nothing
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// Machine image; without it, the worker's own default
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Input for the guest: JSON, or `@FILE` (`@-`: standard input)
+    #[arg(long, value_name = "JSON")]
+    pub(crate) input: Option<String>,
+    /// A variable for the guest; can be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// A file for the machine; can be repeated
+    #[arg(long, value_name = "GUEST_PATH=FILE")]
+    pub(crate) file: Vec<String>,
+    /// Processors
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<u32>,
+    /// `shared` or `performance`
+    #[arg(long, value_name = "KIND")]
+    pub(crate) cpu_kind: Option<String>,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_mb: Option<u32>,
+    /// Region, or several in order of preference (`ams,eu`)
+    #[arg(long)]
+    pub(crate) region: Option<String>,
+    /// Seconds from boot to the deadline
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// Give up if not started after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) queue_ttl: Option<u64>,
+    /// Whose run it is
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// A JSON object that comes back with the result
+    #[arg(long, value_name = "JSON")]
+    pub(crate) metadata: Option<String>,
+    /// Wait for the result and print it
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Stop waiting after this many seconds; the run goes on
+    #[arg(long, value_name = "SECONDS", requires = "wait")]
+    pub(crate) wait_timeout: Option<u64>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+    /// Command to run in the machine; without it, the image's own
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) cmd: Vec<String>,
+}
+
+/// What belongs to one request and cannot stand beside `-`.
+const REQUEST_ARGS: [&str; 14] = [
+    "id",
+    "image",
+    "input",
+    "env",
+    "file",
+    "cpus",
+    "cpu_kind",
+    "memory_mb",
+    "region",
+    "timeout",
+    "queue_ttl",
+    "tenant",
+    "metadata",
+    "cmd",
+];
+
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// Id of the run
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// Id of the run
+    pub(crate) run: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Runs {
+    /// Only runs in this state
+    #[arg(long, value_enum)]
+    pub(crate) state: Option<StateName>,
+    /// Only runs of this tenant
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// At most this many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// A state of a run, as a word of the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum StateName {
+    Queued,
+    Booting,
+    Running,
+    Settled,
+    Closed,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Results {
+    /// Go on with results as they come
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// At most this many of those that are there, the newest
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) limit: u32,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    /// Id of the run
+    pub(crate) run: String,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dead {
+    /// List them, newest first
+    List {
+        /// At most this many
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        limit: u32,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Put entries back on the request stream, as they came
+    Requeue {
+        /// Ids of the entries, as `dead list` shows them
+        #[arg(
+            required_unless_present = "all",
+            conflicts_with = "all",
+            value_name = "ENTRY"
+        )]
+        entries: Vec<String>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        format: Format,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Images {
+    /// Import an image: a folder, an OCI layout, or a `docker save` archive
+    Import {
+        /// Name that requests will use
+        name: String,
+        /// Folder or archive; `-` for an archive from standard input
+        source: PathBuf,
+    },
+    /// List the images that are there
+    List {
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Remove an image
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) format: Format,
+}

@@ -1,0 +1,249 @@
+//! Looks at Redis: its version, what it keeps, what it may throw away, its clock.
+
+use std::collections::HashMap;
+
+use crate::cli::doctor::Finding;
+use crate::cli::human;
+use crate::cli::place;
+use crate::clock::{Clock, UnixMs};
+use crate::config::{Redis, Tool};
+use crate::store::{Error, Store};
+
+/// Clocks this far apart are worth a word; deadlines and leases still hold.
+const SKEW_NOTED_MS: u64 = 1000;
+
+/// Clocks this far apart make a worker take another's work, or end runs early.
+const SKEW_TOO_LARGE_MS: u64 = 5000;
+
+pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
+    let redis = match place::redis(tool) {
+        Ok(redis) => redis,
+        Err(error) => {
+            return vec![Finding::fail(
+                "redis",
+                format!("{error:#}"),
+                "set REDIS_URL",
+            )];
+        }
+    };
+    let shown = place::without_password(redis.url.expose());
+    let store = match Store::connect(&redis).await {
+        Ok(store) => store,
+        Err(error) => {
+            let remedy = match error {
+                Error::Version(_) => "use Redis 7.0 or newer, or Valkey",
+                _ => "start Redis, or set REDIS_URL to where it is",
+            };
+            return vec![Finding::fail("redis", format!("{shown}: {error}"), remedy)];
+        }
+    };
+    let mut findings = Vec::new();
+    match sections(&store).await {
+        Ok(info) => findings.extend(judged(&info, &redis, &shown)),
+        Err(error) => findings.push(Finding::warn(
+            "redis settings",
+            format!("cannot be read: {error}"),
+            "let the user run INFO, or check persistence and maxmemory-policy by hand",
+        )),
+    }
+    findings.push(clock(&store).await);
+    findings.extend(runs(&store).await);
+    findings
+}
+
+type Info = HashMap<String, String>;
+
+async fn sections(store: &Store) -> Result<Info, Error> {
+    let mut info = Info::new();
+    for section in ["server", "persistence", "memory", "replication", "cluster"] {
+        let text = store.info(section).await?;
+        let pairs = text.lines().filter_map(|line| line.trim().split_once(':'));
+        info.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+    Ok(info)
+}
+
+/// What Redis's own account of itself means for us.
+fn judged(info: &Info, redis: &Redis, shown: &str) -> Vec<Finding> {
+    let field = |name: &str| info.get(name).map_or("", String::as_str);
+    let product = match field("valkey_version") {
+        "" => format!("Redis {}", field("redis_version")),
+        version => format!("Valkey {version}"),
+    };
+    let mut findings = vec![Finding::ok("redis", format!("{product} at {shown}"))];
+    if field("role") == "slave" {
+        findings.push(Finding::fail(
+            "redis role",
+            "it is a replica",
+            "set REDIS_URL to the primary: a replica takes no writes",
+        ));
+    }
+    if field("cluster_enabled") == "1" && !redis.namespace.starts_with('{') {
+        findings.push(Finding::fail(
+            "redis cluster",
+            "the keys of a run would lie in several slots",
+            format!(
+                "set COFFERDAM_NAMESPACE to {{{}}}, with braces",
+                redis.namespace
+            ),
+        ));
+    }
+    findings.push(persistence(
+        field("aof_enabled"),
+        field("aof_last_write_status"),
+    ));
+    findings.push(eviction(field("maxmemory_policy"), field("maxmemory")));
+    findings
+}
+
+fn persistence(append_only: &str, last_write: &str) -> Finding {
+    const WHAT: &str = "redis persistence";
+    match (append_only, last_write) {
+        ("1", "ok" | "") => Finding::ok(WHAT, "append-only file is on"),
+        ("1", status) => Finding::fail(
+            WHAT,
+            format!("the last write of the append-only file: {status}"),
+            "look at Redis's log: its disk may be full",
+        ),
+        _ => Finding::warn(
+            WHAT,
+            "append-only file is off",
+            "CONFIG SET appendonly yes; else a restart of Redis can lose accepted requests",
+        ),
+    }
+}
+
+fn eviction(policy: &str, bound: &str) -> Finding {
+    const WHAT: &str = "redis eviction";
+    let bound = match bound.parse() {
+        Ok(0) | Err(_) => "without a memory bound".to_owned(),
+        Ok(bytes) => format!("within {}", human::bytes(bytes)),
+    };
+    match policy {
+        "noeviction" => Finding::ok(WHAT, format!("noeviction, {bound}")),
+        policy => Finding::fail(
+            WHAT,
+            format!("{policy}, {bound}"),
+            "CONFIG SET maxmemory-policy noeviction; else full memory loses runs in silence",
+        ),
+    }
+}
+
+async fn clock(store: &Store) -> Finding {
+    let clock = Clock::system();
+    let before = clock.now_ms();
+    match store.time().await {
+        // Redis read its clock at some moment in between.
+        Ok(theirs) => skew("redis clock", theirs, before, clock.now_ms(), 0),
+        Err(error) => Finding::warn("redis clock", error.to_string(), "let the user run TIME"),
+    }
+}
+
+/// Judges a clock that was read between `before` and `after` on ours, and is exact to
+/// `exact_to_ms`.
+pub(super) fn skew(
+    what: &'static str,
+    theirs: UnixMs,
+    before: UnixMs,
+    after: UnixMs,
+    exact_to_ms: u64,
+) -> Finding {
+    let ahead = theirs.saturating_sub(after);
+    let behind = before.saturating_sub(theirs.saturating_add(exact_to_ms));
+    let apart = ahead.max(behind);
+    let found = format!("{apart} ms apart from ours");
+    let remedy = "let a time service (chrony, systemd-timesyncd) set the clocks of all hosts";
+    match apart {
+        0..SKEW_NOTED_MS => Finding::ok(what, found),
+        SKEW_NOTED_MS..SKEW_TOO_LARGE_MS => Finding::warn(what, found, remedy),
+        _ => Finding::fail(what, found, remedy),
+    }
+}
+
+async fn runs(store: &Store) -> Option<Finding> {
+    const WHAT: &str = "runs";
+    let census = match store.census(Clock::system().now_ms()).await {
+        Ok(census) => census,
+        Err(error) => {
+            let remedy = "look at the keys of the namespace: somebody else may write them";
+            return Some(Finding::fail(WHAT, error.to_string(), remedy));
+        }
+    };
+    let found = format!(
+        "{} waiting, {} with a machine, {} requests unread, {} overdue",
+        census.queued, census.in_flight, census.unread, census.overdue
+    );
+    if census.unread > 0 && census.queued + census.in_flight == 0 {
+        return Some(Finding::warn(
+            WHAT,
+            found,
+            "is a worker running with these settings?",
+        ));
+    }
+    Some(Finding::ok(WHAT, found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Verdict;
+
+    fn verdicts(pairs: &[(&str, &str)], namespace: &str) -> Vec<(&'static str, Verdict)> {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let info = pairs.iter().map(own).collect();
+        let redis = Redis {
+            namespace: namespace.to_owned(),
+            ..Redis::nearby()
+        };
+        let findings = judged(&info, &redis, "redis://host");
+        findings
+            .into_iter()
+            .map(|finding| (finding.what, finding.verdict))
+            .collect()
+    }
+
+    #[test]
+    fn a_redis_that_keeps_everything_is_fine() {
+        let info = [
+            ("redis_version", "7.0.15"),
+            ("role", "master"),
+            ("aof_enabled", "1"),
+            ("aof_last_write_status", "ok"),
+            ("maxmemory_policy", "noeviction"),
+        ];
+        assert!(
+            verdicts(&info, "cofferdam")
+                .iter()
+                .all(|(_, verdict)| *verdict == Verdict::Ok)
+        );
+    }
+
+    #[test]
+    fn what_could_lose_runs_is_found() {
+        let info = [
+            ("role", "slave"),
+            ("cluster_enabled", "1"),
+            ("aof_enabled", "0"),
+            ("maxmemory_policy", "volatile-lru"),
+        ];
+        let expected = [
+            ("redis", Verdict::Ok),
+            ("redis role", Verdict::Fail),
+            ("redis cluster", Verdict::Fail),
+            ("redis persistence", Verdict::Warn),
+            ("redis eviction", Verdict::Fail),
+        ];
+        assert_eq!(verdicts(&info, "cofferdam"), expected);
+        assert_eq!(verdicts(&info, "{cofferdam}").len(), expected.len() - 1);
+    }
+
+    #[test]
+    fn clocks_are_compared_with_what_could_be_seen() {
+        let verdict = |theirs| skew("clock", theirs, 10_000, 10_100, 0).verdict;
+        assert_eq!(verdict(10_050), Verdict::Ok);
+        assert_eq!(verdict(11_099), Verdict::Ok);
+        assert_eq!(verdict(8_900), Verdict::Warn);
+        assert_eq!(verdict(16_000), Verdict::Fail);
+        assert_eq!(verdict(4_000), Verdict::Fail);
+    }
+}

@@ -1,0 +1,161 @@
+//! Which Redis and which Machines API a command means: what was given, else a running `up`'s, else
+//! what is usual.
+
+use anyhow::Context as _;
+use url::Url;
+
+use crate::cli::status::WrongUse;
+use crate::config::{Redis, Secret, Tool};
+use crate::store::Store;
+use crate::up::ready::{self, Ready};
+
+/// Redis as the settings mean it.
+pub(crate) fn redis(tool: &Tool) -> anyhow::Result<Redis> {
+    let found = running(tool);
+    let nearby = Redis::nearby();
+    let url = match (&tool.redis_url, &found) {
+        (Some(url), _) => url.clone(),
+        (None, Some(ready)) => {
+            let url = Url::parse(&ready.redis_url).context("read up.json in the state folder")?;
+            Secret::new(url)
+        }
+        (None, None) => nearby.url,
+    };
+    let namespace = match (&tool.namespace, found) {
+        (Some(namespace), _) => namespace.clone(),
+        (None, Some(ready)) if tool.redis_url.is_none() => ready.namespace,
+        (None, _) => nearby.namespace,
+    };
+    Ok(Redis { url, namespace })
+}
+
+/// The runs there, once Redis has answered.
+pub(crate) async fn store(tool: &Tool) -> anyhow::Result<Store> {
+    let redis = redis(tool)?;
+    let shown = without_password(redis.url.expose());
+    let hint = if tool.redis_url.is_none() && running(tool).is_none() {
+        " (REDIS_URL is not set, and no `up` is running)"
+    } else {
+        ""
+    };
+    Store::connect(&redis)
+        .await
+        .with_context(|| format!("connect to {shown}{hint}"))
+}
+
+/// The Machines API as the settings mean it.
+pub(crate) fn machines_api(tool: &Tool) -> anyhow::Result<(Url, Secret<String>)> {
+    if let Some(ready) = running(tool).filter(|_| tool.api_url.is_none()) {
+        let url = Url::parse(&ready.fly_api_url).context("read up.json in the state folder")?;
+        let token = ready
+            .fly_api_token
+            .map(Secret::new)
+            .or_else(|| tool.token.clone());
+        return Ok((url, token.ok_or_else(|| missing("FLY_API_TOKEN"))?));
+    }
+    let url = tool.api_url.clone().ok_or_else(|| missing("FLY_API_URL"))?;
+    let token = tool.token.clone().ok_or_else(|| missing("FLY_API_TOKEN"))?;
+    Ok((url, token))
+}
+
+/// The apps as the settings mean them; none when nobody knows.
+pub(crate) fn apps(tool: &Tool) -> Vec<String> {
+    let of_up = || {
+        let ready = running(tool)?;
+        Some(ready.app.split(',').map(str::to_owned).collect())
+    };
+    tool.apps.clone().or_else(of_up).unwrap_or_default()
+}
+
+fn missing(name: &str) -> WrongUse {
+    WrongUse::new(format!(
+        "{name}: not set, and no `up` is running that would know it"
+    ))
+}
+
+/// The `up` that runs with this state folder.
+pub(crate) fn running(tool: &Tool) -> Option<Ready> {
+    ready::running(tool.state_dir.as_deref()?)
+}
+
+/// An address as it may be shown.
+pub(crate) fn without_password(url: &Url) -> String {
+    let mut shown = url.clone();
+    if shown.password().is_some() {
+        // It fails for an address that cannot have one, which then has none.
+        let _ = shown.set_password(Some("…"));
+    }
+    // Over a socket the password stands in the query.
+    shown.set_query(None);
+    shown.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::up::ready::Held;
+
+    fn tool(given: &[(&str, &str)]) -> Tool {
+        let lookup = |name: &str| {
+            given
+                .iter()
+                .find_map(|(known, text)| (*known == name).then(|| (*text).to_owned()))
+        };
+        Tool::parse(&lookup).unwrap()
+    }
+
+    fn ready() -> Ready {
+        Ready {
+            redis_url: "unix:///state/redis.sock".to_owned(),
+            namespace: "own".to_owned(),
+            fly_api_url: "http://127.0.0.1:1/v1".to_owned(),
+            app: "sandboxes".to_owned(),
+            fly_api_token: Some("made".to_owned()),
+            endpoint_url: "http://127.0.0.1:2".to_owned(),
+            admin_url: "http://127.0.0.1:3".to_owned(),
+            pid: 4,
+        }
+    }
+
+    #[test]
+    fn what_is_given_comes_before_a_running_up_and_that_before_what_is_usual() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = temp.path().to_str().unwrap();
+        let alone = tool(&[("COFFERDAM_STATE_DIR", folder)]);
+        assert_eq!(
+            redis(&alone).unwrap().url.expose().as_str(),
+            "redis://127.0.0.1:6379"
+        );
+        assert!(machines_api(&alone).is_err());
+
+        let held = Held::take(temp.path()).unwrap();
+        held.announce(&ready()).unwrap();
+        let found = redis(&alone).unwrap();
+        assert_eq!(found.url.expose().as_str(), "unix:///state/redis.sock");
+        assert_eq!(found.namespace, "own");
+        let (api, token) = machines_api(&alone).unwrap();
+        assert_eq!(
+            (api.as_str(), token.expose().as_str()),
+            ("http://127.0.0.1:1/v1", "made")
+        );
+
+        let given = [
+            ("COFFERDAM_STATE_DIR", folder),
+            ("REDIS_URL", "redis://other:1"),
+        ];
+        let found = redis(&tool(&given)).unwrap();
+        assert_eq!(found.url.expose().as_str(), "redis://other:1");
+        assert_eq!(found.namespace, "cofferdam");
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, shown) in [
+            ("redis://:hush@host:1/2", "redis://:%E2%80%A6@host:1/2"),
+            ("unix:///run/redis.sock?pass=hush", "unix:///run/redis.sock"),
+            ("redis://host", "redis://host"),
+        ] {
+            assert_eq!(without_password(&Url::parse(url).unwrap()), shown);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `worker`, `serve` and `machines`: processes that stay until they are told to end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+
+use crate::admin;
+use crate::assembly;
+use crate::cli::args::Misbehave;
+use crate::cli::say::Say;
+use crate::cli::status::{Status, WrongUse};
+use crate::config::{Daemon, MachinesServer, Serve, Worker};
+use crate::endpoint;
+use crate::local::{self, Machines, Rule};
+use crate::shutdown::Shutdown;
+use crate::sweeper;
+use crate::telemetry;
+use crate::worker;
+
+pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
+    start_log(&settings.daemon)?;
+    let listener = bind(settings.admin_listen).await?;
+    let core = assembly::core(&settings.redis, settings.runs).await?;
+    let deps = assembly::deps(core.clone(), &settings.machines, &settings.guests)?;
+    let health = deps.health.clone();
+    let shutdown = Shutdown::new();
+    let name = worker::unique_name();
+    let crew = worker::start(deps, &name, &shutdown);
+    sweeper::start(crew, &name, &shutdown);
+    let (metrics, store) = (core.metrics.clone(), core.store.clone());
+    let probe = move || {
+        let (store, health) = (store.clone(), health.clone());
+        async move {
+            if health.is_refused() {
+                return Err("the Machines API refuses us".to_owned());
+            }
+            store.ping().await.map_err(|error| error.to_string())
+        }
+    };
+    shutdown.spawn(admin::serve(listener, metrics, probe, shutdown.clone()));
+    until_told(&shutdown, settings.daemon.drain).await
+}
+
+pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
+    start_log(&settings.daemon)?;
+    let listener = bind(settings.endpoint.listen).await?;
+    let admin_listener = bind(settings.admin_listen).await?;
+    let core = assembly::core(&settings.redis, settings.runs).await?;
+    let ring = assembly::ring(&settings.endpoint.keys)?;
+    let shutdown = Shutdown::new();
+    let (metrics, store) = (core.metrics.clone(), core.store.clone());
+    let deps = endpoint::Deps { core, ring };
+    shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
+    let probe = move || {
+        let store = store.clone();
+        async move { store.ping().await.map_err(|error| error.to_string()) }
+    };
+    shutdown.spawn(admin::serve(
+        admin_listener,
+        metrics,
+        probe,
+        shutdown.clone(),
+    ));
+    until_told(&shutdown, settings.daemon.drain).await
+}
+
+pub(super) async fn machines(
+    args: &Misbehave,
+    settings: MachinesServer,
+    say: &mut Say,
+) -> anyhow::Result<Status> {
+    let rules = rules(args)?;
+    start_log(&settings.daemon)?;
+    let local = settings.local;
+    let listener = bind(local.listen).await?;
+    let mut wanted = local::Settings::new(local.token.expose().clone(), local.state_dir);
+    wanted.apps = local.apps;
+    wanted.endpoint = Some(local.endpoint);
+    wanted.bounds.drain = settings.daemon.drain;
+    if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
+        engine.require_limits = local.require_limits;
+    }
+    misbehaving(&mut wanted, args, rules);
+    let shutdown = Shutdown::new();
+    let machines = Machines::open(wanted, &shutdown).await?;
+    let address = listener.local_addr()?;
+    say.line(&format!("http://{address}/v1  {}", machines.report()))?;
+    shutdown.spawn(machines.serve(listener));
+    until_told(&shutdown, settings.daemon.drain).await
+}
+
+/// The faults that the words ask for.
+pub(super) fn rules(args: &Misbehave) -> Result<Vec<Rule>, WrongUse> {
+    let rules = args.fault.iter().map(|text| text.parse::<Rule>());
+    let rules: Result<Vec<_>, _> = rules.collect();
+    rules.map_err(|error| WrongUse::new(error.to_string()))
+}
+
+/// Lets a local server misbehave as it is told.
+pub(super) fn misbehaving(settings: &mut local::Settings, args: &Misbehave, rules: Vec<Rule>) {
+    settings.faults.rules = rules;
+    settings.faults.control = args.fault_control;
+    settings.faults.documented_limits = args.documented_limits;
+    if let Some(delay_ms) = args.simulate {
+        settings.guests = local::Guests::Simulated(Duration::from_millis(delay_ms));
+    }
+}
+
+pub(super) fn start_log(daemon: &Daemon) -> anyhow::Result<()> {
+    Ok(telemetry::start(&daemon.log, daemon.log_format)?)
+}
+
+pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.with_context(|| format!("listen on {address}"))?;
+    info!(address = %listener.local_addr()?, "listening");
+    Ok(listener)
+}
+
+/// Waits to be told to end, then ends in two steps; told again, it ends at once.
+pub(super) async fn until_told(shutdown: &Shutdown, drain: Duration) -> anyhow::Result<Status> {
+    shutdown.signalled().await.context("wait for signals")?;
+    info!(
+        drain_s = drain.as_secs(),
+        "ending: what is in hand is finished"
+    );
+    let hurry = async {
+        // The first word has been heard: this is the second one.
+        let again = Shutdown::new();
+        if again.signalled().await.is_ok() {
+            warn!("told again: ending at once");
+            shutdown.abort().cancel();
+        }
+        std::future::pending().await
+    };
+    let is_clean = tokio::select! {
+        is_clean = shutdown.finish(drain) => is_clean,
+        () = hurry => false,
+    };
+    if !is_clean {
+        warn!("what was in hand is left to others, who take it up when its lease ends");
+    }
+    info!("ended");
+    Ok(Status::Done)
+}
+
+/// Ends what is in hand when this process is told to end a second time; never returns.
+pub(super) async fn hurried(shutdown: &Shutdown) {
+    // The first word has been heard: this waits for another one.
+    if Shutdown::new().signalled().await.is_ok() {
+        warn!("told again: ending at once");
+        shutdown.abort().cancel();
+    }
+    std::future::pending().await
+}

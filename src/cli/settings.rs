@@ -1,0 +1,163 @@
+//! Settings as flags: each command gets one for every setting that it uses, made from the table.
+
+use clap::{Arg, ArgMatches, Command as Clap};
+
+use crate::config::Command;
+use crate::config::table::{self, SETTINGS, Setting, Unset};
+
+/// The heading over them in a help text.
+const HEADING: &str = "Settings";
+
+/// Whether the command refuses to start without what is required by some.
+fn is_required(setting: &Setting, command: Command) -> bool {
+    match command {
+        Command::Worker | Command::Serve => true,
+        Command::Machines => setting.name == table::FLY_API_TOKEN.name,
+        _ => false,
+    }
+}
+
+/// Commands that have settings, and the words that lead to them.
+const COMMANDS: &[(&str, Command)] = &[
+    ("up", Command::Up),
+    ("worker", Command::Worker),
+    ("serve", Command::Serve),
+    ("machines", Command::Machines),
+    ("images", Command::Images),
+    ("submit", Command::Submit),
+    ("show", Command::Show),
+    ("logs", Command::Logs),
+    ("runs", Command::Runs),
+    ("results", Command::Results),
+    ("cancel", Command::Cancel),
+    ("dead", Command::Dead),
+    ("doctor", Command::Doctor),
+];
+
+/// Adds the flags to every command. They may stand behind a further word too: `dead list --…`.
+pub(crate) fn with_flags(mut cli: Clap) -> Clap {
+    for (word, command) in COMMANDS {
+        cli = cli.mut_subcommand(word, |sub| {
+            let has_words = sub.has_subcommands();
+            let used = SETTINGS
+                .iter()
+                .filter(|setting| setting.is_used_by(*command));
+            sub.args(used.map(|setting| flag(setting, *command).global(has_words)))
+        });
+    }
+    cli
+}
+
+fn flag(setting: &'static Setting, command: Command) -> Arg {
+    let arg = Arg::new(setting.name)
+        .long(setting.flag())
+        .env(setting.name)
+        .hide_env_values(true)
+        .value_name(value_name(setting.name))
+        .help_heading(HEADING)
+        .help(help(setting, command));
+    if setting.name.ends_with("_BYTES") || setting.name.ends_with("_S") {
+        return arg.allow_negative_numbers(true);
+    }
+    arg
+}
+
+fn help(setting: &Setting, command: Command) -> String {
+    let meaning = setting.meaning.replace('`', "");
+    let meaning = meaning.trim_end_matches('.');
+    let warning = if setting.secret {
+        " (a flag can be seen by other users)"
+    } else {
+        ""
+    };
+    let default = match setting.default {
+        // What a service requires, a tool can do without, and `up` makes.
+        Unset::Required if !is_required(setting, command) => "none".to_owned(),
+        _ => setting.default_shown().replace('`', ""),
+    };
+    format!("{meaning}{warning} [default: {default}]")
+}
+
+fn value_name(name: &str) -> &'static str {
+    match name.rsplit('_').next() {
+        Some("S") => "SECONDS",
+        Some("BYTES") => "BYTES",
+        Some("URL") => "URL",
+        Some("LISTEN") => "ADDRESS",
+        Some("DIR") => "FOLDER",
+        Some("TOKEN") => "TOKEN",
+        Some("KEYS") => "KEYS",
+        Some("MB") => "MIB",
+        _ => "VALUE",
+    }
+}
+
+/// What was given for a setting, by flag or in the environment, or a variable of the system.
+pub(crate) fn lookup(matches: &ArgMatches, name: &str) -> Option<String> {
+    if SETTINGS.iter().any(|setting| setting.name == name) {
+        // A setting that this command has no flag for is not asked for.
+        return matches.try_get_one::<String>(name).ok().flatten().cloned();
+    }
+    std::env::var_os(name)?.into_string().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::cli::args::Cli;
+
+    fn matches(line: &[&str]) -> ArgMatches {
+        with_flags(Cli::command())
+            .try_get_matches_from(line)
+            .unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        with_flags(Cli::command()).debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_of_each_command_that_uses_it() {
+        let cli = with_flags(Cli::command());
+        for (word, command) in COMMANDS {
+            let sub = cli.find_subcommand(word).unwrap();
+            for setting in SETTINGS {
+                let found = sub.get_arguments().any(|arg| arg.get_id() == setting.name);
+                assert_eq!(
+                    found,
+                    setting.is_used_by(*command),
+                    "{word} and {}",
+                    setting.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_flag_is_found_by_the_name_of_its_variable() {
+        let found = matches(&["cofferdam", "worker", "--lease-s", "7"]);
+        let (_, found) = found.subcommand().unwrap();
+        assert_eq!(lookup(found, "COFFERDAM_LEASE_S").as_deref(), Some("7"));
+        assert_eq!(lookup(found, "COFFERDAM_MACHINES_LISTEN"), None);
+    }
+
+    #[test]
+    fn a_flag_may_stand_behind_the_second_word() {
+        let found = matches(&["cofferdam", "dead", "list", "--namespace", "other"]);
+        let (_, dead) = found.subcommand().unwrap();
+        assert_eq!(
+            lookup(dead, "COFFERDAM_NAMESPACE").as_deref(),
+            Some("other")
+        );
+    }
+
+    #[test]
+    fn negative_numbers_reach_the_reader_which_names_the_fault() {
+        let found = matches(&["cofferdam", "worker", "--lease-s", "-1"]);
+        let (_, found) = found.subcommand().unwrap();
+        assert_eq!(lookup(found, "COFFERDAM_LEASE_S").as_deref(), Some("-1"));
+    }
+}

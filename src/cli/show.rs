@@ -1,0 +1,100 @@
+//! `show`: one run.
+
+use anyhow::anyhow;
+use serde_json::value::RawValue;
+
+use crate::cli::args::Show;
+use crate::cli::human;
+use crate::cli::place;
+use crate::cli::say::{Say, Tone};
+use crate::cli::status::{Status, WrongUse};
+use crate::cli::view::{self, Shown};
+use crate::clock::Clock;
+use crate::config::Tool;
+use crate::run::id::RunId;
+use crate::store::Store;
+use crate::store::codec::View;
+use crate::store::inspect::Published;
+
+/// A run's id as it was given.
+pub(crate) fn run_id(text: &str) -> Result<RunId, WrongUse> {
+    text.parse()
+        .map_err(|error| WrongUse::new(format!("{text:?} is no run's id: {error}")))
+}
+
+/// The run, or why it is not known.
+pub(crate) async fn known(store: &Store, id: &RunId) -> anyhow::Result<View> {
+    store.view(id).await?.ok_or_else(|| {
+        anyhow!("run {id} is not known: it was never admitted, or ended too long ago")
+    })
+}
+
+pub(crate) async fn run(args: &Show, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
+    let id = run_id(&args.run)?;
+    let store = place::store(tool).await?;
+    let view = known(&store, &id).await?;
+    let published = store.result_of(&view).await?;
+    if args.format.json {
+        let result =
+            published.and_then(|found| RawValue::from_string(view::compact(&found.result)).ok());
+        say.json(&Shown {
+            view: &view,
+            result,
+        })?;
+        return Ok(Status::Done);
+    }
+    tell(say, &view, published.as_ref())?;
+    Ok(Status::Done)
+}
+
+fn tell(say: &mut Say, view: &View, published: Option<&Published>) -> anyhow::Result<()> {
+    let now = Clock::system().now_ms();
+    let state = match view.outcome {
+        Some(outcome) => {
+            let outcome = say.paint(view::tone(outcome), outcome.as_str());
+            format!("{} · {outcome}", view.state)
+        }
+        None => say.paint(Tone::Notice, view.state),
+    };
+    let mut lines = vec![
+        ("run", say.paint(Tone::Strong, view.id.as_str())),
+        ("state", state),
+    ];
+    if let Some(reason) = &view.reason {
+        lines.push(("reason", human::one_line(&view::why(reason), 2048)));
+    }
+    lines.push(("tenant", view.tenant.clone()));
+    lines.push(("attempts", view.tries().to_string()));
+    if let (Some(app), Some(machine)) = (&view.app, &view.machine_id) {
+        let region = view.region.as_deref().unwrap_or("an unknown region");
+        lines.push(("machine", format!("{machine} in {app}, {region}")));
+    }
+    if let Some(at) = view.submitted_at_ms {
+        lines.push(("submitted", human::ago(at, now)));
+    }
+    for (phase, length) in view::phases(view, now) {
+        lines.push((phase, human::duration(length)));
+    }
+    for (head, text) in lines {
+        let head = say.paint(Tone::Faint, &format!("{head:<10}"));
+        say.line(&format!("{head}{text}"))?;
+    }
+    match published {
+        Some(found) => tell_payload(say, found),
+        None if view.outcome.is_some() => {
+            let gone = say.paint(Tone::Faint, "the result has left its stream");
+            Ok(say.line(&gone)?)
+        }
+        None => Ok(()),
+    }
+}
+
+fn tell_payload(say: &mut Say, published: &Published) -> anyhow::Result<()> {
+    let told = view::Told::read(&published.result);
+    if let Some(payload) = told.and_then(|told| told.payload) {
+        let head = say.paint(Tone::Faint, "payload");
+        say.line(&head)?;
+        say.foreign(&view::pretty(payload.get()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! Runs and results as people and programs read them.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::cli::human;
+use crate::cli::say::{Cell, Tone};
+use crate::clock::UnixMs;
+use crate::run::outcome::{Outcome, Reason};
+use crate::store::codec::View;
+
+/// The parts of a result that people are told. What is missing or strange in it is left out.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Told {
+    #[serde(default)]
+    pub(crate) reason: Option<Reason>,
+    #[serde(default)]
+    pub(crate) payload: Option<Box<RawValue>>,
+    #[serde(default)]
+    submitted_at_ms: Option<UnixMs>,
+    #[serde(default)]
+    settled_at_ms: Option<UnixMs>,
+}
+
+impl Told {
+    pub(crate) fn read(result: &str) -> Option<Self> {
+        serde_json::from_str(result).ok()
+    }
+
+    /// From the request to the result.
+    pub(crate) fn took(&self) -> Option<Duration> {
+        Some(between(self.submitted_at_ms?, self.settled_at_ms?))
+    }
+
+    /// What there is to say in one line: the payload, or why there is none.
+    pub(crate) fn gist(&self, longest: usize) -> String {
+        match (&self.reason, &self.payload) {
+            (Some(reason), _) => human::one_line(&why(reason), longest),
+            (None, Some(payload)) => human::one_line(&compact(payload.get()), longest),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// A run with its result, as `show --json` prints it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown<'a> {
+    #[serde(flatten)]
+    pub(crate) view: &'a View,
+    /// The result, while it is on its stream.
+    pub(crate) result: Option<Box<RawValue>>,
+}
+
+/// A reason's code and message.
+pub(crate) fn why(reason: &Reason) -> String {
+    let code = serde_json::to_value(reason.code).unwrap_or_default();
+    format!("{}: {}", code.as_str().unwrap_or_default(), reason.message)
+}
+
+/// The phases that a run went through and how long each took; the last one of a run that is not
+/// over is measured until `now`. A clock that went backwards in between gives zero.
+pub(crate) fn phases(view: &View, now: UnixMs) -> Vec<(&'static str, Duration)> {
+    let marks = [
+        ("queued", view.submitted_at_ms),
+        ("booting", view.booting_at_ms),
+        ("running", view.running_at_ms),
+        ("tear-down", view.settled_at_ms),
+        ("", view.closed_at_ms),
+    ];
+    // A run that is queued again has marks of its last boot, which is over.
+    let known = match view.state {
+        "queued" => 1,
+        "booting" => 2,
+        "running" => 3,
+        _ => marks.len(),
+    };
+    let mut reached = marks
+        .iter()
+        .take(known)
+        .filter_map(|(word, at)| Some((*word, (*at)?)));
+    let mut phases = Vec::new();
+    let Some(mut current) = reached.next() else {
+        return phases;
+    };
+    for next in reached {
+        phases.push((current.0, between(current.1, next.1)));
+        current = next;
+    }
+    if !current.0.is_empty() {
+        phases.push((current.0, between(current.1, now)));
+    }
+    phases
+}
+
+fn between(from: UnixMs, to: UnixMs) -> Duration {
+    Duration::from_millis(to.saturating_sub(from))
+}
+
+/// The state and, once there is one, the outcome.
+pub(crate) fn state_cell(view: &View) -> Cell {
+    match view.outcome {
+        Some(outcome) => Cell::new(tone(outcome), outcome.as_str()),
+        None => Cell::new(Tone::Notice, view.state),
+    }
+}
+
+/// How an outcome is coloured.
+pub(crate) fn tone(outcome: Outcome) -> Tone {
+    match outcome {
+        Outcome::Completed => Tone::Good,
+        Outcome::Cancelled => Tone::Notice,
+        Outcome::Failed | Outcome::TimedOut | Outcome::Rejected => Tone::Bad,
+    }
+}
+
+/// JSON without the white space between its parts; numbers and strings stay byte for byte.
+pub(crate) fn compact(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let (mut is_string, mut is_escaped) = (false, false);
+    for c in json.chars() {
+        if !is_string && c.is_ascii_whitespace() {
+            continue;
+        }
+        match c {
+            _ if is_escaped => is_escaped = false,
+            '\\' if is_string => is_escaped = true,
+            '"' => is_string = !is_string,
+            _ => {}
+        }
+        text.push(c);
+    }
+    text
+}
+
+/// JSON for people: indented, and as it came where it cannot be read.
+pub(crate) fn pretty(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    let mut depth = 0usize;
+    let (mut is_string, mut is_escaped) = (false, false);
+    let flat = compact(json);
+    let mut rest = flat.chars().peekable();
+    while let Some(c) = rest.next() {
+        if is_string {
+            match c {
+                _ if is_escaped => is_escaped = false,
+                '\\' => is_escaped = true,
+                '"' => is_string = false,
+                _ => {}
+            }
+            text.push(c);
+            continue;
+        }
+        match c {
+            '{' | '[' if rest.peek().is_some_and(|next| matches!(next, '}' | ']')) => text.push(c),
+            '{' | '[' => {
+                depth += 1;
+                text.push(c);
+                new_line(&mut text, depth);
+            }
+            '}' | ']' if text.ends_with(['{', '[']) => text.push(c),
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                new_line(&mut text, depth);
+                text.push(c);
+            }
+            ',' => {
+                text.push(c);
+                new_line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            _ => {
+                is_string = c == '"';
+                text.push(c);
+            }
+        }
+    }
+    text
+}
+
+/// Levels that are indented; deeper ones stand under the last, so that nesting cannot blow a
+/// small text up.
+const DEEPEST: usize = 16;
+
+fn new_line(text: &mut String, depth: usize) {
+    text.push('\n');
+    text.extend(std::iter::repeat_n("  ", depth.min(DEEPEST)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn compact_json_keeps_numbers_and_strings() {
+        let json = "{ \"a b\" : [ 1.0,\n 1e2, 18446744073709551616 ],\t\"c\\\" :\": \"\\\\\" }";
+        let expected = r#"{"a b":[1.0,1e2,18446744073709551616],"c\" :":"\\"}"#;
+        assert_eq!(compact(json), expected);
+    }
+
+    #[test]
+    fn pretty_json_is_indented_and_keeps_numbers() {
+        let json = r#"{"a":[1.0,{}],"b":[],"c":"x:{,"}"#;
+        let expected = "{\n  \"a\": [\n    1.0,\n    {}\n  ],\n  \"b\": [],\n  \"c\": \"x:{,\"\n}";
+        assert_eq!(pretty(json), expected);
+        assert_eq!(pretty("42"), "42");
+    }
+
+    #[test]
+    fn deep_nesting_does_not_blow_up() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(pretty(&deep).len() < 100 * deep.len());
+    }
+
+    #[test]
+    fn a_result_is_told_in_one_line() {
+        let told = Told::read(r#"{"payload":{"a": 1},"submitted_at_ms":5,"settled_at_ms":1005}"#);
+        let told = told.unwrap();
+        assert_eq!(told.gist(80), r#"{"a":1}"#);
+        assert_eq!(told.took(), Some(Duration::from_secs(1)));
+        let lost = r#"{"reason":{"code":"machine_lost","message":"gone"},"payload":null}"#;
+        assert_eq!(Told::read(lost).unwrap().gist(80), "machine_lost: gone");
+    }
+}

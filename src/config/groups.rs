@@ -1,0 +1,315 @@
+//! Settings that belong together, as each part of the program gets them.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::config::keys::{self, SigningKey};
+use crate::config::reader::{Reader, blank_url, host_and_port, rate};
+use crate::config::secret::Secret;
+use crate::config::table;
+
+const HOUR_S: u64 = 3600;
+const DAY_S: u64 = 24 * HOUR_S;
+const YEAR_S: u64 = 365 * DAY_S;
+
+/// Which Redis, and which keys in it.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Its address, which may hold a password.
+    pub url: Secret<Url>,
+    /// First part of every key.
+    pub namespace: String,
+}
+
+/// The Machines API and what may be used of it.
+#[derive(Clone, Debug)]
+pub struct Machines {
+    /// Base URL, `…/v1`.
+    pub api_url: Url,
+    /// Bearer token.
+    pub token: Secret<String>,
+    /// Apps that machines are booted in; never empty, no name twice.
+    pub apps: Vec<String>,
+}
+
+/// How runs are run: times, sizes, numbers.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    /// Image for requests that name none.
+    pub image: Option<String>,
+    /// Region, or regions in order of preference, for requests that name none.
+    pub region: Option<String>,
+    /// Machines alive at once, whole fleet.
+    pub max_in_flight: NonZeroU32,
+    /// Boots per second and app, whole fleet; 0 for no limit.
+    pub boot_rate: f64,
+    /// Boots that may come at once before the rate holds.
+    pub boot_burst: NonZeroU32,
+    /// From boot to the deadline, unless the request asks for less.
+    pub run_timeout: Duration,
+    /// What one boot may take before it counts as failed.
+    pub boot_timeout: Duration,
+    /// Boots that are tried for one run.
+    pub max_attempts: NonZeroU32,
+    /// How long a worker that died keeps a boot or a tear-down from the others.
+    pub lease: Duration,
+    /// How long a guest may take to exit after its result.
+    pub grace: Duration,
+    /// Boots that one worker drives at once, and as many tear-downs.
+    pub concurrency: NonZeroU32,
+    /// How long a run can be looked up after its end.
+    pub retention: Duration,
+    /// How long results stay on their stream.
+    pub results_retention: Duration,
+    /// Results kept at the most, read or unread; `None` for no cap.
+    pub results_hard_cap: Option<u64>,
+    /// Bytes of one request's JSON.
+    pub request_max_bytes: usize,
+    /// Bytes of one result's body.
+    pub result_max_bytes: usize,
+    /// Processors that a request may ask for.
+    pub max_cpus: u32,
+    /// Memory that a request may ask for, in MiB.
+    pub max_memory_mb: u32,
+    /// Between two sweeps.
+    pub sweep: Duration,
+}
+
+/// What guests are told and how their tokens are made.
+#[derive(Clone, Debug)]
+pub struct Guests {
+    /// Base URL under which guests reach the endpoint.
+    pub url: Url,
+    /// The first signs, all verify; never empty.
+    pub keys: Vec<SigningKey>,
+}
+
+/// The endpoint that guests post to.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// All verify; never empty.
+    pub keys: Vec<SigningKey>,
+}
+
+/// The local Machines server.
+#[derive(Clone, Debug)]
+pub struct Local {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Apps that are there from the start.
+    pub apps: Vec<String>,
+    /// The endpoint's `host:port`, as this server reaches it.
+    pub endpoint: String,
+    /// Images and machines live below this folder.
+    pub state_dir: PathBuf,
+    /// The one bearer token it accepts.
+    pub token: Secret<String>,
+    /// Refuse to start unless all limits hold on this host.
+    pub require_limits: bool,
+}
+
+/// What every process that stays has.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    /// What a process told to end may take to finish what it has in hand.
+    pub drain: Duration,
+    /// What is logged, as directives of `tracing`'s `EnvFilter`.
+    pub log: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people; with colours on a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Redis {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            url: reader.read(&table::REDIS_URL, redis_url, Secret::new(blank_url())),
+            namespace: reader.read(&table::NAMESPACE, namespace, String::new()),
+        }
+    }
+}
+
+impl Machines {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            api_url: reader.url(&table::FLY_API_URL),
+            token: reader.secret(&table::FLY_API_TOKEN),
+            apps: reader.read(&table::APPS, apps, Vec::new()),
+        }
+    }
+}
+
+impl Runs {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        let hard_cap = reader.number(&table::RESULTS_HARD_CAP, 0..=1_000_000_000);
+        Self {
+            image: reader.optional(&table::IMAGE),
+            region: reader.optional(&table::REGION),
+            max_in_flight: reader.count(&table::MAX_IN_FLIGHT, 1_000_000),
+            boot_rate: reader.read(&table::BOOT_RATE, rate, 0.0),
+            boot_burst: reader.count(&table::BOOT_BURST, 10_000),
+            run_timeout: reader.seconds(&table::RUN_TIMEOUT_S, 7 * DAY_S),
+            boot_timeout: reader.seconds(&table::BOOT_TIMEOUT_S, HOUR_S),
+            max_attempts: reader.count(&table::MAX_ATTEMPTS, 100),
+            lease: lease(reader),
+            grace: reader.seconds(&table::GRACE_S, HOUR_S),
+            concurrency: reader.count(&table::CONCURRENCY, 10_000),
+            retention: retention(reader),
+            results_retention: reader.seconds(&table::RESULTS_RETENTION_S, YEAR_S),
+            results_hard_cap: (hard_cap > 0).then_some(hard_cap),
+            request_max_bytes: reader.bytes(&table::REQUEST_MAX_BYTES, 512 * 1024 * 1024),
+            result_max_bytes: reader.bytes(&table::RESULT_MAX_BYTES, 256 * 1024 * 1024),
+            max_cpus: reader.count(&table::MAX_CPUS, 1024).get(),
+            max_memory_mb: reader.count(&table::MAX_MEMORY_MB, 16 * 1024 * 1024).get(),
+            sweep: reader.seconds(&table::SWEEP_S, HOUR_S),
+        }
+    }
+}
+
+impl Guests {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            url: reader.url(&table::GUEST_URL),
+            keys: signing_keys(reader),
+        }
+    }
+}
+
+impl Endpoint {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            listen: reader.address(&table::LISTEN),
+            keys: signing_keys(reader),
+        }
+    }
+}
+
+impl Local {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            listen: reader.address(&table::MACHINES_LISTEN),
+            apps: reader.read_given(&table::APPS, apps).unwrap_or_default(),
+            endpoint: reader.read(&table::MACHINES_ENDPOINT, host_and_port, String::new()),
+            state_dir: state_dir(reader),
+            token: reader.secret(&table::FLY_API_TOKEN),
+            require_limits: reader.flag(&table::REQUIRE_LIMITS),
+        }
+    }
+}
+
+impl Daemon {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            drain: reader.seconds(&table::DRAIN_S, HOUR_S),
+            log: reader.read(&table::LOG, log_filter, String::new()),
+            log_format: reader.read(&table::LOG_FORMAT, log_format, LogFormat::Text),
+        }
+    }
+}
+
+/// The folder for what stays on this computer.
+pub(crate) fn state_dir(reader: &mut Reader<'_>) -> PathBuf {
+    let derived = derived_state_dir(reader);
+    reader.path(&table::STATE_DIR, derived)
+}
+
+/// Where the folder is when it is not given. A relative `XDG_STATE_HOME` is to be ignored, as the
+/// XDG specification asks.
+pub(crate) fn derived_state_dir(reader: &Reader<'_>) -> Option<PathBuf> {
+    let stated = reader.system("XDG_STATE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(reader.system("HOME")?).join(".local/state"));
+    let base = stated.filter(|path| path.is_absolute()).or_else(home)?;
+    Some(base.join("cofferdam"))
+}
+
+pub(crate) fn lease(reader: &mut Reader<'_>) -> Duration {
+    reader.seconds(&table::LEASE_S, HOUR_S)
+}
+
+pub(crate) fn retention(reader: &mut Reader<'_>) -> Duration {
+    reader.seconds(&table::RETENTION_S, YEAR_S)
+}
+
+fn signing_keys(reader: &mut Reader<'_>) -> Vec<SigningKey> {
+    reader.read(&table::SIGNING_KEYS, keys::parse, Vec::new())
+}
+
+/// A Redis address. It may hold a password, so a problem does not repeat it.
+pub(crate) fn redis_url(text: &str) -> Result<Secret<Url>, String> {
+    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
+    match url.scheme() {
+        "redis" | "rediss" | "valkey" | "valkeys" if url.has_host() => Ok(Secret::new(url)),
+        "unix" | "redis+unix" | "valkey+unix" if url.path().len() > 1 => Ok(Secret::new(url)),
+        "redis" | "rediss" | "valkey" | "valkeys" => Err("has no host".to_owned()),
+        "unix" | "redis+unix" | "valkey+unix" => Err("has no path".to_owned()),
+        other => Err(format!(
+            "begins with {other}:, which is none of redis:, rediss:, valkey:, valkeys:, unix:"
+        )),
+    }
+}
+
+/// First part of every key. A colon would blur where it ends; braces are for Redis Cluster.
+pub(crate) fn namespace(text: &str) -> Result<String, String> {
+    let inner = text
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .unwrap_or(text);
+    let is_sound = (1..=64).contains(&inner.len())
+        && inner
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    if is_sound {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is not 1 to 64 of A-Z a-z 0-9 _ - . (all of it may stand in braces)"
+    ))
+}
+
+pub(crate) fn apps(text: &str) -> Result<Vec<String>, String> {
+    let mut apps: Vec<String> = Vec::new();
+    for app in text.split(',').map(str::trim) {
+        let is_sound = (1..=63).contains(&app.len())
+            && app
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'));
+        if !is_sound {
+            return Err(format!("{app:?} is not an app's name"));
+        }
+        if apps.iter().any(|known| known == app) {
+            return Err(format!("{app:?} stands there twice"));
+        }
+        apps.push(app.to_owned());
+    }
+    Ok(apps)
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{text:?} is not a log filter: {error}")),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(format!("{other:?} is neither text nor json")),
+    }
+}

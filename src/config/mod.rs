@@ -1,0 +1,320 @@
+//! The settings: read once, typed at once, every fault reported at once.
+//!
+//! Each command has a type here and a `parse` that takes a lookup closure, so that tests pass a
+//! map and only the command line knows of the environment. Nothing is touched before all of a
+//! command's settings are sound. [`table`] holds every name, default and reason.
+
+mod groups;
+mod keys;
+mod reader;
+mod secret;
+pub mod table;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+pub use crate::config::groups::{
+    Daemon, Endpoint, Guests, Local, LogFormat, Machines, Redis, Runs,
+};
+pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
+pub use crate::config::reader::{Fault, Faults};
+pub use crate::config::secret::Secret;
+
+use crate::config::reader::Reader;
+
+/// Finds the text of a setting, or of a variable of the system such as `HOME`, by its name.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The commands that have settings.
+#[expect(missing_docs, reason = "each is the command of the same name")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    Up,
+    Worker,
+    Serve,
+    Machines,
+    Images,
+    Submit,
+    Show,
+    Logs,
+    Runs,
+    Results,
+    Cancel,
+    Dead,
+    Doctor,
+}
+
+/// Settings of `worker`, which boots, tears down and sweeps.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Which Redis.
+    pub redis: Redis,
+    /// The Machines API.
+    pub machines: Machines,
+    /// How runs are run.
+    pub runs: Runs,
+    /// What guests are told.
+    pub guests: Guests,
+    /// Where metrics and health are served.
+    pub admin_listen: SocketAddr,
+    /// What every process that stays has.
+    pub daemon: Daemon,
+}
+
+/// Settings of `serve`, the endpoint.
+#[derive(Clone, Debug)]
+pub struct Serve {
+    /// Which Redis.
+    pub redis: Redis,
+    /// How runs are run.
+    pub runs: Runs,
+    /// Where guests post to.
+    pub endpoint: Endpoint,
+    /// Where metrics and health are served.
+    pub admin_listen: SocketAddr,
+    /// What every process that stays has.
+    pub daemon: Daemon,
+}
+
+/// Settings of `machines`, the local Machines server.
+#[derive(Clone, Debug)]
+pub struct MachinesServer {
+    /// The server itself.
+    pub local: Local,
+    /// What every process that stays has.
+    pub daemon: Daemon,
+}
+
+/// Settings of `up`: everything on one machine. What is `None` here is made at start.
+#[derive(Clone, Debug)]
+pub struct Up {
+    /// For its Redis, keys, images and machines.
+    pub state_dir: PathBuf,
+    /// Somebody's Redis; `None` to start one.
+    pub redis_url: Option<Secret<Url>>,
+    /// First part of every key.
+    pub namespace: String,
+    /// Somebody's Machines API; `None` to start the local server.
+    pub api_url: Option<Url>,
+    /// Token for the Machines API; always there with `api_url`.
+    pub token: Option<Secret<String>>,
+    /// Apps that machines are booted in; never empty.
+    pub apps: Vec<String>,
+    /// The first signs, all verify; `None` for the state folder's own key.
+    pub keys: Option<Vec<SigningKey>>,
+    /// Base URL under which guests reach the endpoint.
+    pub guest_url: Url,
+    /// Where the endpoint listens; `None` for a free local port.
+    pub listen: Option<SocketAddr>,
+    /// Where metrics and health are served; `None` for a free local port.
+    pub admin_listen: Option<SocketAddr>,
+    /// Where the local Machines server listens; `None` for a free local port.
+    pub machines_listen: Option<SocketAddr>,
+    /// Refuse to start unless all limits hold on this host.
+    pub require_limits: bool,
+    /// How runs are run.
+    pub runs: Runs,
+    /// What every process that stays has.
+    pub daemon: Daemon,
+}
+
+/// Settings of the commands that ask and tell: `submit`, `show`, `logs`, `doctor` and the like.
+/// What is `None` was not given, and may be found in the state folder of a running `up`.
+#[derive(Clone, Debug)]
+pub struct Tool {
+    /// Where Redis is.
+    pub redis_url: Option<Secret<Url>>,
+    /// First part of every key.
+    pub namespace: Option<String>,
+    /// The Machines API.
+    pub api_url: Option<Url>,
+    /// Token for the Machines API.
+    pub token: Option<Secret<String>>,
+    /// Apps that machines are booted in.
+    pub apps: Option<Vec<String>>,
+    /// Keys for the guests' tokens.
+    pub keys: Option<Vec<SigningKey>>,
+    /// Base URL under which guests reach the endpoint.
+    pub guest_url: Option<Url>,
+    /// Where a running `up` would be found; `None` where there is no home.
+    pub state_dir: Option<PathBuf>,
+    /// How long a run can be looked up after its end.
+    pub retention: Duration,
+    /// How long a worker that died keeps a tear-down from the others.
+    pub lease: Duration,
+}
+
+impl Worker {
+    /// Reads the settings of `worker`.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader::new(lookup);
+        let parsed = Self {
+            redis: Redis::read(&mut reader),
+            machines: Machines::read(&mut reader),
+            runs: Runs::read(&mut reader),
+            guests: Guests::read(&mut reader),
+            admin_listen: reader.address(&table::ADMIN_LISTEN),
+            daemon: Daemon::read(&mut reader),
+        };
+        reader.finish(parsed)
+    }
+}
+
+impl Serve {
+    /// Reads the settings of `serve`.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader::new(lookup);
+        let parsed = Self {
+            redis: Redis::read(&mut reader),
+            runs: Runs::read(&mut reader),
+            endpoint: Endpoint::read(&mut reader),
+            admin_listen: reader.address(&table::ADMIN_LISTEN),
+            daemon: Daemon::read(&mut reader),
+        };
+        reader.finish(parsed)
+    }
+}
+
+impl MachinesServer {
+    /// Reads the settings of `machines`.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader::new(lookup);
+        let parsed = Self {
+            local: Local::read(&mut reader),
+            daemon: Daemon::read(&mut reader),
+        };
+        reader.finish(parsed)
+    }
+}
+
+impl Up {
+    /// Reads the settings of `up`. Without `FLY_API_URL` the local server is meant, and what
+    /// depends on it has defaults of its own.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let given = |name: &str| lookup(name).filter(|text| !text.trim().is_empty());
+        let is_local = given(table::FLY_API_URL.name).is_none();
+        let with_local = |name: &str| {
+            given(name).or_else(|| local_default(name).filter(|_| is_local).map(str::to_owned))
+        };
+        let mut reader = Reader::new(&with_local);
+        let parsed = Self {
+            state_dir: groups::state_dir(&mut reader),
+            redis_url: reader.read_given(&table::REDIS_URL, groups::redis_url),
+            namespace: reader.read(&table::NAMESPACE, groups::namespace, String::new()),
+            api_url: reader.read_given(&table::FLY_API_URL, reader::http_url),
+            token: if is_local {
+                reader
+                    .read_given(&table::FLY_API_TOKEN, reader::token)
+                    .map(Secret::new)
+            } else {
+                Some(reader.secret(&table::FLY_API_TOKEN))
+            },
+            apps: reader.read(&table::APPS, groups::apps, Vec::new()),
+            keys: reader.read_given(&table::SIGNING_KEYS, keys::parse),
+            guest_url: reader.url(&table::GUEST_URL),
+            listen: reader.read_given(&table::LISTEN, reader::socket_address),
+            admin_listen: reader.read_given(&table::ADMIN_LISTEN, reader::socket_address),
+            machines_listen: reader.read_given(&table::MACHINES_LISTEN, reader::socket_address),
+            require_limits: reader.flag(&table::REQUIRE_LIMITS),
+            runs: Runs::read(&mut reader),
+            daemon: Daemon::read(&mut reader),
+        };
+        reader.finish(parsed)
+    }
+}
+
+/// What `up` with its own Machines server assumes.
+fn local_default(name: &str) -> Option<&'static str> {
+    [
+        (&table::APPS, "sandboxes"),
+        (&table::GUEST_URL, "http://127.0.0.1:8080"),
+        (&table::IMAGE, "host"),
+        (&table::BOOT_RATE, "0"),
+        (&table::SWEEP_S, "2"),
+    ]
+    .into_iter()
+    .find_map(|(setting, text)| (setting.name == name).then_some(text))
+}
+
+impl Tool {
+    /// Reads what is given of the settings, none of which is required.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let (tool, faults) = Self::examine(lookup);
+        if faults.is_empty() {
+            Ok(tool)
+        } else {
+            Err(Faults(faults))
+        }
+    }
+
+    /// Reads what can be read and returns the faults beside it, for `doctor`.
+    #[must_use]
+    pub fn examine(lookup: Lookup<'_>) -> (Self, Vec<Fault>) {
+        let mut reader = Reader::new(lookup);
+        let derived = groups::derived_state_dir(&reader);
+        let is_stated = reader.given(&table::STATE_DIR).is_some();
+        let tool = Self {
+            redis_url: reader.read_given(&table::REDIS_URL, groups::redis_url),
+            namespace: reader.read_given(&table::NAMESPACE, groups::namespace),
+            api_url: reader.read_given(&table::FLY_API_URL, reader::http_url),
+            token: reader
+                .read_given(&table::FLY_API_TOKEN, reader::token)
+                .map(Secret::new),
+            apps: reader.read_given(&table::APPS, groups::apps),
+            keys: reader.read_given(&table::SIGNING_KEYS, keys::parse),
+            guest_url: reader.read_given(&table::GUEST_URL, reader::http_url),
+            state_dir: (is_stated || derived.is_some())
+                .then(|| reader.path(&table::STATE_DIR, derived)),
+            retention: groups::retention(&mut reader),
+            lease: groups::lease(&mut reader),
+        };
+        (tool, reader.into_faults())
+    }
+}
+
+impl Redis {
+    /// The Redis that is meant when nobody names one.
+    #[must_use]
+    pub fn nearby() -> Self {
+        Self::read(&mut Reader::new(&|_| None))
+    }
+}
+
+/// Reads signing keys as `COFFERDAM_SIGNING_KEYS` has them.
+///
+/// # Errors
+/// What is wrong with the first key that is unsound; never its text.
+pub fn signing_keys(text: &str) -> Result<Vec<SigningKey>, String> {
+    keys::parse(text)
+}
+
+/// The folder for images and machines, for the commands that need nothing else.
+///
+/// # Errors
+/// When it is not given and there is no home to derive it from, or it is not absolute.
+pub fn state_dir(lookup: Lookup<'_>) -> Result<PathBuf, Faults> {
+    let mut reader = Reader::new(lookup);
+    let path = groups::state_dir(&mut reader);
+    reader.finish(path)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,247 @@
+//! Every setting: its name, default, meaning, and why that default.
+//!
+//! This table is the only place where a default stands. The parsers read it, the flags and the
+//! help texts of the command are made from it, and a test holds the README's table to it.
+
+use crate::config::Command::{
+    self, Cancel, Dead, Doctor, Images, Logs, Machines, Results, Runs, Serve, Show, Submit, Up,
+    Worker,
+};
+
+/// One setting: an environment variable, and a flag of each command that uses it.
+#[derive(Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub name: &'static str,
+    /// What holds when it is unset.
+    pub default: Unset,
+    /// The commands that read it.
+    pub commands: &'static [Command],
+    /// What it does, in one sentence, with its unit.
+    pub meaning: &'static str,
+    /// Why this default, or why there is none.
+    pub why: &'static str,
+    /// Its value is never shown.
+    pub secret: bool,
+}
+
+/// What holds when a setting is unset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unset {
+    /// As if this text had been given.
+    Text(&'static str),
+    /// Nothing; the part it belongs to does without.
+    Absent,
+    /// The command refuses to start.
+    Required,
+    /// Found out at start, as described.
+    Derived(&'static str),
+}
+
+impl Setting {
+    /// The flag, without its dashes: `COFFERDAM_LEASE_S` is `lease-s`, `REDIS_URL` is `redis-url`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        let name = self.name.strip_prefix("COFFERDAM_").unwrap_or(self.name);
+        name.to_ascii_lowercase().replace('_', "-")
+    }
+
+    /// Whether `command` reads this setting.
+    #[must_use]
+    pub fn is_used_by(&self, command: Command) -> bool {
+        self.commands.contains(&command)
+    }
+
+    /// The default as people read it.
+    #[must_use]
+    pub fn default_shown(&self) -> &'static str {
+        match self.default {
+            Unset::Text(text) | Unset::Derived(text) => text,
+            Unset::Absent => "none",
+            Unset::Required => "none, required",
+        }
+    }
+}
+
+/// The commands that move runs.
+const SERVICES: &[Command] = &[Up, Worker, Serve];
+/// The commands that can end a run.
+const ENDS_RUNS: &[Command] = &[Up, Worker, Serve, Cancel];
+/// The commands that stay.
+const DAEMONS: &[Command] = &[Up, Worker, Serve, Machines];
+/// Everything that talks to Redis.
+const REDIS: &[Command] = &[
+    Up, Worker, Serve, Submit, Show, Logs, Runs, Results, Cancel, Dead, Doctor,
+];
+/// The commands with a state folder, or that look there for a running `up`.
+const STATE: &[Command] = &[
+    Up, Machines, Images, Submit, Show, Logs, Runs, Results, Cancel, Dead, Doctor,
+];
+
+macro_rules! settings {
+    ($($(#[$secret:ident])? $id:ident = $name:literal, $default:expr, $commands:expr, $meaning:literal, $why:literal;)*) => {
+        $(
+            #[doc = $meaning]
+            pub const $id: Setting = Setting {
+                name: $name,
+                default: $default,
+                commands: $commands,
+                meaning: $meaning,
+                why: $why,
+                secret: settings!(@ $($secret)?),
+            };
+        )*
+        /// Every setting, in the order in which people meet them.
+        pub const SETTINGS: &[Setting] = &[$($id),*];
+    };
+    (@ secret) => { true };
+    (@) => { false };
+}
+
+use self::Unset::{Absent, Derived, Required, Text};
+
+settings! {
+    #[secret] REDIS_URL = "REDIS_URL", Text("redis://127.0.0.1:6379"), REDIS,
+        "Where Redis is: `redis://`, `rediss://` or `unix://`. `up` starts its own when this is unset.",
+        "Redis's own default, so a local Redis is found by itself.";
+    NAMESPACE = "COFFERDAM_NAMESPACE", Text("cofferdam"), REDIS,
+        "First part of every key; written with braces, `{cofferdam}`, it puts all keys into one Redis Cluster slot.",
+        "Says whose keys they are to someone who looks into a shared Redis.";
+    FLY_API_URL = "FLY_API_URL", Text("http://_api.internal:4280/v1"), &[Up, Worker, Logs, Doctor],
+        "The Machines API. `up` starts the local server when this is unset.",
+        "The API as seen from inside a Fly network, where a deployed worker runs.";
+    #[secret] FLY_API_TOKEN = "FLY_API_TOKEN", Required, &[Up, Worker, Machines, Logs, Doctor],
+        "Token for the Machines API; for `machines`, the one token it accepts. `up` makes one for its own server.",
+        "A credential has no default.";
+    APPS = "COFFERDAM_APPS", Required, &[Up, Worker, Machines, Logs, Doctor],
+        "Apps that machines are booted in, comma separated; for `machines`, those that are there from the start, none if unset. `up` with its own server: `sandboxes`.",
+        "Strangers' code gets an app and a network of its own, and only you know its name.";
+    #[secret] SIGNING_KEYS = "COFFERDAM_SIGNING_KEYS", Required, &[Up, Worker, Serve, Doctor],
+        "Keys for the guests' tokens, `kid:base64[,kid:base64…]`, 32 bytes or more each; the first signs, all verify. `up` makes one.",
+        "A known default key would let anyone post results.";
+    GUEST_URL = "COFFERDAM_GUEST_URL", Required, &[Up, Worker, Doctor],
+        "Base URL under which guests reach the endpoint. `up` with its own server: `http://127.0.0.1:8080`.",
+        "It depends on the network the machines are in.";
+    LISTEN = "COFFERDAM_LISTEN", Text("[::]:8080"), &[Up, Serve],
+        "Where the endpoint for guests listens. `up` takes a free local port when this is unset.",
+        "All addresses, since guests come from a private IPv6 network on Fly.";
+    ADMIN_LISTEN = "COFFERDAM_ADMIN_LISTEN", Text("127.0.0.1:9090"), SERVICES,
+        "Where metrics and health are served; not for guests. `up` takes a free local port when this is unset.",
+        "Local only, because it asks for no credential.";
+    IMAGE = "COFFERDAM_IMAGE", Absent, SERVICES,
+        "Image for requests that name none. `up` with its own server: `host`.",
+        "Without it such requests are rejected, which is better than a guess.";
+    REGION = "COFFERDAM_REGION", Absent, SERVICES,
+        "Region for requests that name none, or several in order of preference (`ams,eu`).",
+        "The Machines API then chooses.";
+    MAX_IN_FLIGHT = "COFFERDAM_MAX_IN_FLIGHT", Text("50"), SERVICES,
+        "Machines alive at once, whole fleet.",
+        "Bounds the bill of a mistake, and is far below an organisation's usual quota.";
+    BOOT_RATE = "COFFERDAM_BOOT_RATE", Text("1"), SERVICES,
+        "Boots per second and app, whole fleet; 0 for no limit. `up` with its own server: 0.",
+        "The Machines API's own limit for creating machines.";
+    BOOT_BURST = "COFFERDAM_BOOT_BURST", Text("3"), SERVICES,
+        "Boots that may come at once before the rate holds.",
+        "The Machines API's own burst.";
+    CONCURRENCY = "COFFERDAM_CONCURRENCY", Text("32"), SERVICES,
+        "Boots, and tear-downs, that one worker drives at once; that many of each.",
+        "Each is a few waiting HTTP calls, so this is about patience and not about processors.";
+    RUN_TIMEOUT_S = "COFFERDAM_RUN_TIMEOUT_S", Text("300"), SERVICES,
+        "Seconds from boot to the deadline of a run; a request may ask for less.",
+        "Five minutes cover an analysis or a test run, and a hanging guest costs little.";
+    BOOT_TIMEOUT_S = "COFFERDAM_BOOT_TIMEOUT_S", Text("60"), SERVICES,
+        "Seconds that one boot may take before it counts as failed.",
+        "The longest that the Machines API lets a caller wait for a state.";
+    MAX_ATTEMPTS = "COFFERDAM_MAX_ATTEMPTS", Text("3"), SERVICES,
+        "Boots that are tried for one run.",
+        "Passing trouble is over by the third; after that it is the request.";
+    LEASE_S = "COFFERDAM_LEASE_S", Text("15"), ENDS_RUNS,
+        "Seconds for which a worker that died keeps a boot or a tear-down from the others.",
+        "Renewed several times within it, so a slow call is not taken for a death.";
+    GRACE_S = "COFFERDAM_GRACE_S", Text("5"), SERVICES,
+        "Seconds a guest may take to exit after its result, before it is deleted by force.",
+        "Enough to flush and exit; each second is paid for.";
+    SWEEP_S = "COFFERDAM_SWEEP_S", Text("15"), SERVICES,
+        "Seconds between two sweeps for what slipped through, such as a guest that ended without a result. `up` with its own server: 2.",
+        "A listing of an app's machines each time, which the Machines API should not be asked for every second.";
+    RETENTION_S = "COFFERDAM_RETENTION_S", Text("86400"), ENDS_RUNS,
+        "Seconds for which a run can be looked up after its end.",
+        "A day: long enough to look into yesterday's failure.";
+    RESULTS_RETENTION_S = "COFFERDAM_RESULTS_RETENTION_S", Text("604800"), SERVICES,
+        "Seconds for which results stay on their stream; longer while a consumer group has not read them.",
+        "A week: a consumer may be down over a weekend.";
+    RESULTS_HARD_CAP = "COFFERDAM_RESULTS_HARD_CAP", Text("0"), SERVICES,
+        "Results kept at the most, read or unread; 0 for no cap.",
+        "Dropping what nobody has read must be asked for.";
+    REQUEST_MAX_BYTES = "COFFERDAM_REQUEST_MAX_BYTES", Text("16777216"), SERVICES,
+        "Bytes of one request's JSON.",
+        "Room for a git bundle in `files`, without letting one producer fill Redis.";
+    RESULT_MAX_BYTES = "COFFERDAM_RESULT_MAX_BYTES", Text("1048576"), &[Up, Worker, Serve],
+        "Bytes of one result's body.",
+        "Results live in Redis; larger things belong in a store of their own.";
+    MAX_CPUS = "COFFERDAM_MAX_CPUS", Text("8"), SERVICES,
+        "Processors that a request may ask for.",
+        "The largest shared machine on offer.";
+    MAX_MEMORY_MB = "COFFERDAM_MAX_MEMORY_MB", Text("16384"), SERVICES,
+        "Memory that a request may ask for, in MiB.",
+        "What the largest shared machine can have.";
+    DRAIN_S = "COFFERDAM_DRAIN_S", Text("30"), DAEMONS,
+        "Seconds that a process told to end may take to finish what it has in hand.",
+        "Below the kill time-outs of the usual supervisors when they are set as documented.";
+    MACHINES_LISTEN = "COFFERDAM_MACHINES_LISTEN", Text("127.0.0.1:4280"), &[Up, Machines],
+        "Where the local Machines server listens. `up` takes a free local port when this is unset.",
+        "Local only: whoever reaches it can start processes here. The port is the real API's.";
+    MACHINES_ENDPOINT = "COFFERDAM_MACHINES_ENDPOINT", Text("127.0.0.1:8080"), &[Machines],
+        "The endpoint's `host:port` as the local server reaches it; inside every local machine it is `http://127.0.0.1:8080`.",
+        "Where `serve` listens when both run on one host.";
+    REQUIRE_LIMITS = "COFFERDAM_REQUIRE_LIMITS", Text("false"), &[Up, Machines],
+        "Refuse to start unless memory, process and processor limits hold on this host (`true` or `false`).",
+        "A laptop without cgroup delegation can still try it out; what holds is printed.";
+    STATE_DIR = "COFFERDAM_STATE_DIR", Derived("`$XDG_STATE_HOME/cofferdam`, else `~/.local/state/cofferdam`"), STATE,
+        "Local images, machines, and the Redis and keys of `up`; only its owner can read it.",
+        "Where the XDG specification keeps state.";
+    LOG = "COFFERDAM_LOG", Text("info"), DAEMONS,
+        "What is logged: a level, or `module=level` directives, comma separated.",
+        "Changes of state and what needs a person, nothing else.";
+    LOG_FORMAT = "COFFERDAM_LOG_FORMAT", Text("text"), DAEMONS,
+        "How it is logged, on standard error: `text` or `json`.",
+        "People read it first.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_and_flags_are_unique() {
+        let names: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.name).collect();
+        let flags: BTreeSet<_> = SETTINGS.iter().map(Setting::flag).collect();
+        assert_eq!(names.len(), SETTINGS.len());
+        assert_eq!(flags.len(), SETTINGS.len());
+    }
+
+    #[test]
+    fn every_setting_says_what_why_and_where() {
+        for setting in SETTINGS {
+            assert!(
+                setting.meaning.ends_with('.'),
+                "{} has no meaning",
+                setting.name
+            );
+            assert!(setting.why.ends_with('.'), "{} has no reason", setting.name);
+            assert!(
+                !setting.commands.is_empty(),
+                "{} is used nowhere",
+                setting.name
+            );
+        }
+    }
+
+    #[test]
+    fn flags_leave_out_our_prefix() {
+        assert_eq!(LEASE_S.flag(), "lease-s");
+        assert_eq!(REDIS_URL.flag(), "redis-url");
+        assert_eq!(FLY_API_TOKEN.flag(), "fly-api-token");
+    }
+}

@@ -1,0 +1,316 @@
+//! Layers of an image, laid over one another in a [`Tree`].
+//!
+//! A layer is a tar archive, maybe compressed. Its entries add to what the layers below brought or
+//! replace it; `.wh.NAME` hides NAME of the layers below, and `.wh..wh..opq` hides all that they
+//! have in its folder. Neither touches what its own layer brings, in whatever order they come.
+//!
+//! What is kept of an entry is its contents, whether somebody may run it, and when it was changed.
+//! Owners, other permission bits (setuid and setgid among them) and extended attributes (file
+//! capabilities among them) are dropped: every machine runs as one user without privileges, who
+//! may read all of its image. Entries below `dev` are left out, since the engine brings its own.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use crate::local::images::blob::{Blob, check_digest};
+use crate::local::images::digest::{Digest, Hasher};
+use crate::local::images::error::{Error, Excess, Refusal};
+use crate::local::images::limits::Limits;
+use crate::local::images::members::{Kind, Member, Members};
+use crate::local::images::path::Inside;
+use crate::local::images::tree::{self, Found, Tree};
+
+/// The folders that every machine mounts something on; each root file system has them.
+const MOUNT_POINTS: [&str; 4] = ["workspace", "proc", "dev", "tmp"];
+/// Marks a name that hides one of the layers below.
+const HIDES: &[u8] = b".wh.";
+/// Hides all that the layers below have in a folder.
+const HIDES_ALL: &[u8] = b".wh..wh..opq";
+/// Begins the names of an old union file system's own files.
+const UNION_OWN: &[u8] = b".wh..wh.";
+
+/// How much was unpacked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    /// Files, folders and links.
+    pub(super) entries: u64,
+    /// Bytes, those of headers included.
+    pub(super) bytes: u64,
+}
+
+/// Lays layers over one another, counting what they bring against the limits.
+pub(super) struct Unpacker<'a> {
+    tree: &'a Tree,
+    limits: &'a Limits,
+    size: Size,
+    /// Digests of the paths that the present layer has brought, and of the folders they are in.
+    brought: HashSet<Digest>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Unpacker<'a> {
+    pub(super) fn new(tree: &'a Tree, limits: &'a Limits) -> Self {
+        Self {
+            tree,
+            limits,
+            size: Size::default(),
+            brought: HashSet::new(),
+            buffer: vec![0; 128 << 10],
+        }
+    }
+
+    /// Lays one layer over those before. Its contents, decompressed, must have the digest
+    /// `diff_id`; until that is known nothing of the tree may be used.
+    pub(super) fn layer(&mut self, blob: Blob, diff_id: Digest, what: &str) -> Result<(), Error> {
+        self.brought.clear();
+        let left = self.limits.unpacked_bytes - self.size.bytes;
+        let mut stream = Metered::new(blob, self.limits, left, what)?;
+        let unpacked = self
+            .entries(&mut stream, what)
+            .and_then(|()| stream.read_to_end_of_it(&mut self.buffer, what));
+        if let Some((excess, max)) = stream.exceeded {
+            return Err(Error::Limit { what: excess, max });
+        }
+        unpacked?;
+        self.size.bytes += stream.bytes;
+        check_digest(what, diff_id, stream.hasher.finish())
+    }
+
+    /// Adds the mount points and tells how much there is.
+    pub(super) fn finish(self) -> Result<Size, Error> {
+        add_mount_points(self.tree, self.limits)?;
+        Ok(self.size)
+    }
+
+    fn entries(&mut self, stream: &mut Metered, what: &str) -> Result<(), Error> {
+        let mut archive = tar::Archive::new(stream);
+        let entries = archive
+            .entries()
+            .map_err(|fault| Error::malformed(what, fault))?;
+        let mut members = Members::new(entries, self.limits, what);
+        while let Some(member) = members.next()? {
+            self.entry(member, what)?;
+        }
+        Ok(())
+    }
+
+    fn entry<R: Read>(&mut self, member: Member<'_, R>, what: &str) -> Result<(), Error> {
+        let path = Inside::parse(&member.path, self.limits)?;
+        if path.is_below("dev") {
+            return self.count();
+        }
+        let Some((folder, name)) = path.split() else {
+            return match member.kind {
+                Kind::Folder => Ok(()),
+                _ => Err(Error::refused(&member.path, Refusal::BadName)),
+            };
+        };
+        if let Some(hidden) = name.as_bytes().strip_prefix(HIDES) {
+            return self.hide(&folder, name.as_bytes(), hidden);
+        }
+        self.clear_the_way(&path, member.kind == Kind::Folder)?;
+        self.bring(&path)?;
+        match &member.kind {
+            Kind::Folder => self.tree.folder(&path),
+            Kind::File => self.file(&path, member, what),
+            Kind::Symlink(target) => self.tree.symlink(&path, target),
+            Kind::HardLink(target) => {
+                let target = Inside::parse(target, self.limits)?;
+                self.tree.hard_link(&path, &target)
+            }
+            Kind::Device => Err(Error::refused(path.as_bytes(), Refusal::Device)),
+            Kind::Pipe => Err(Error::refused(path.as_bytes(), Refusal::Pipe)),
+        }
+    }
+
+    /// Removes what a layer below has at a path, unless a folder meets a folder.
+    fn clear_the_way(&self, path: &Inside, for_folder: bool) -> Result<(), Error> {
+        let found = self.tree.found(path)?;
+        if for_folder && found == Found::Folder {
+            return Ok(());
+        }
+        if self.has_brought(path) {
+            return Err(Error::refused(path.as_bytes(), Refusal::Duplicate));
+        }
+        match found {
+            Found::Nothing => Ok(()),
+            Found::Folder | Found::Other => self.tree.remove(path),
+        }
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        path: &Inside,
+        mut member: Member<'_, R>,
+        what: &str,
+    ) -> Result<(), Error> {
+        let mut file = self.tree.file(path, member.executable)?;
+        let mut copied = 0;
+        loop {
+            let read = member
+                .entry
+                .read(&mut self.buffer)
+                .map_err(|fault| Error::malformed(what, fault))?;
+            if read == 0 {
+                break;
+            }
+            file.write_all(&self.buffer[..read])
+                .map_err(Error::io("write the unpacked image"))?;
+            copied += read as u64;
+        }
+        if copied != member.size {
+            return Err(Error::malformed(what, "it is cut short"));
+        }
+        tree::set_modified(&file, Duration::from_secs(member.modified_s));
+        Ok(())
+    }
+
+    fn hide(&mut self, folder: &Inside, name: &[u8], hidden: &[u8]) -> Result<(), Error> {
+        self.count()?;
+        if name == HIDES_ALL {
+            if self.tree.found(folder)? == Found::Other {
+                return Err(Error::refused(folder.as_bytes(), Refusal::ThroughFile));
+            }
+            return self.hide_children(folder);
+        }
+        if name.starts_with(UNION_OWN) {
+            return Ok(());
+        }
+        let path = match hidden {
+            b"" | b"." | b".." => {
+                let whole = folder.join(name, self.limits)?;
+                return Err(Error::refused(whole.as_bytes(), Refusal::BadName));
+            }
+            _ => folder.join(hidden, self.limits)?,
+        };
+        self.hide_below(&path)
+    }
+
+    /// Removes a path of the layers below, and keeps what this layer has brought.
+    fn hide_below(&self, path: &Inside) -> Result<(), Error> {
+        if self.has_brought(path) {
+            self.hide_children(path)
+        } else {
+            self.tree.remove(path)
+        }
+    }
+
+    fn hide_children(&self, folder: &Inside) -> Result<(), Error> {
+        if self.tree.found(folder)? != Found::Folder {
+            return Ok(());
+        }
+        for name in self.tree.names(folder)? {
+            self.hide_below(&folder.join(name.to_bytes(), self.limits)?)?;
+        }
+        Ok(())
+    }
+
+    fn has_brought(&self, path: &Inside) -> bool {
+        self.brought.contains(&Digest::of(path.as_bytes()))
+    }
+
+    /// Notes that this layer has a path, and the folders it is in.
+    fn bring(&mut self, path: &Inside) -> Result<(), Error> {
+        for step in path.steps() {
+            if self.brought.insert(Digest::of(step.as_bytes())) {
+                self.count()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<(), Error> {
+        count(&mut self.size, self.limits)
+    }
+}
+
+/// Counts one more entry.
+pub(super) fn count(size: &mut Size, limits: &Limits) -> Result<(), Error> {
+    size.entries += 1;
+    if size.entries > limits.entries {
+        return Err(Error::Limit {
+            what: Excess::Entries,
+            max: limits.entries,
+        });
+    }
+    Ok(())
+}
+
+/// Makes the folders that every machine mounts something on, and refuses anything else in their
+/// place: a link there would move the mount.
+pub(super) fn add_mount_points(tree: &Tree, limits: &Limits) -> Result<(), Error> {
+    for name in MOUNT_POINTS {
+        let path = Inside::root().join(name.as_bytes(), limits)?;
+        match tree.found(&path)? {
+            Found::Nothing => tree.folder(&path)?,
+            Found::Folder => {}
+            Found::Other => return Err(Error::refused(name.as_bytes(), Refusal::MountPoint)),
+        }
+    }
+    Ok(())
+}
+
+/// A layer's contents, decompressed, with their digest and within their bounds.
+struct Metered {
+    inner: Box<dyn Read>,
+    hasher: Hasher,
+    bytes: u64,
+    /// Bytes that may come, and what to say when more do.
+    bounds: [(u64, Excess, u64); 2],
+    exceeded: Option<(Excess, u64)>,
+}
+
+impl Metered {
+    fn new(blob: Blob, limits: &Limits, left: u64, what: &str) -> Result<Self, Error> {
+        let by_ratio = blob.length.saturating_mul(limits.ratio);
+        let by_ratio = by_ratio.max(limits.ratio_free_bytes);
+        Ok(Self {
+            inner: decompress(blob.reader).map_err(|fault| Error::malformed(what, fault))?,
+            hasher: Hasher::new(),
+            bytes: 0,
+            bounds: [
+                (by_ratio, Excess::Ratio, limits.ratio),
+                (left, Excess::UnpackedBytes, limits.unpacked_bytes),
+            ],
+            exceeded: None,
+        })
+    }
+
+    /// Reads what follows the archive's end mark, which the digest covers too.
+    fn read_to_end_of_it(&mut self, buffer: &mut [u8], what: &str) -> Result<(), Error> {
+        loop {
+            match self.read(buffer) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(fault) => return Err(Error::malformed(what, fault)),
+            }
+        }
+    }
+}
+
+impl Read for Metered {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        self.bytes += read as u64;
+        for (most, excess, max) in self.bounds {
+            if self.bytes > most {
+                self.exceeded = Some((excess, max));
+                return Err(std::io::Error::other("too many bytes"));
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// Tells the compression by the first bytes, since not every archive names it.
+pub(super) fn decompress(reader: Box<dyn Read>) -> std::io::Result<Box<dyn Read>> {
+    let mut reader = BufReader::with_capacity(128 << 10, reader);
+    Ok(match reader.fill_buf()? {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(reader)?),
+        _ => Box::new(reader),
+    })
+}

@@ -1,0 +1,240 @@
+//! The unpacked images, each in a folder named by its digest.
+//!
+//! A folder gets its name by a rename after everything in it is on disk, so one that has a name is
+//! whole. What is being unpacked, or thrown away, stands in `tmp`; whoever holds the import lock
+//! may clear it, since no other import runs then.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::local::images::digest::Digest;
+use crate::local::images::error::Error;
+use crate::local::images::index::{Index, write_whole};
+use crate::local::images::lock::{Hold, Lock};
+use crate::local::images::plan::{Settings, parse};
+
+/// What kind of source an image was imported from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A plain folder.
+    Folder,
+    /// An OCI image layout.
+    Oci,
+    /// An archive of `docker save`.
+    Docker,
+}
+
+/// What is known of an unpacked image, kept beside it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Record {
+    pub(super) kind: Kind,
+    pub(super) layers: u64,
+    pub(super) entries: u64,
+    pub(super) bytes: u64,
+    pub(super) settings: Settings,
+}
+
+/// Keeps an unpacked image from being deleted for as long as it, or a clone of it, is held. The
+/// end of the process ends it too.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    _lock: Arc<Lock>,
+}
+
+/// The folders of unpacked images and of those being unpacked.
+#[derive(Debug)]
+pub(super) struct Roots {
+    whole: PathBuf,
+    unfinished: PathBuf,
+}
+
+/// A folder in `tmp`, deleted when it is dropped without having been kept.
+#[derive(Debug)]
+pub(super) struct Staged {
+    path: PathBuf,
+}
+
+impl Roots {
+    /// Makes the folders below `store` if they are not there.
+    pub(super) fn open(store: &Path) -> Result<Self, Error> {
+        let roots = Self {
+            whole: store.join("roots"),
+            unfinished: store.join("tmp"),
+        };
+        make_private(&roots.whole)?;
+        make_private(&roots.unfinished)?;
+        Ok(roots)
+    }
+
+    /// A new folder to unpack into.
+    pub(super) fn stage(&self) -> Result<Staged, Error> {
+        let path = self.unfinished_path("import");
+        make_private(&path)?;
+        Ok(Staged { path })
+    }
+
+    /// Deletes what imports and removals that were cut short have left. Only for the holder of the
+    /// import lock.
+    pub(super) fn clear_unfinished(&self) -> Result<(), Error> {
+        for name in folder_names(&self.unfinished)? {
+            delete(&self.unfinished.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a staged folder its name, unless the same image is there already.
+    pub(super) fn keep(&self, staged: Staged, digest: &Digest) -> Result<(), Error> {
+        let place = self.place(digest);
+        if self.has(digest) {
+            return Ok(());
+        }
+        let doing = || format!("name the unpacked image {}", place.display());
+        fs::rename(&staged.path, &place).map_err(Error::io(doing()))?;
+        fs::File::open(&self.whole)
+            .and_then(|folder| folder.sync_all())
+            .map_err(Error::io(doing()))
+    }
+
+    /// Whether the image is unpacked.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.place(digest).join("image.json").is_file()
+    }
+
+    /// Whether a machine uses the image.
+    pub(super) fn in_use(&self, digest: &Digest) -> Result<bool, Error> {
+        let lock = self.place(digest).join("in-use");
+        Ok(Lock::try_take(&lock, Hold::Alone)?.is_none())
+    }
+
+    /// Keeps an image that is unpacked from being deleted. The index lock is held meanwhile.
+    pub(super) fn lease(&self, digest: &Digest) -> Result<Lease, Error> {
+        let path = self.place(digest).join("in-use");
+        // Taken alone only by holders of the index lock who hold that alone: nobody has it so now.
+        let lock = Lock::take(&path, Hold::WithOthers, Duration::ZERO)?;
+        Ok(Lease {
+            _lock: Arc::new(lock),
+        })
+    }
+
+    /// What is known of an unpacked image.
+    pub(super) fn record(&self, digest: &Digest) -> Result<Record, Error> {
+        let path = self.place(digest).join("image.json");
+        let bytes = fs::read(&path).map_err(Error::io(format!("read {}", path.display())))?;
+        parse(path.display(), &bytes)
+    }
+
+    /// The root file system of an unpacked image.
+    pub(super) fn rootfs(&self, digest: &Digest) -> PathBuf {
+        self.place(digest).join("rootfs")
+    }
+
+    /// Moves images that no name stands for and no machine uses out of the way, and gives the
+    /// folders to be deleted. The index lock is held alone meanwhile.
+    pub(super) fn retire(&self, index: &Index) -> Result<Vec<PathBuf>, Error> {
+        let mut retired = Vec::new();
+        for name in folder_names(&self.whole)? {
+            let Some(digest) = name.to_str().and_then(parse_place) else {
+                continue;
+            };
+            if index.uses(&digest) || self.in_use(&digest)? {
+                continue;
+            }
+            let to = self.unfinished_path("retired");
+            fs::rename(self.place(&digest), &to)
+                .map_err(Error::io(format!("retire the image {digest}")))?;
+            retired.push(to);
+        }
+        Ok(retired)
+    }
+
+    fn place(&self, digest: &Digest) -> PathBuf {
+        self.whole.join(format!("sha256-{}", digest.hex()))
+    }
+
+    fn unfinished_path(&self, what: &str) -> PathBuf {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        // Folders of an earlier process with this number are passed over.
+        (0_u64..)
+            .map(|round| {
+                let name = format!("{what}-{process}-{number}-{round}");
+                self.unfinished.join(name)
+            })
+            .find(|path| !path.exists())
+            .unwrap_or_else(|| self.unfinished.join(what))
+    }
+}
+
+impl Staged {
+    pub(super) fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
+    /// Where a compressed archive is spread out while its image is unpacked.
+    pub(super) fn spool(&self) -> PathBuf {
+        self.path.join("archive")
+    }
+
+    /// Notes what the folder holds; the last thing before it is kept.
+    pub(super) fn write_record(&self, record: &Record) -> Result<(), Error> {
+        write_whole(&self.path.join("image.json"), record)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // What cannot be deleted now is deleted by the next import.
+        let _ = delete(&self.path);
+    }
+}
+
+fn parse_place(name: &str) -> Option<Digest> {
+    Digest::from_hex(name.strip_prefix("sha256-")?)
+}
+
+/// Makes a folder, and those it is in, that only the owner may enter. One that is there is closed
+/// to others.
+pub(super) fn make_private(path: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o700)))
+        .map_err(Error::io(format!("make the folder {}", path.display())))
+}
+
+/// Deletes a file or a folder with all that is in it; links in it are not followed. That somebody
+/// else deletes it at the same time is no error.
+pub(super) fn delete(path: &Path) -> Result<(), Error> {
+    let mut fault = None;
+    for _ in 0..10 {
+        let deleted = match fs::symlink_metadata(path) {
+            Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+            Err(fault) if fault.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(fault) => Err(fault),
+        };
+        match deleted {
+            Ok(()) => return Ok(()),
+            Err(new) => fault = Some(new),
+        }
+    }
+    let fault = fault.unwrap_or_else(|| ErrorKind::Other.into());
+    Err(Error::io(format!("delete {}", path.display()))(fault))
+}
+
+fn folder_names(path: &Path) -> Result<Vec<OsString>, Error> {
+    fs::read_dir(path)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.file_name())).collect())
+        .map_err(Error::io(format!("read the folder {}", path.display())))
+}

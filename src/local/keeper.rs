@@ -1,0 +1,245 @@
+//! One start of one machine, from its image to the end of its last process.
+//!
+//! A keeper reports what it sees to the [`Host`] and does what it is told: it decides nothing
+//! about the machine's life. What it is told before its program runs ends it early.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::local::engine::{Exit, OutputSink};
+use crate::local::faults::rule::Sticky;
+use crate::local::host::Host;
+use crate::local::logs::{Log, Stream};
+use crate::local::registry::life::{Observation, Order};
+use crate::local::registry::machine::{Machine, Next};
+use crate::local::runner::{Handle, Running};
+use crate::local::spec;
+use crate::machines::wire::MachineState;
+
+/// A start that a keeper is to carry out.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// The machine.
+    pub(crate) id: String,
+    /// The number of the start.
+    pub(crate) generation: u64,
+    /// How long to wait first.
+    pub(crate) pause: Duration,
+    /// Fetch and unpack only.
+    pub(crate) prepare_only: bool,
+    /// What the machine is told meanwhile.
+    pub(crate) orders: mpsc::Receiver<Order>,
+    /// Ends it at once.
+    pub(crate) kill: CancellationToken,
+}
+
+/// Why a start did not come to a running program.
+enum Early {
+    /// It was told to end.
+    Abandoned,
+    /// It was told nothing; it has been reported, or is nobody's any more.
+    Reported,
+    /// It failed.
+    Failed(String),
+}
+
+/// Carries out one start to its end.
+pub(crate) async fn keep(host: Host, mut start: Start) {
+    let (id, generation) = (start.id.clone(), start.generation);
+    let seen = match boot(&host, &mut start).await {
+        Ok((machine, running)) => {
+            Observation::Exited(follow(&host, &mut start, &machine, running).await)
+        }
+        Err(Early::Abandoned) => Observation::Abandoned,
+        Err(Early::Failed(reason)) => {
+            warn!(machine_id = id, reason, "machine could not be started");
+            Observation::Failed(reason)
+        }
+        Err(Early::Reported) => {
+            host.detach(&id, generation);
+            return;
+        }
+    };
+    host.detach(&id, generation);
+    host.observe(&id, generation, seen);
+}
+
+/// Goes from `created` to a running program.
+async fn boot(host: &Host, start: &mut Start) -> Result<(Arc<Machine>, Running), Early> {
+    let curse = host.look(|registry| Some(registry.by_id(&start.id)?.curse.clone()));
+    let curse = curse.ok_or(Early::Reported)?;
+    hold(start, Some(start.pause + curse.slow_pull)).await?;
+    if let Some((Sticky::Created, length)) = curse.stick {
+        hold(start, length).await?;
+    }
+    let seen = match start.prepare_only {
+        true => Observation::Prepared,
+        false => Observation::Pulled,
+    };
+    let machine = host.observe(&start.id, start.generation, seen);
+    let machine = machine.ok_or(Early::Reported)?;
+    if start.prepare_only {
+        return Err(Early::Reported);
+    }
+    if machine.next != Next::Policy {
+        return Err(Early::Abandoned);
+    }
+    if let Some((Sticky::Starting, length)) = curse.stick {
+        hold(start, length).await?;
+    }
+    let spec = spec::build(&machine).map_err(|refusal| Early::Failed(refusal.error.into()))?;
+    let log = host
+        .parts()
+        .logs
+        .open(&machine.app, &machine.id, &machine.region);
+    let sink = sink(host, log);
+    let running = host.parts().runner.start(spec, sink).await;
+    let running = running.map_err(|error| Early::Failed(error.to_string()))?;
+    host.attach(&start.id, start.generation, running.handle());
+    host.observe(&start.id, start.generation, Observation::Started);
+    Ok((machine, running))
+}
+
+/// Waits for so long, or for ever, unless the machine is told to end.
+async fn hold(start: &mut Start, length: Option<Duration>) -> Result<(), Early> {
+    if length == Some(Duration::ZERO) {
+        return Ok(());
+    }
+    let until = length.map(|length| Instant::now() + length);
+    let over = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => pending().await,
+        }
+    };
+    tokio::pin!(over);
+    loop {
+        tokio::select! {
+            () = &mut over => return Ok(()),
+            () = start.kill.cancelled() => return Err(Early::Abandoned),
+            order = start.orders.recv() => match order {
+                Some(Order::Signal(_)) => {}
+                Some(Order::Stop { .. } | Order::Kill) | None => return Err(Early::Abandoned),
+            },
+        }
+    }
+}
+
+/// Follows a running program to its end, passing on what the machine is told.
+async fn follow(host: &Host, start: &mut Start, machine: &Machine, mut running: Running) -> Exit {
+    let handle = running.handle();
+    let ended = CancellationToken::new();
+    if let (Some(listener), Some(relay)) = (running.take_listener(), &host.parts().relay) {
+        let (relay, ended) = (relay.clone(), ended.clone());
+        let relaying = async move { relay.serve(listener, ended).await };
+        host.parts().shutdown.spawn(relaying);
+    }
+    let mut stopping = Stopping::default();
+    let exit = running.wait();
+    tokio::pin!(exit);
+    let mut killed = false;
+    let exit = loop {
+        tokio::select! {
+            biased;
+            exit = &mut exit => break exit,
+            () = start.kill.cancelled(), if !killed => {
+                killed = true;
+                handle.kill();
+            }
+            Some(order) = start.orders.recv() => {
+                stopping.take(order, held(host, &start.id), &handle);
+            }
+            () = stopping.due() => stopping.go_on(&handle),
+        }
+    };
+    ended.cancel();
+    let log = host
+        .parts()
+        .logs
+        .open(&machine.app, &machine.id, &machine.region);
+    log.close(host.now());
+    exit
+}
+
+/// How long a fault keeps a machine in the state that it is in; `None` when none does.
+fn held(host: &Host, id: &str) -> Option<Option<Duration>> {
+    let machine = host.look(|registry| registry.by_id(id).map(Arc::clone))?;
+    let (state, length) = machine.curse.stick?;
+    let is_in = match state {
+        Sticky::Stopping => MachineState::Stopping,
+        Sticky::Restarting => MachineState::Restarting,
+        Sticky::Replacing => MachineState::Replacing,
+        Sticky::Created | Sticky::Starting | Sticky::Destroying => return None,
+    };
+    (machine.state == is_in).then_some(length)
+}
+
+/// Where the end of a program stands that was asked for.
+#[derive(Default)]
+struct Stopping {
+    /// What is done next, and when.
+    next: Option<(Instant, Step)>,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    /// Ask it to end.
+    Ask { signal: i32, timeout: Duration },
+    /// Kill it.
+    Kill,
+}
+
+impl Stopping {
+    /// Takes an order in. A fault may keep it from being carried out, for ever or for a while.
+    fn take(&mut self, order: Order, held: Option<Option<Duration>>, handle: &Handle) {
+        match order {
+            Order::Kill => handle.kill(),
+            Order::Signal(signal) => handle.signal(signal),
+            Order::Stop { signal, timeout } => {
+                let delay = match held {
+                    None => Duration::ZERO,
+                    Some(Some(length)) => length,
+                    Some(None) => return,
+                };
+                self.next = Some((Instant::now() + delay, Step::Ask { signal, timeout }));
+            }
+        }
+    }
+
+    /// When the next step is due; never, when there is none.
+    async fn due(&self) {
+        match self.next {
+            Some((at, _)) => sleep_until(at).await,
+            None => pending().await,
+        }
+    }
+
+    fn go_on(&mut self, handle: &Handle) {
+        match self.next.take() {
+            Some((_, Step::Ask { signal, timeout })) => {
+                handle.signal(signal);
+                self.next = Some((Instant::now() + timeout, Step::Kill));
+            }
+            Some((_, Step::Kill)) => handle.kill(),
+            None => {}
+        }
+    }
+}
+
+fn sink(host: &Host, log: Log) -> OutputSink {
+    use crate::local::engine::Stream as From;
+    let clock = host.parts().clock.clone();
+    Arc::new(move |from, bytes| {
+        let stream = match from {
+            From::Stdout => Stream::Stdout,
+            From::Stderr => Stream::Stderr,
+        };
+        log.write(stream, &bytes, clock.now_ms());
+    })
+}

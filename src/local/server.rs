@@ -1,0 +1,285 @@
+//! The server's side of HTTP: who may speak, what is asked, how it is answered.
+//!
+//! A request passes the token, is read into an [`Action`], is held against the fault rules, is
+//! carried out, and is answered. Each of these has its module; this one is their order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use crate::http::reply;
+use crate::http::serve::Severed;
+use crate::local::answer::{self, Body};
+use crate::local::auth::Gate;
+use crate::local::calls::Calls;
+use crate::local::faults::{Faults, Instead, Spoil, Subject, Verdict};
+use crate::local::ids::Ids;
+use crate::local::refusal::{Refusal, Shape};
+use crate::local::routes::action::Action;
+use crate::local::routes::query::Query;
+use crate::local::routes::{self, Route, read};
+
+/// Names a request in the answer and in the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
+/// How long a connection hangs that a fault wants to hang.
+const HANG: Duration = Duration::from_secs(85);
+/// The unit in which bodies being read are counted, in bytes.
+const BODY_UNIT: usize = 1024;
+
+/// Answers requests. Clones are one server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    gate: Gate,
+    faults: Faults,
+    /// Whether fault rules can be changed over HTTP.
+    control: bool,
+    calls: Calls,
+    ids: std::sync::Mutex<Ids>,
+    body_bytes: usize,
+    /// Kibibytes of bodies that may be in memory at once.
+    body_units: usize,
+    bodies: Semaphore,
+}
+
+/// What a server needs to answer.
+#[derive(Debug)]
+pub(crate) struct Deps {
+    /// Who may speak to it.
+    pub(crate) gate: Gate,
+    /// How it misbehaves.
+    pub(crate) faults: Faults,
+    /// Whether that can be changed over HTTP.
+    pub(crate) control: bool,
+    /// Carries calls out.
+    pub(crate) calls: Calls,
+    /// Bytes of one body.
+    pub(crate) body_bytes: usize,
+    /// Bytes of all bodies that are being read.
+    pub(crate) memory_bytes: usize,
+    /// Where request ids begin.
+    pub(crate) seed: u64,
+}
+
+impl Server {
+    /// A server over its parts.
+    pub(crate) fn new(deps: Deps) -> Self {
+        let units = (deps.memory_bytes / BODY_UNIT).clamp(1, u32::MAX as usize >> 3);
+        Self(Arc::new(Inner {
+            gate: deps.gate,
+            faults: deps.faults,
+            control: deps.control,
+            calls: deps.calls,
+            ids: std::sync::Mutex::new(Ids::seeded(deps.seed)),
+            body_bytes: deps.body_bytes.min(deps.memory_bytes),
+            body_units: units,
+            bodies: Semaphore::new(units),
+        }))
+    }
+
+    /// Answers one request.
+    ///
+    /// # Errors
+    /// [`Severed`] when a fault wants the connection closed.
+    pub(crate) async fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Severed> {
+        let id = self.request_id();
+        let line = format!("{} {}", request.method(), request.uri().path());
+        let mut response = self.dispatch(request).await?;
+        debug!(
+            request_id = id,
+            request = line,
+            status = response.status().as_u16(),
+            "answered"
+        );
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        Ok(response)
+    }
+
+    async fn dispatch(&self, request: Request<Incoming>) -> Result<Response<Body>, Severed> {
+        let refused = |refusal: &Refusal| Ok(answer::of_refusal(refusal).map(Body::from));
+        let (action, subject, weight) = match self.understand(request).await {
+            Ok(understood) => understood,
+            Err(refusal) => return refused(&refusal),
+        };
+        let verdict = match subject.exempt {
+            true => Verdict::default(),
+            false => self.0.faults.consult(subject.borrow(), self.0.calls.now()),
+        };
+        if !verdict.delay.is_zero() {
+            tokio::time::sleep(verdict.delay).await;
+        }
+        match verdict.instead {
+            Some(Instead::Refuse(refusal)) => return refused(&refusal),
+            Some(Instead::Drop) => return Err(Severed),
+            Some(Instead::Hang) => {
+                self.0.calls.hang(HANG).await;
+                return Err(Severed);
+            }
+            None => {}
+        }
+        let response = self.carry_out(action, &subject, &verdict, weight).await;
+        let response = response.unwrap_or_else(|refusal| answer::of_refusal(&refusal));
+        match verdict.spoil {
+            Some(Spoil::Lose) => Err(Severed),
+            Some(Spoil::Cut) => Ok(response.map(|body| Body::from(body).cut_in_half())),
+            None => Ok(response.map(Body::from)),
+        }
+    }
+
+    /// Reads a request: route, token, body, in that order.
+    async fn understand(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<(Action, Owned, usize), Refusal> {
+        let (head, body) = request.into_parts();
+        let route = routes::find(&head.method, head.uri.path());
+        let admitted = self.0.gate.admits(&head.headers);
+        let route = match route {
+            Err(refusal) if refusal.shape == Shape::Plain => return Err(refusal),
+            _ if !admitted => {
+                return Err(Refusal::new(401, "Authenticate: token validation error"));
+            }
+            other => other?,
+        };
+        if route.call.starts_with("faults-") && !self.0.control {
+            return Err(Refusal::unknown_route());
+        }
+        let body = self.read_body(body).await?;
+        let query = Query::parse(head.uri.query());
+        let mut subject = Owned::of(&route);
+        let action = read::read(route, &query, &head.headers, &body)?;
+        self.0.calls.identify(&action, &mut subject);
+        Ok((action, subject, body.len()))
+    }
+
+    async fn read_body(&self, body: Incoming) -> Result<Bytes, Refusal> {
+        let limit = self.0.body_bytes;
+        let too_large = || Refusal::new(413, format!("the body is longer than {limit} bytes"));
+        let declared = body.size_hint();
+        if declared.lower() > limit as u64 {
+            return Err(too_large());
+        }
+        let most = declared
+            .exact()
+            .and_then(|n| usize::try_from(n).ok())
+            .unwrap_or(limit);
+        let units = most.div_ceil(BODY_UNIT).min(self.0.body_units);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        // Held only while the body is read; what is kept of it is counted by the registry.
+        let _room = self.0.bodies.acquire_many(units).await;
+        match reply::read_body(body, limit).await {
+            Ok(bytes) => Ok(bytes),
+            Err(reply::Error::TooLarge { .. }) => Err(too_large()),
+            Err(reply::Error::Broken(_)) => Err(Refusal::invalid("the body ended early")),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        action: Action,
+        subject: &Owned,
+        verdict: &Verdict,
+        weight: usize,
+    ) -> Result<Response<reply::Body>, Refusal> {
+        match action {
+            Action::Faults => Ok(reply::json(StatusCode::OK, &self.0.faults.counts())),
+            Action::SetFaults(rules) => match self.0.faults.replace(rules) {
+                true => Ok(reply::json(StatusCode::OK, &self.0.faults.counts())),
+                false => Err(Refusal::invalid("there are too many rules")),
+            },
+            Action::Create { app, request } => {
+                let shortage = |region: &str| self.0.faults.shortage(subject.in_region(region));
+                let calls = &self.0.calls;
+                let made = calls
+                    .create(app, *request, weight, &verdict.spells, shortage)
+                    .await?;
+                Ok(answer::of_reply(made))
+            }
+            Action::Machine {
+                app,
+                id,
+                nonce,
+                act,
+            } => {
+                if let Some(shortage) = self.0.faults.shortage(subject.borrow()) {
+                    return Err(shortage.refusal());
+                }
+                self.0.calls.curse(&app, &id, &verdict.spells);
+                let nonce = nonce.as_deref();
+                self.0.calls.machine(&app, &id, nonce, act, weight).await
+            }
+            other => self.0.calls.other(other),
+        }
+    }
+
+    fn request_id(&self) -> String {
+        let now = self.0.calls.now();
+        let mut ids = self
+            .0
+            .ids
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        format!("{}-local", ids.ulid(now))
+    }
+}
+
+/// What a call is about, kept while it is carried out.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    call: &'static str,
+    app: String,
+    /// The machine's id.
+    machine: String,
+    /// The machine's name, once it is known.
+    pub(crate) name: Option<String>,
+    /// The machine's region, once it is known.
+    pub(crate) region: Option<String>,
+    /// Rules are not held against it: it is how they are changed.
+    exempt: bool,
+}
+
+impl Owned {
+    fn of(route: &Route) -> Self {
+        Self {
+            call: route.call,
+            app: route.app.clone(),
+            machine: route.machine.clone(),
+            name: None,
+            region: None,
+            exempt: route.call.starts_with("faults-"),
+        }
+    }
+
+    fn borrow(&self) -> Subject<'_> {
+        Subject {
+            call: self.call,
+            app: (!self.app.is_empty()).then_some(&self.app),
+            name: self.name.as_deref(),
+            region: self.region.as_deref(),
+            id: match self.machine.as_str() {
+                "" => &self.app,
+                machine => machine,
+            },
+        }
+    }
+
+    fn in_region<'a>(&'a self, region: &'a str) -> Subject<'a> {
+        Subject {
+            region: Some(region),
+            ..self.borrow()
+        }
+    }
+}

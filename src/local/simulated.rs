@@ -1,0 +1,147 @@
+//! Guests that are not there: for load and chaos tests of everything but the sandbox.
+//!
+//! No process runs and nothing is isolated. The server plays the guest itself: after a delay it
+//! posts a small JSON value to the path of `SANDBOX_RESULT_URL`, at the configured endpoint, with
+//! the machine's own token, and the machine exits with 0. A machine without that variable exits
+//! with 0 after the delay.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use url::Url;
+
+use crate::local::engine::{Exit, OutputSink, Spec, Stream};
+
+/// How often a guest tries to post its result before it gives up and exits with 1.
+const TRIES: u32 = 10;
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long one try may take.
+const POST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of an answer that are looked at: its first line.
+const ANSWER_BYTES: usize = 256;
+
+/// Plays guests.
+#[derive(Clone, Debug)]
+pub(crate) struct Simulated {
+    /// How long a guest works before it posts.
+    pub(crate) delay: Duration,
+    /// `host:port` of the endpoint.
+    pub(crate) endpoint: Option<Arc<str>>,
+}
+
+/// A guest that is about to play.
+pub(crate) struct Running {
+    delay: Duration,
+    endpoint: Option<Arc<str>>,
+    env: BTreeMap<String, String>,
+    output: OutputSink,
+    signals: mpsc::Receiver<i32>,
+    handle: Handle,
+}
+
+/// Reaches a guest that plays.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle(mpsc::Sender<i32>);
+
+impl Simulated {
+    /// Begins to play a guest.
+    pub(crate) fn start(&self, spec: Spec, output: OutputSink) -> Running {
+        let (sender, signals) = mpsc::channel(8);
+        Running {
+            delay: self.delay,
+            endpoint: self.endpoint.clone(),
+            env: spec.env,
+            output,
+            signals,
+            handle: Handle(sender),
+        }
+    }
+}
+
+impl Handle {
+    /// Ends the guest with that signal. Further signals find it ended already.
+    pub(crate) fn signal(&self, signal: i32) {
+        let _ = self.0.try_send(signal);
+    }
+}
+
+impl Running {
+    /// Reaches the guest from elsewhere.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Plays the guest to its end.
+    pub(crate) async fn wait(mut self) -> Exit {
+        let mut signals = std::mem::replace(&mut self.signals, mpsc::channel(1).1);
+        let ended_by = async {
+            match signals.recv().await {
+                Some(signal) => signal,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            signal = ended_by => Exit { signal: Some(signal), ..Exit::default() },
+            code = self.play() => Exit { code: Some(code), ..Exit::default() },
+        }
+    }
+
+    async fn play(&self) -> i32 {
+        tokio::time::sleep(self.delay).await;
+        let url = self
+            .env
+            .get("SANDBOX_RESULT_URL")
+            .map(|url| Url::parse(url));
+        let (Some(Ok(url)), Some(endpoint)) = (url, &self.endpoint) else {
+            return 0;
+        };
+        let token = self.env.get("SANDBOX_RUN_TOKEN").map_or("", String::as_str);
+        let run = self.env.get("SANDBOX_RUN_ID").map_or("", String::as_str);
+        let body = serde_json::json!({ "simulated": true, "run_id": run }).to_string();
+        let request = format!(
+            "POST {} HTTP/1.1\r\nHost: {endpoint}\r\nAuthorization: Bearer {token}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            url.path(),
+            body.len()
+        );
+        for attempt in 1..=TRIES {
+            let seen = match timeout(POST_TIMEOUT, post(endpoint, &request)).await {
+                Ok(Ok(status)) => status.to_string(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            let line = format!("simulated guest: try {attempt}: {seen}\n");
+            (self.output)(Stream::Stdout, Bytes::from(line));
+            match seen.as_str() {
+                "200" | "201" => return 0,
+                "400" | "401" | "404" | "405" | "413" => return 1,
+                _ => tokio::time::sleep(PAUSE).await,
+            }
+        }
+        1
+    }
+}
+
+/// Sends a request on a connection of its own and gives the answer's status.
+async fn post(endpoint: &str, request: &str) -> io::Result<u16> {
+    let mut stream = TcpStream::connect(endpoint).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::with_capacity(ANSWER_BYTES);
+    while answer.len() < ANSWER_BYTES && !answer.contains(&b'\n') {
+        if stream.read_buf(&mut answer).await? == 0 {
+            break;
+        }
+    }
+    let first = String::from_utf8_lossy(&answer);
+    let status = first.split(' ').nth(1).and_then(|word| word.parse().ok());
+    status.ok_or_else(|| io::Error::other("the answer is not HTTP"))
+}

@@ -1,0 +1,440 @@
+//! The calls of the API that a run needs, one method each.
+//!
+//! Every method sends once (a listing once for each page) and returns within
+//! [`Settings::timeout`], or, for a wait, that much after the time it asks for. Whether a failure
+//! is to be tried again is decided in [`retry`](super::retry), not here.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::Method;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::clock::UnixMs;
+
+use super::call::Call;
+use super::error::{Error, Redaction};
+use super::settings::{self, Settings, Token};
+use super::transport::{Answer, Outgoing, Transport, header};
+use super::wire::{
+    App, CreateMachine, CurrentToken, LogPage, Machine, MachineState, StopRequest, WaitAnswer,
+};
+
+/// Bytes of an answer about one thing at the most.
+const ONE_BYTES: usize = 1024 * 1024;
+
+/// Bytes of one page of a listing or of logs at the most.
+const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Machines asked for with one page of a listing.
+const PAGE_MACHINES: u32 = 500;
+
+/// Pages of one listing at the most; pages may be short or empty, so this is far above need.
+const MAX_PAGES: usize = 200;
+
+/// The longest the service lets a wait ask for.
+pub const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// A client of one Machines API; clones share its connections.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Ends in `/v1`.
+    base: Url,
+    logs_base: Url,
+    transport: Transport,
+    /// Connections for logs, made when first used: they may need certificates that the calls on
+    /// machines do not.
+    logs_http: OnceLock<reqwest::Client>,
+    token: Token,
+    connect_timeout: Duration,
+    timeout: Duration,
+}
+
+/// Which machines a listing is to hold.
+#[derive(Clone, Debug, Default)]
+pub struct ListFilter {
+    /// In one of these states; in any when empty.
+    pub states: Vec<MachineState>,
+    /// In this region.
+    pub region: Option<String>,
+    /// With all of these metadata. A server may not know this filter: check what comes.
+    pub metadata: Vec<(String, String)>,
+    /// Destroyed ones too.
+    pub include_deleted: bool,
+    /// How much of each machine comes back.
+    pub detail: Detail,
+}
+
+/// How much of each machine a listing brings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Detail {
+    /// All of it.
+    #[default]
+    Full,
+    /// Without configuration (hence metadata), events, checks and host status.
+    Summary,
+}
+
+/// What to wait for.
+#[derive(Clone, Debug)]
+pub struct Wait<'a> {
+    /// Any of these ends the wait.
+    pub states: &'a [MachineState],
+    /// The machine's version (its instance id): needed to wait for `stopped`, and any other
+    /// version of the machine is then not meant.
+    pub version: Option<&'a str>,
+    /// How long to wait, in whole seconds from 1 to 60; brought into that range.
+    pub timeout: Duration,
+}
+
+impl Client {
+    /// A client. Connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::Settings`] when the address or the token cannot be used, or when the address is
+    /// https and this system has no certificates to check it against.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let base = settings::versioned(&settings.base)?;
+        let transport = Transport {
+            http: settings::pool(&base, settings.connect_timeout)?,
+            authorization: settings.token.header()?,
+            observer: settings.observer,
+        };
+        Ok(Self(Arc::new(Inner {
+            logs_base: settings::logs_base(&base),
+            base,
+            transport,
+            logs_http: OnceLock::new(),
+            token: settings.token,
+            connect_timeout: settings.connect_timeout,
+            timeout: settings.timeout,
+        })))
+    }
+
+    /// Where the API is, ending in `/v1`.
+    #[must_use]
+    pub fn base(&self) -> &Url {
+        &self.0.base
+    }
+
+    /// Creates a machine. Not safe to repeat by itself: when the failure's
+    /// [`certainty`](Error::certainty) is unknown, look for the name first.
+    ///
+    /// # Errors
+    /// Any. Values of the machine's environment and files are kept out of the error.
+    pub async fn create(&self, app: &str, machine: &CreateMachine) -> Result<Machine, Error> {
+        let mut call = self.call(Call::Create, Method::POST, &["apps", app, "machines"])?;
+        let secrets = secrets_of(machine).chain([self.0.token.secret()]);
+        call.redaction = Redaction::new(secrets);
+        call.body = Some(json(machine));
+        self.0.transport.send(call, parse).await
+    }
+
+    /// Reads one machine. Right after a create it may not be found yet; a destroyed one may be
+    /// found for a time.
+    ///
+    /// # Errors
+    /// Any; 404 when there is no such machine.
+    pub async fn get(&self, app: &str, id: &str) -> Result<Machine, Error> {
+        let call = self.call(Call::Get, Method::GET, &["apps", app, "machines", id])?;
+        self.0.transport.send(call, parse).await
+    }
+
+    /// Lists an app's machines, following the pages to their end. The listing may lag behind.
+    ///
+    /// # Errors
+    /// Any; [`Error::Unreadable`] when the pages do not end.
+    pub async fn list(&self, app: &str, filter: &ListFilter) -> Result<Vec<Machine>, Error> {
+        let mut machines = Vec::new();
+        let mut cursor: Option<String> = None;
+        for _ in 0..MAX_PAGES {
+            let call = self.page(app, filter, cursor.as_deref())?;
+            let (page, next) = self.0.transport.send(call, parse_page).await?;
+            machines.extend(page);
+            let Some(next) = next else {
+                return Ok(machines);
+            };
+            cursor = Some(next);
+        }
+        let call = self.call(Call::List, Method::GET, &["apps", app, "machines"])?;
+        Err(Error::Unreadable {
+            request: call.request(),
+            status: 200,
+            reason: format!("it goes on after {MAX_PAGES} pages"),
+        })
+    }
+
+    /// Finds the machine of that name which is not destroyed, as a summary: without configuration
+    /// and events. A listing may lag, so that `None` is no proof right after a create.
+    ///
+    /// # Errors
+    /// As [`Client::list`].
+    pub async fn find_by_name(&self, app: &str, name: &str) -> Result<Option<Machine>, Error> {
+        let summaries = ListFilter {
+            detail: Detail::Summary,
+            ..ListFilter::default()
+        };
+        let machines = self.list(app, &summaries).await?;
+        let named = machines
+            .into_iter()
+            .filter(|m| m.name == name && !m.state.is_gone());
+        // A name is free again at once, so a dying machine may share it with a living one.
+        Ok(named.max_by_key(|machine| !machine.state.is_over()))
+    }
+
+    /// Waits until the machine is in one of the states.
+    ///
+    /// # Errors
+    /// Any; 408 when no such state came in time, 404 when the machine is not there, which with
+    /// `auto_destroy` is how a wait for `stopped` often ends.
+    pub async fn wait(&self, app: &str, id: &str, wait: &Wait<'_>) -> Result<WaitAnswer, Error> {
+        let mut call = self.call(
+            Call::Wait,
+            Method::GET,
+            &["apps", app, "machines", id, "wait"],
+        )?;
+        let asked = wait.timeout.as_secs().clamp(1, MAX_WAIT.as_secs());
+        call.timeout = Duration::from_secs(asked) + self.0.timeout;
+        {
+            let mut query = call.url.query_pairs_mut();
+            for state in wait.states {
+                query.append_pair("state", state.as_str());
+            }
+            if let Some(version) = wait.version {
+                // The newer name and the one that the guides require for `stopped`.
+                query
+                    .append_pair("version", version)
+                    .append_pair("instance_id", version);
+            }
+            query.append_pair("timeout", &asked.to_string());
+        }
+        self.0.transport.send(call, parse_wait).await
+    }
+
+    /// Starts a machine that rests.
+    ///
+    /// # Errors
+    /// Any; 412 when it is not in a state to be started.
+    pub async fn start(&self, app: &str, id: &str) -> Result<(), Error> {
+        let call = self.call(
+            Call::Start,
+            Method::POST,
+            &["apps", app, "machines", id, "start"],
+        )?;
+        self.0.transport.send(call, |_| Ok(())).await
+    }
+
+    /// Asks a machine to stop; returns before it has. Safe to repeat.
+    ///
+    /// # Errors
+    /// Any; 404 when there is no such machine.
+    pub async fn stop(&self, app: &str, id: &str, how: &StopRequest) -> Result<(), Error> {
+        let path = ["apps", app, "machines", id, "stop"];
+        let mut call = self.call(Call::Stop, Method::POST, &path)?;
+        call.body = Some(json(how));
+        self.0.transport.send(call, |_| Ok(())).await
+    }
+
+    /// Removes a machine, alive or not when `force` is [`Force::Yes`]. Safe to repeat.
+    ///
+    /// # Errors
+    /// Any; 404 when it is gone already, 412 when it is alive and no force was used.
+    pub async fn delete(&self, app: &str, id: &str, force: Force) -> Result<(), Error> {
+        let path = ["apps", app, "machines", id];
+        let mut call = self.call(Call::Delete, Method::DELETE, &path)?;
+        if force == Force::Yes {
+            call.url.query_pairs_mut().append_pair("force", "true");
+        }
+        self.0.transport.send(call, |_| Ok(())).await
+    }
+
+    /// Reads an app.
+    ///
+    /// # Errors
+    /// Any; 404 when there is none of that name, 403 when it is someone else's.
+    pub async fn app(&self, app: &str) -> Result<App, Error> {
+        let call = self.call(Call::App, Method::GET, &["apps", app])?;
+        self.0.transport.send(call, parse).await
+    }
+
+    /// What the token may do.
+    ///
+    /// # Errors
+    /// Any; 401 when it may do nothing.
+    pub async fn current_token(&self) -> Result<CurrentToken, Error> {
+        let call = self.call(Call::Token, Method::GET, &["tokens", "current"])?;
+        self.0.transport.send(call, parse).await
+    }
+
+    /// The service's clock, in whole seconds, as it stands in the answer to reading an app; `None`
+    /// when the answer bears no date.
+    ///
+    /// # Errors
+    /// As [`Client::app`].
+    pub async fn date(&self, app: &str) -> Result<Option<UnixMs>, Error> {
+        let call = self.call(Call::App, Method::GET, &["apps", app])?;
+        self.0
+            .transport
+            .send(call, |answer| Ok(answer.date()))
+            .await
+    }
+
+    /// Reads one page of logs, of one machine or of the whole app, from where `next_token` of the
+    /// page before points. The service keeps about a week, promises nothing, and shows lines late.
+    ///
+    /// # Errors
+    /// Any.
+    pub async fn logs(
+        &self,
+        app: &str,
+        instance: Option<&str>,
+        next_token: Option<&str>,
+    ) -> Result<LogPage, Error> {
+        let mut call = self.call(Call::Logs, Method::GET, &["apps", app, "logs"])?;
+        call.url = join(&self.0.logs_base, &["apps", app, "logs"]);
+        call.limit_bytes = PAGE_BYTES;
+        let wanted = [("instance", instance), ("next_token", next_token)];
+        for (name, value) in wanted {
+            if let Some(value) = value {
+                call.url.query_pairs_mut().append_pair(name, value);
+            }
+        }
+        let transport = Transport {
+            http: self.logs_http()?,
+            ..self.0.transport.clone()
+        };
+        transport.send(call, parse).await
+    }
+
+    fn logs_http(&self) -> Result<reqwest::Client, Error> {
+        let inner = &self.0;
+        if inner.logs_base.scheme() == inner.base.scheme() {
+            return Ok(inner.transport.http.clone());
+        }
+        if let Some(http) = inner.logs_http.get() {
+            return Ok(http.clone());
+        }
+        let http = settings::pool(&inner.logs_base, inner.connect_timeout)?;
+        Ok(inner.logs_http.get_or_init(|| http).clone())
+    }
+
+    fn page(
+        &self,
+        app: &str,
+        filter: &ListFilter,
+        cursor: Option<&str>,
+    ) -> Result<Outgoing, Error> {
+        let mut call = self.call(Call::List, Method::GET, &["apps", app, "machines"])?;
+        call.limit_bytes = PAGE_BYTES;
+        let mut query = call.url.query_pairs_mut();
+        if !filter.states.is_empty() {
+            let states: Vec<&str> = filter.states.iter().map(MachineState::as_str).collect();
+            query.append_pair("state", &states.join(","));
+        }
+        if let Some(region) = &filter.region {
+            query.append_pair("region", region);
+        }
+        for (key, value) in &filter.metadata {
+            query.append_pair(&format!("metadata.{key}"), value);
+        }
+        if filter.include_deleted {
+            query.append_pair("include_deleted", "true");
+        }
+        if filter.detail == Detail::Summary {
+            query.append_pair("summary", "true");
+        }
+        query.append_pair("limit", &PAGE_MACHINES.to_string());
+        if let Some(cursor) = cursor {
+            query.append_pair("cursor", cursor);
+        }
+        drop(query);
+        Ok(call)
+    }
+
+    /// A call under the usual bounds, refused when a part of its path could name something else.
+    fn call(&self, call: Call, method: Method, path: &[&str]) -> Result<Outgoing, Error> {
+        let outgoing = Outgoing {
+            call,
+            method,
+            url: join(&self.0.base, path),
+            body: None,
+            timeout: self.0.timeout,
+            limit_bytes: ONE_BYTES,
+            redaction: Redaction::new([self.0.token.secret()]),
+        };
+        match path.iter().find(|segment| !is_plain(segment)) {
+            None => Ok(outgoing),
+            Some(segment) => Err(Error::Malformed {
+                request: outgoing.request(),
+                reason: format!("{segment:?} is no name of an app or machine"),
+            }),
+        }
+    }
+}
+
+/// Whether a delete kills a machine that is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// It does.
+    Yes,
+    /// It is refused then.
+    No,
+}
+
+/// Names of apps and machines are letters, digits and dashes. Anything else could change the path.
+fn is_plain(segment: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    (1..=128).contains(&segment.len()) && segment.chars().all(plain)
+}
+
+fn join(base: &Url, path: &[&str]) -> Url {
+    let mut url = base.clone();
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().extend(path);
+    }
+    url
+}
+
+/// What a machine is given that must not come back in an error.
+fn secrets_of(machine: &CreateMachine) -> impl Iterator<Item = &str> {
+    let config = &machine.config;
+    let env = config.env.0.values().map(String::as_str);
+    env.chain(
+        config
+            .files
+            .iter()
+            .filter_map(|file| file.raw_value.as_deref()),
+    )
+}
+
+fn json(value: &impl serde::Serialize) -> Bytes {
+    let bytes = serde_json::to_vec(value).expect("bodies have text for keys and no odd numbers");
+    bytes.into()
+}
+
+fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
+    serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(&error.to_string()))
+}
+
+/// The answer of a wait. That it came is what counts, so a body may be missing.
+fn parse_wait(answer: &Answer) -> Result<WaitAnswer, Error> {
+    if answer.body.trim_ascii().is_empty() {
+        return Ok(WaitAnswer {
+            ok: true,
+            ..WaitAnswer::default()
+        });
+    }
+    parse(answer)
+}
+
+fn parse_page(answer: &Answer) -> Result<(Vec<Machine>, Option<String>), Error> {
+    // An app without machines may be answered with null.
+    let machines: Option<Vec<Machine>> = parse(answer)?;
+    let next = header(&answer.headers, "fly-next-cursor").filter(|cursor| !cursor.is_empty());
+    Ok((machines.unwrap_or_default(), next.map(str::to_owned)))
+}

@@ -1,0 +1,300 @@
+//! What is to be done about a call that failed: [`judge`], a pure function.
+//!
+//! A refusal is read in this order: the service's own code, its text, the HTTP status. A code that
+//! is not known here outranks the texts about capacity, since whoever sends codes would send the
+//! one for capacity. The texts are prose of the service and change; each is matched by the words
+//! that matter, whatever stands around them, and the status decides where no text is known. Every
+//! row of the table at the foot says where it was seen.
+
+use std::time::Duration;
+
+use super::call::Call;
+use super::error::{Error, Refusal};
+
+/// What to do about a failed call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Make the same call again, after a pause; it did nothing, or is safe to repeat.
+    Retry,
+    /// Make the same call again after this long, or a pause of one's own; and hold back other
+    /// calls to the same app, for the limit is not this call's alone.
+    RateLimited {
+        /// What the service asked for.
+        retry_after: Option<Duration>,
+    },
+    /// It is not known whether the machine was created: look for its name. Found: use it. Not
+    /// found: create again under the same name.
+    LookUp,
+    /// A machine of this name exists: read it, check its name, use it.
+    Adopt {
+        /// Its id.
+        machine_id: String,
+    },
+    /// The chosen host had no room: create again, and the service chooses another.
+    OtherHost,
+    /// The region has no room: create again in another, or wait.
+    OtherRegion,
+    /// The organisation may not have more here: no use in trying again soon.
+    Quota,
+    /// The token is not valid for this: stop booting, keep requests waiting.
+    Unauthorized,
+    /// The image cannot be used: final for this run.
+    ImageRejected {
+        /// In the service's words.
+        message: String,
+    },
+    /// The call itself is wrong: final.
+    Invalid {
+        /// In the service's words.
+        message: String,
+    },
+    /// The app or the address is wrong, or the service does not have this call: stop booting, keep
+    /// requests waiting.
+    Misconfigured {
+        /// In the service's words.
+        message: String,
+    },
+    /// There is no such machine: it is gone, or was created moments ago and is not visible yet.
+    Gone,
+    /// The state was not reached in time: wait again.
+    NotYet,
+    /// It is alive: delete it by force.
+    StillActive,
+    /// Someone holds a lease on it: try again when that has ended.
+    Held,
+    /// Its state is not what the call needs, or it changed meanwhile: read it, then decide anew.
+    ReadAgain,
+}
+
+/// Who can do something about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Whoever runs this: settings, token, quota, or a mistake in the program.
+    Ours,
+    /// The service, or the way to it.
+    Provider,
+    /// Whoever sent the request.
+    Customer,
+    /// Nobody: it is the ordinary course of things.
+    Nobody,
+}
+
+/// What to do about a failed call, and who could do something about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What to do.
+    pub decision: Decision,
+    /// Who could do something about it.
+    pub fault: Fault,
+}
+
+impl Verdict {
+    fn new(decision: Decision, fault: Fault) -> Self {
+        Self { decision, fault }
+    }
+}
+
+/// Judges the failure of `call`.
+#[must_use]
+pub fn judge(call: Call, error: &Error) -> Verdict {
+    match error {
+        Error::Settings(message) => misconfigured(message),
+        Error::Malformed { reason, .. } => Verdict::new(
+            Decision::Invalid {
+                message: reason.clone(),
+            },
+            Fault::Ours,
+        ),
+        Error::NotSent { .. } => Verdict::new(Decision::Retry, Fault::Provider),
+        Error::NoAnswer { .. } | Error::Unreadable { .. } => unsure(call),
+        Error::Refused(refusal) => {
+            let text = refusal.text.to_ascii_lowercase();
+            by_code(refusal)
+                .or_else(|| by_text(refusal, &text))
+                .or_else(|| by_capacity_text(refusal, &text))
+                .unwrap_or_else(|| by_status(call, refusal, &text))
+        }
+    }
+}
+
+/// The codes of the service's own description.
+fn by_code(refusal: &Refusal) -> Option<Verdict> {
+    match refusal.code.as_deref()? {
+        "insufficient_capacity" | "volume_placement_capacity" => {
+            Some(Verdict::new(Decision::OtherRegion, Fault::Provider))
+        }
+        // Of an app, not of a machine: nothing here makes apps.
+        "name_taken" => {
+            let message = refusal.text.clone();
+            Some(Verdict::new(Decision::Invalid { message }, Fault::Ours))
+        }
+        _ => None,
+    }
+}
+
+/// Texts that mean one thing whatever the status.
+fn by_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
+    let has = |words: &str| text.contains(words);
+    let verdict = if has("failed to get manifest") || has("manifest unknown") {
+        // "unauthorized" alone would also be what a bad API token gets.
+        let message = refusal.text.clone();
+        Verdict::new(Decision::ImageRejected { message }, Fault::Customer)
+    } else if refusal.status == 400 {
+        // It may repeat what the producer wrote, who must not be able to put words in our mouth.
+        return None;
+    } else if has("unique machine name violation") {
+        let decision = match machine_id(text) {
+            Some(machine_id) => Decision::Adopt { machine_id },
+            None => Decision::LookUp,
+        };
+        Verdict::new(decision, Fault::Nobody)
+    } else if has("lease currently held") {
+        Verdict::new(Decision::Held, Fault::Nobody)
+    } else if has("currently replaced") || has("concurrent update") {
+        Verdict::new(Decision::ReadAgain, Fault::Nobody)
+    } else if has("failed to reach desired state") {
+        Verdict::new(Decision::NotYet, Fault::Nobody)
+    } else if has("refusing to destroy") {
+        Verdict::new(Decision::StillActive, Fault::Nobody)
+    } else if has("rate limit exceeded") {
+        rate_limited(refusal)
+    } else if has("over the allowed quota") || has("add a payment method") {
+        Verdict::new(Decision::Quota, Fault::Ours)
+    } else if has("page not found") {
+        // The answer of a server that has no such route. Taken for the 404 of a machine it would
+        // let a wrong address pass for machines that are gone.
+        misconfigured(&refusal.text)
+    } else {
+        return None;
+    };
+    Some(verdict)
+}
+
+/// One host has no room, or takes nobody for now.
+const NO_ROOM_ON_HOST: [&str; 5] = [
+    "could not reserve resource",
+    "insufficient resources available to fulfill",
+    "insufficient ips available",
+    "deploys to this host are temporarily disabled",
+    "governor policy blocked",
+];
+
+/// A whole region has no room.
+const NO_ROOM_IN_REGION: [&str; 3] = [
+    "could not find a candidate host",
+    "no capacity",
+    "insufficient resources to create new machine with existing volume",
+];
+
+/// Texts that tell of no room.
+fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
+    let codes = ["error", "success"];
+    let coded = refusal
+        .code
+        .as_deref()
+        .is_some_and(|code| !codes.contains(&code));
+    if coded {
+        return None;
+    }
+    let any = |known: &[&str]| known.iter().any(|words| text.contains(words));
+    if any(&NO_ROOM_ON_HOST) {
+        Some(Verdict::new(Decision::OtherHost, Fault::Provider))
+    } else if any(&NO_ROOM_IN_REGION) {
+        Some(Verdict::new(Decision::OtherRegion, Fault::Provider))
+    } else {
+        None
+    }
+}
+
+fn by_status(call: Call, refusal: &Refusal, text: &str) -> Verdict {
+    match refusal.status {
+        401 | 403 => Verdict::new(Decision::Unauthorized, Fault::Ours),
+        404 => not_found(call, refusal),
+        408 if call == Call::Wait => Verdict::new(Decision::NotYet, Fault::Nobody),
+        408 | 500 | 502..=599 => unsure(call),
+        409 => conflict(call),
+        412 => precondition(call),
+        422 if call == Call::Create && !text.contains("valid") => {
+            Verdict::new(Decision::OtherRegion, Fault::Provider)
+        }
+        429 => rate_limited(refusal),
+        // A redirect is the answer of something in between; 405 and 501 of a server without this
+        // call.
+        300..=399 | 405 | 501 => misconfigured(&refusal.text),
+        _ => invalid(call, refusal),
+    }
+}
+
+fn not_found(call: Call, refusal: &Refusal) -> Verdict {
+    match call {
+        Call::Get | Call::Wait | Call::Start | Call::Stop | Call::Delete => {
+            Verdict::new(Decision::Gone, Fault::Nobody)
+        }
+        Call::Create | Call::List | Call::App | Call::Token | Call::Logs => {
+            misconfigured(&refusal.text)
+        }
+    }
+}
+
+/// 409 in words that are not known.
+fn conflict(call: Call) -> Verdict {
+    match call {
+        // A name that is taken also gets 409, and looking for it does no harm.
+        Call::Create => Verdict::new(Decision::LookUp, Fault::Provider),
+        _ => Verdict::new(Decision::ReadAgain, Fault::Nobody),
+    }
+}
+
+/// 412 in words that are not known.
+fn precondition(call: Call) -> Verdict {
+    match call {
+        Call::Create => Verdict::new(Decision::OtherRegion, Fault::Provider),
+        Call::Delete => Verdict::new(Decision::StillActive, Fault::Nobody),
+        // It is still stopping, being prepared or being replaced; that passes.
+        Call::Start => Verdict::new(Decision::Retry, Fault::Nobody),
+        _ => Verdict::new(Decision::ReadAgain, Fault::Nobody),
+    }
+}
+
+/// A call that may have happened.
+fn unsure(call: Call) -> Verdict {
+    let decision = if call == Call::Create {
+        Decision::LookUp
+    } else {
+        Decision::Retry
+    };
+    Verdict::new(decision, Fault::Provider)
+}
+
+fn rate_limited(refusal: &Refusal) -> Verdict {
+    let retry_after = refusal.retry_after;
+    Verdict::new(Decision::RateLimited { retry_after }, Fault::Ours)
+}
+
+fn misconfigured(message: &str) -> Verdict {
+    let message = message.to_owned();
+    Verdict::new(Decision::Misconfigured { message }, Fault::Ours)
+}
+
+/// A create is made of what the producer asked for; everything else of what we put into it.
+fn invalid(call: Call, refusal: &Refusal) -> Verdict {
+    let message = refusal.text.clone();
+    let fault = if call == Call::Create {
+        Fault::Customer
+    } else {
+        Fault::Ours
+    };
+    Verdict::new(Decision::Invalid { message }, fault)
+}
+
+/// The id in `… machine id <id> already exists with name …`, in small letters.
+fn machine_id(text: &str) -> Option<String> {
+    let (_, after) = text.split_once("machine id ")?;
+    let end = after
+        .find(|c: char| !c.is_ascii_alphanumeric())
+        .unwrap_or(after.len());
+    (1..=64).contains(&end).then(|| after[..end].to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Names of things: they parse on the way in and are never bare strings inside.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ring::digest;
+use serde::{Serialize, Serializer};
+
+/// Why a text is not an id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to {max} characters of {allowed}")]
+pub struct InvalidId {
+    max: usize,
+    allowed: &'static str,
+}
+
+/// The id of a run, `[A-Za-z0-9_-]{1,64}`: the producer's idempotency key, or the request's
+/// stream entry id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RunId(String);
+
+impl RunId {
+    /// Longest id, in bytes.
+    pub const MAX: usize = 64;
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RunId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let fits = !text.is_empty()
+            && text.len() <= Self::MAX
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId {
+                max: Self::MAX,
+                allowed: "A-Z, a-z, 0-9, _ and -",
+            })
+        }
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for RunId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Whose run it is, `[A-Za-z0-9_.:-]{1,64}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tenant(String);
+
+impl Tenant {
+    /// Longest name, in bytes.
+    pub const MAX: usize = 64;
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Tenant {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl FromStr for Tenant {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let fits = !text.is_empty()
+            && text.len() <= Self::MAX
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_.:-".contains(&b));
+        if fits {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId {
+                max: Self::MAX,
+                allowed: "A-Z, a-z, 0-9, _, ., : and -",
+            })
+        }
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How many boots of a run have begun. 0 stands in a run that was never booted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Attempt(pub u32);
+
+impl Attempt {
+    /// The attempt after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What every machine of cofferdam is called first.
+pub const MACHINE_PREFIX: &str = "sandbox-";
+
+/// Longest machine name that is surely accepted (a DNS label).
+const MACHINE_NAME_MAX: usize = 63;
+
+/// Hexadecimal digits of the hash that stands for a run id which cannot stand itself.
+const HASH_DIGITS: usize = 32;
+
+/// The name of the machine of one attempt: `sandbox-<run id>-<attempt>`.
+///
+/// The same run and attempt always give the same name, which is what makes a boot safe to repeat.
+/// A run id that cannot stand in a machine name (capitals, `_`, too long) is replaced by
+/// `h` and 32 hexadecimal digits of its SHA-256; an id that merely looks like that is hashed too,
+/// so that no producer can choose an id that names another run's machine.
+#[must_use]
+pub fn machine_name(run: &RunId, attempt: Attempt) -> String {
+    let plain = format!("{MACHINE_PREFIX}{run}-{attempt}");
+    let stands = plain.len() <= MACHINE_NAME_MAX
+        && run
+            .as_str()
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !looks_hashed(run.as_str());
+    if stands {
+        return plain;
+    }
+    let hash = digest::digest(&digest::SHA256, run.as_str().as_bytes());
+    let mut hex: String = hash
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    hex.truncate(HASH_DIGITS);
+    format!("{MACHINE_PREFIX}h{hex}-{attempt}")
+}
+
+fn looks_hashed(run: &str) -> bool {
+    run.len() == HASH_DIGITS + 1
+        && run.starts_with('h')
+        && run.bytes().skip(1).all(|b| b.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn run_ids_have_a_fixed_alphabet_and_length() {
+        for good in ["a", "1732-0", "pr_17", &"x".repeat(64)] {
+            assert!(good.parse::<RunId>().is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a/b", "ä", "a.b", &"x".repeat(65)] {
+            assert!(bad.parse::<RunId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_plain_id_stands_in_the_machine_name() {
+        let run: RunId = "pr-17".parse().unwrap();
+        assert_eq!(machine_name(&run, Attempt(2)), "sandbox-pr-17-2");
+    }
+
+    #[test]
+    fn an_id_that_looks_like_a_hash_cannot_take_another_runs_name() {
+        let victim: RunId = "PR_17".parse().unwrap();
+        let name = machine_name(&victim, Attempt(1));
+        let middle = name
+            .strip_prefix("sandbox-")
+            .unwrap()
+            .strip_suffix("-1")
+            .unwrap();
+        let attacker: RunId = middle.parse().unwrap();
+        assert_ne!(machine_name(&attacker, Attempt(1)), name);
+    }
+
+    proptest! {
+        #[test]
+        fn every_machine_name_can_be_a_dns_label(id in "[A-Za-z0-9_-]{1,64}", n in 1u32..100_000) {
+            let name = machine_name(&id.parse().unwrap(), Attempt(n));
+            prop_assert!(name.len() <= 63);
+            prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+            prop_assert!(!name.ends_with('-'));
+        }
+
+        #[test]
+        fn two_attempts_never_share_a_name(a in "[A-Za-z0-9_-]{1,64}", b in "[A-Za-z0-9_-]{1,64}", m in 1u32..40, n in 1u32..40) {
+            prop_assume!((&a, m) != (&b, n));
+            let (one, two) = (a.parse().unwrap(), b.parse().unwrap());
+            prop_assert_ne!(machine_name(&one, Attempt(m)), machine_name(&two, Attempt(n)));
+        }
+    }
+}

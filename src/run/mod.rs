@@ -1,0 +1,25 @@
+//! A run: what may be asked, which states it goes through, how it ends.
+//!
+//! ```text
+//!              claimed            created             posted, ended            gone
+//!   Queued ───────────▶ Booting ──────────▶ Running ─────────────▶ Settled ───────────▶ Closed
+//!     ▲ │                 │  │                │                       ▲                    ▲
+//!     │ └── ended ────────┼──┼────────────────┼───────────────────────┼────────────────────┘
+//!     │                   │  └─ posted, ended ┼───────────────────────┘
+//!     └── deferred, failed┴───────── failed ──┘
+//! ```
+//!
+//! Edges: queued>booting, queued>closed, booting>running, booting>queued, booting>settled,
+//! running>settled, running>queued, settled>settled (the machine became known), settled>closed.
+//!
+//! Deliberately absent: async, input and output, reading of clocks. What a decision needs (the
+//! time, the limits) comes in as arguments.
+
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod budget;
+pub mod id;
+pub mod outcome;
+pub mod phase;
+pub mod request;
+pub mod step;

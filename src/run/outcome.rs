@@ -1,0 +1,221 @@
+//! How a run ends, as its producer is told.
+
+use serde::{Deserialize, Serialize};
+
+/// How a run ended; each has its reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The guest posted a result.
+    Completed,
+    /// No result can come any more.
+    Failed,
+    /// A deadline passed.
+    TimedOut,
+    /// Someone cancelled it.
+    Cancelled,
+    /// The request broke a rule.
+    Rejected,
+}
+
+impl Outcome {
+    /// All of them, for labels and tables.
+    pub const ALL: [Self; 5] = [
+        Self::Completed,
+        Self::Failed,
+        Self::TimedOut,
+        Self::Cancelled,
+        Self::Rejected,
+    ];
+
+    /// The word in the result and in the run's hash.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled => "cancelled",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// Reads the word back.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|outcome| outcome.as_str() == word)
+    }
+}
+
+/// Why a run ended otherwise than by a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasonCode {
+    /// No machine could be brought to start.
+    BootFailed,
+    /// The provider cannot get the image.
+    ImageRejected,
+    /// No region had room.
+    NoCapacity,
+    /// The machine ended and the guest had posted nothing.
+    ExitedWithoutResult,
+    /// The guest was killed for want of memory.
+    OomKilled,
+    /// The machine or its host is gone and nothing tells how.
+    MachineLost,
+    /// The run's own deadline passed.
+    Deadline,
+    /// It was not started by `queue_ttl_s`.
+    ExpiredInQueue,
+    /// Someone cancelled it.
+    Cancelled,
+    /// The request broke a rule.
+    InvalidRequest,
+}
+
+impl ReasonCode {
+    /// All of them, for labels and tables.
+    pub const ALL: [Self; 10] = [
+        Self::BootFailed,
+        Self::ImageRejected,
+        Self::NoCapacity,
+        Self::ExitedWithoutResult,
+        Self::OomKilled,
+        Self::MachineLost,
+        Self::Deadline,
+        Self::ExpiredInQueue,
+        Self::Cancelled,
+        Self::InvalidRequest,
+    ];
+
+    /// The outcome that this reason belongs to.
+    #[must_use]
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::BootFailed
+            | Self::ImageRejected
+            | Self::NoCapacity
+            | Self::ExitedWithoutResult
+            | Self::OomKilled
+            | Self::MachineLost => Outcome::Failed,
+            Self::Deadline | Self::ExpiredInQueue => Outcome::TimedOut,
+            Self::Cancelled => Outcome::Cancelled,
+            Self::InvalidRequest => Outcome::Rejected,
+        }
+    }
+}
+
+/// Longest reason message, in bytes; longer ones are cut.
+const MESSAGE_MAX_BYTES: usize = 2048;
+
+/// Why a run ended: a code for programs, a message for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// One of a fixed list.
+    pub code: ReasonCode,
+    /// What happened, in words; at most 2 KiB.
+    pub message: String,
+}
+
+impl Reason {
+    /// A reason whose message is cut to its bound.
+    pub fn new(code: ReasonCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_MAX_BYTES {
+            let mut end = MESSAGE_MAX_BYTES;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+        }
+        Self { code, message }
+    }
+}
+
+/// How the machine's main process ended, where that was seen before the run settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code.
+    pub code: Option<i32>,
+    /// Signal number.
+    pub signal: Option<i32>,
+    /// The kernel killed it for want of memory.
+    pub oom_killed: bool,
+}
+
+/// The end of a run, with what is told about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The guest's result: one JSON value, kept byte for byte.
+    Completed {
+        /// The body of the post.
+        payload: String,
+    },
+    /// No result; the reason says why.
+    Without {
+        /// Why.
+        reason: Reason,
+        /// How the machine ended, if that was seen.
+        exit: Option<ExitStatus>,
+    },
+}
+
+impl Ending {
+    /// An end without a result and without an exit.
+    pub fn without(code: ReasonCode, message: impl Into<String>) -> Self {
+        Self::Without {
+            reason: Reason::new(code, message),
+            exit: None,
+        }
+    }
+
+    /// The outcome that this end has.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Completed { .. } => Outcome::Completed,
+            Self::Without { reason, .. } => reason.code.outcome(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_the_contracts() {
+        for outcome in Outcome::ALL {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
+            assert_eq!(Outcome::parse(outcome.as_str()), Some(outcome));
+        }
+        let codes: Vec<_> = ReasonCode::ALL
+            .iter()
+            .map(|code| serde_json::to_value(code).unwrap())
+            .collect();
+        assert_eq!(
+            codes,
+            [
+                "boot_failed",
+                "image_rejected",
+                "no_capacity",
+                "exited_without_result",
+                "oom_killed",
+                "machine_lost",
+                "deadline",
+                "expired_in_queue",
+                "cancelled",
+                "invalid_request"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let reason = Reason::new(ReasonCode::BootFailed, "ä".repeat(2000));
+        assert!(reason.message.len() <= MESSAGE_MAX_BYTES);
+        assert!(reason.message.ends_with('ä'));
+    }
+}

@@ -1,0 +1,378 @@
+//! queued → booting → running: the create call, and everything that can come of it.
+//!
+//! Creating is not safe to repeat by itself, so a lost answer is followed by a look-up of the
+//! machine's name, which follows from run and attempt. At most one machine of that name is live,
+//! and whoever boots the attempt, once or twice or late, ends up with that one.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::machines::{Call, Certainty, Decision, Error as ApiError, judge, wire};
+use crate::run::budget;
+use crate::run::id::{Attempt, machine_name};
+use crate::run::outcome::{Ending, ReasonCode};
+use crate::run::phase::Machine;
+use crate::run::request::RunRequest;
+use crate::stage::hold::Hold;
+use crate::stage::teardown::remove;
+use crate::stage::{Deps, Error, end, pause, roll, spec};
+use crate::store::acts::{Act, Claimed, Entered, Requeue};
+use crate::store::codec::View;
+use crate::token::Grant;
+
+/// Calls that one boot makes before it hands the run back to the queue.
+const TRIES_MAX: u32 = 6;
+/// Pause after an answer was lost, before looking for the machine: a commit may not be visible at
+/// once (`flyctl` waits as long before its own look-up).
+const SETTLING: Duration = Duration::from_millis(500);
+/// First ceiling of the pause between tries.
+const PAUSE_BASE: Duration = Duration::from_millis(200);
+/// Longest pause between tries of one boot.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// First ceiling of the time that a refused run waits in the queue.
+const WAIT_BASE: Duration = Duration::from_secs(1);
+/// Longest time that a refused run waits in the queue before the next try.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long nobody boots in an app whose token or address is refused.
+const MISCONFIGURED_HOLD: Duration = Duration::from_secs(5);
+/// How long nobody boots in an app that is over its rate limit and names no time itself.
+const RATE_HOLD: Duration = Duration::from_secs(1);
+
+/// How a boot begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With the create call: nobody has booted this attempt.
+    Create,
+    /// With a look-up: somebody may have.
+    LookUp,
+}
+
+/// What a boot came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Booted {
+    /// The machine is there and its result is awaited.
+    Running,
+    /// The run is over already; a tear-down may be owed.
+    Over,
+    /// The run waits in the queue again.
+    Queued,
+    /// The run ended without a machine that could bring a result.
+    Ended(ReasonCode),
+    /// Another worker acts for the run, or will.
+    Left,
+}
+
+/// Boots one attempt: usually one HTTP call and one round trip.
+///
+/// # Errors
+/// When Redis does not answer. The run stays in `booting`, and the sweep carries on from the
+/// machine's name.
+pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Result<Booted, Error> {
+    let request = match RunRequest::parse(&run.request, &deps.core.limits()) {
+        Ok(request) => request,
+        // The rules were others when it was admitted.
+        Err(refusal) => {
+            return finish(deps, run, ReasonCode::InvalidRequest, refusal.to_string()).await;
+        }
+    };
+    let grant = Grant {
+        run: run.id.clone(),
+        attempt: run.attempt,
+        expires_s: run.deadline_ms / 1000,
+    };
+    let body = spec::machine(
+        run,
+        &request,
+        &deps.ring.sign(&grant),
+        &deps.urls,
+        deps.owner(),
+    );
+    if begin == Begin::Create {
+        deps.core.metrics.boots_started.inc();
+    }
+    let boot = Boot {
+        deps,
+        run,
+        hold,
+        name: machine_name(&run.id, run.attempt),
+    };
+    boot.drive(&body, begin).await
+}
+
+/// One boot under way.
+struct Boot<'a> {
+    deps: &'a Deps,
+    run: &'a Claimed,
+    hold: &'a Hold,
+    name: String,
+}
+
+impl Boot<'_> {
+    async fn drive(&self, body: &wire::CreateMachine, begin: Begin) -> Result<Booted, Error> {
+        let mut next = begin;
+        // Whether a machine may be there without our knowing.
+        let mut unsure = begin == Begin::LookUp;
+        let mut tries = 0;
+        loop {
+            let now = self.deps.core.clock.now_ms();
+            if now >= self.run.deadline_ms {
+                let message = "the deadline passed while the machine was booting";
+                return finish(self.deps, self.run, ReasonCode::Deadline, message).await;
+            }
+            if !self.hold.holds(now) {
+                return Ok(Booted::Left);
+            }
+            let failed = match next {
+                Begin::LookUp => {
+                    match self
+                        .deps
+                        .machines
+                        .find_by_name(&self.run.app, &self.name)
+                        .await
+                    {
+                        Ok(Some(machine)) => return self.arrived(&machine).await,
+                        Ok(None) => {
+                            unsure = false;
+                            next = Begin::Create;
+                            continue;
+                        }
+                        Err(error) => (Call::List, error),
+                    }
+                }
+                Begin::Create => match self.deps.machines.create(&self.run.app, body).await {
+                    Ok(machine) => return self.arrived(&machine).await,
+                    Err(error) => (Call::Create, error),
+                },
+            };
+            tries += 1;
+            if failed.0 == Call::Create && failed.1.certainty() == Certainty::Unknown {
+                unsure = true;
+            }
+            match self.answer(failed.0, &failed.1).await? {
+                Next::Again(again) if tries < TRIES_MAX => {
+                    next = if unsure { Begin::LookUp } else { again };
+                    pause(tries, PAUSE_BASE, PAUSE_MAX).await;
+                }
+                // What is not known cannot be handed back. The lease ends, and the sweep looks.
+                Next::Again(_) | Next::Wait { .. } if unsure => return Ok(Booted::Left),
+                Next::Again(_) => {
+                    return self
+                        .defer(ReasonCode::BootFailed, &failed.1, None, Requeue::Refused)
+                        .await;
+                }
+                Next::Wait {
+                    code,
+                    until,
+                    counts,
+                } => {
+                    return self.defer(code, &failed.1, until, counts).await;
+                }
+                Next::Done(booted) => return Ok(booted),
+            }
+        }
+    }
+
+    /// What follows from a failed call.
+    async fn answer(&self, call: Call, error: &ApiError) -> Result<Next, Error> {
+        let now = self.deps.core.clock.now_ms();
+        let verdict = judge(call, error);
+        Ok(match verdict.decision {
+            Decision::Retry | Decision::OtherHost => Next::Again(Begin::Create),
+            Decision::LookUp => {
+                tokio::time::sleep(SETTLING).await;
+                Next::Again(Begin::LookUp)
+            }
+            Decision::Adopt { machine_id } => self.adopt(&machine_id).await?,
+            Decision::RateLimited { retry_after } => {
+                let until = budget::after(now, retry_after.unwrap_or(RATE_HOLD));
+                self.deps.core.store.hold(&self.run.app, until, now).await?;
+                let code = ReasonCode::BootFailed;
+                Next::Wait {
+                    code,
+                    until: Some(until),
+                    counts: Requeue::Held,
+                }
+            }
+            Decision::OtherRegion | Decision::Quota => Next::Wait {
+                code: ReasonCode::NoCapacity,
+                until: None,
+                counts: Requeue::Refused,
+            },
+            Decision::Unauthorized | Decision::Misconfigured { .. } => {
+                self.deps.health.refused(&error.to_string());
+                let until = budget::after(now, MISCONFIGURED_HOLD);
+                self.deps.core.store.hold(&self.run.app, until, now).await?;
+                let code = ReasonCode::BootFailed;
+                Next::Wait {
+                    code,
+                    until: Some(until),
+                    counts: Requeue::Held,
+                }
+            }
+            Decision::ImageRejected { message } => {
+                Next::Done(finish(self.deps, self.run, ReasonCode::ImageRejected, message).await?)
+            }
+            Decision::Invalid { message } => {
+                Next::Done(finish(self.deps, self.run, ReasonCode::BootFailed, message).await?)
+            }
+            // These answer other calls than the two that are made here.
+            Decision::Gone
+            | Decision::NotYet
+            | Decision::Held
+            | Decision::StillActive
+            | Decision::ReadAgain => Next::Again(Begin::LookUp),
+        })
+    }
+
+    /// A machine of our name exists: ours, if its name really is.
+    async fn adopt(&self, machine_id: &str) -> Result<Next, Error> {
+        match self.deps.machines.get(&self.run.app, machine_id).await {
+            Ok(machine) if machine.name == self.name && !machine.state.is_gone() => {
+                info!(run_id = self.run.id.as_str(), machine_id, "adopted");
+                Ok(Next::Done(self.arrived(&machine).await?))
+            }
+            // It went away meanwhile, or the text named another: look again.
+            Ok(_) | Err(_) => Ok(Next::Again(Begin::LookUp)),
+        }
+    }
+
+    /// The provider has the machine.
+    async fn arrived(&self, machine: &wire::Machine) -> Result<Booted, Error> {
+        let (core, run) = (&self.deps.core, self.run);
+        self.deps.health.accepted();
+        let machine = Machine {
+            app: run.app.clone(),
+            id: machine.id.clone(),
+            instance_id: machine.version_id().map(str::to_owned),
+            region: machine.region.clone(),
+        };
+        let now = core.clock.now_ms();
+        match core
+            .store
+            .advance(&run.id, run.attempt, &machine, now)
+            .await?
+        {
+            Act::Done(Entered::Running) => {
+                info!(run_id = run.id.as_str(), machine_id = machine.id, "running");
+                Ok(Booted::Running)
+            }
+            Act::Done(_) => Ok(Booted::Over),
+            Act::Over | Act::Older | Act::Refused | Act::Unknown | Act::Repeated => {
+                self.disown(&machine).await
+            }
+        }
+    }
+
+    /// The run went on without this boot. A machine that it does not name has no other owner.
+    async fn disown(&self, machine: &Machine) -> Result<Booted, Error> {
+        let known = self.deps.core.store.view(&self.run.id).await?;
+        let owned = known.is_some_and(|view| {
+            view.machine_id.as_deref() == Some(machine.id.as_str()) && view.state != "closed"
+        });
+        if !owned {
+            warn!(
+                run_id = self.run.id.as_str(),
+                machine_id = machine.id,
+                "removing a machine whose run went on without it"
+            );
+            if let Err(error) = remove(self.deps, &machine.app, &machine.id).await {
+                warn!(machine_id = machine.id, %error, "left for the sweep");
+            }
+        }
+        Ok(Booted::Left)
+    }
+
+    /// The provider said no and no machine was made: back to the queue, or the end if it has
+    /// said no for too long.
+    async fn defer(
+        &self,
+        code: ReasonCode,
+        error: &ApiError,
+        until: Option<u64>,
+        counts: Requeue,
+    ) -> Result<Booted, Error> {
+        let (core, run) = (&self.deps.core, self.run);
+        let now = core.clock.now_ms();
+        let since = run.refused_since_ms.unwrap_or(now);
+        if counts == Requeue::Refused && now >= budget::after(since, budget::REFUSED_MAX) {
+            return finish(self.deps, run, code, error.to_string()).await;
+        }
+        let wait = budget::backoff(run.refusals, WAIT_BASE, WAIT_MAX, roll());
+        let ready = budget::after(until.unwrap_or(now), wait);
+        warn!(run_id = run.id.as_str(), attempt = run.attempt.0, %error, "not booted; waits in the queue");
+        let Some(view) = core.store.view(&run.id).await? else {
+            return Ok(Booted::Left);
+        };
+        match core
+            .store
+            .requeue(&view, run.attempt, counts, Some(ready), now)
+            .await?
+        {
+            Act::Done(_) => Ok(Booted::Queued),
+            Act::Over | Act::Older | Act::Refused | Act::Unknown | Act::Repeated => {
+                Ok(Booted::Left)
+            }
+        }
+    }
+}
+
+/// What follows from a failed call.
+enum Next {
+    /// Another call.
+    Again(Begin),
+    /// Back to the queue.
+    Wait {
+        code: ReasonCode,
+        until: Option<u64>,
+        counts: Requeue,
+    },
+    /// Nothing more to do here.
+    Done(Booted),
+}
+
+/// Carries on with a boot whose worker is gone: looks for its machine first.
+///
+/// # Errors
+/// As [`boot`].
+pub async fn reboot(deps: &Deps, view: &View, hold: &Hold) -> Result<Booted, Error> {
+    let attempt = Attempt(view.attempt);
+    let Some((now_at, request)) = deps.core.store.request(&view.id).await? else {
+        return Ok(Booted::Left);
+    };
+    let (Some(app), true) = (view.app.clone(), now_at == attempt) else {
+        return Ok(Booted::Left);
+    };
+    let run = Claimed {
+        id: view.id.clone(),
+        tenant: view.tenant.clone(),
+        attempt,
+        app,
+        deadline_ms: view.deadline_ms.unwrap_or(0),
+        refusals: view.refusals,
+        refused_since_ms: view.refused_since_ms,
+        request,
+    };
+    info!(
+        run_id = run.id.as_str(),
+        attempt = attempt.0,
+        "carrying on with a boot that was left"
+    );
+    boot(deps, &run, hold, Begin::LookUp).await
+}
+
+async fn finish(
+    deps: &Deps,
+    run: &Claimed,
+    code: ReasonCode,
+    message: impl Into<String>,
+) -> Result<Booted, Error> {
+    let ending = Ending::without(code, message);
+    Ok(
+        match end(&deps.core, &run.id, Some(run.attempt), &ending).await? {
+            Act::Done(_) => Booted::Ended(code),
+            Act::Over | Act::Repeated => Booted::Over,
+            Act::Older | Act::Refused | Act::Unknown => Booted::Left,
+        },
+    )
+}

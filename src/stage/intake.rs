@@ -1,0 +1,139 @@
+//! Request entry → queued run, or a rejected result, or a dead entry.
+
+use tracing::{info, warn};
+
+use crate::clock::UnixMs;
+use crate::run::id::{RunId, Tenant};
+use crate::run::outcome::{Ending, ReasonCode};
+use crate::run::request::{Refusal, RunRequest};
+use crate::stage::{Core, Error};
+use crate::store::acts::{Admission, Admitted, Fate};
+use crate::store::requests::Entry;
+
+/// What became of a batch of entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// New runs that wait for a machine now.
+    pub queued: usize,
+    /// Requests that broke a rule and have their result.
+    pub rejected: usize,
+    /// Requests whose id was known.
+    pub known: usize,
+    /// Entries that are no request.
+    pub dead: usize,
+}
+
+/// What an entry is.
+enum Sorted {
+    Run(Admission),
+    Dead(String),
+}
+
+/// Takes entries in. Safe to repeat: a run that is known stays as it is. One round trip for all
+/// requests, and one for each entry that is no request.
+///
+/// # Errors
+/// When Redis does not answer; entries that were not taken in stay pending and come again.
+pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
+    let mut taken = Taken::default();
+    let mut batch = Vec::with_capacity(entries.len());
+    let now = core.clock.now_ms();
+    for entry in entries {
+        match sort(core, entry, now) {
+            Sorted::Run(admission) => batch.push(admission),
+            Sorted::Dead(reason) => {
+                core.store.bury(entry, &reason).await?;
+                warn!(
+                    entry = entry.id,
+                    reason, "an entry is no request; set aside as dead"
+                );
+                taken.dead += 1;
+            }
+        }
+    }
+    if batch.is_empty() {
+        return Ok(taken);
+    }
+    let admitted = core.store.admit(&batch, now, core.runs.retention).await?;
+    for (admission, admitted) in batch.iter().zip(admitted) {
+        count(core, admission, admitted, &mut taken);
+    }
+    Ok(taken)
+}
+
+fn count(core: &Core, admission: &Admission, admitted: Admitted, taken: &mut Taken) {
+    let run = admission.id.as_str();
+    match (admitted, &admission.fate) {
+        (Admitted::Known, _) => {
+            info!(
+                run_id = run,
+                "a run of this id is known; the request changes nothing"
+            );
+            taken.known += 1;
+        }
+        (Admitted::New, Fate::Queued { .. }) => {
+            info!(run_id = run, tenant = admission.tenant.as_str(), "queued");
+            core.metrics.runs_admitted.inc();
+            taken.queued += 1;
+        }
+        (Admitted::New, Fate::Rejected(ending)) => {
+            info!(run_id = run, ?ending, "rejected");
+            core.metrics.results.of(ending.outcome()).inc();
+            taken.rejected += 1;
+        }
+    }
+}
+
+fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
+    let Some(json) = entry.run() else {
+        return Sorted::Dead("the entry has no field `run` that is UTF-8 text".into());
+    };
+    let parsed = if json.len() > core.runs.request_max_bytes {
+        let rule = format!("is longer than {} bytes", core.runs.request_max_bytes);
+        Err(Refusal::Field {
+            field: "run".into(),
+            rule,
+        })
+    } else {
+        RunRequest::parse(json, &core.limits())
+    };
+    match parsed {
+        Ok(request) => admission(
+            (entry, now),
+            request.id.clone(),
+            request.tenant.clone(),
+            Fate::Queued {
+                request: json.to_owned(),
+                timeout: request.timeout,
+                queue_ttl: request.queue_ttl,
+                metadata: request.metadata.map(|raw| raw.get().to_owned()),
+            },
+        ),
+        Err(refusal) => match RunRequest::readable_id(json) {
+            Ok(id) => {
+                let ending = Ending::without(ReasonCode::InvalidRequest, refusal.to_string());
+                admission((entry, now), id, Tenant::default(), Fate::Rejected(ending))
+            }
+            Err(_) => Sorted::Dead(refusal.to_string()),
+        },
+    }
+}
+
+fn admission(
+    (entry, now): (&Entry, UnixMs),
+    id: Option<RunId>,
+    tenant: Tenant,
+    fate: Fate,
+) -> Sorted {
+    // A stream id is digits and a dash, which is a run id.
+    let Some(id) = id.or_else(|| entry.id.parse().ok()) else {
+        return Sorted::Dead("the entry's id is no run id".into());
+    };
+    Sorted::Run(Admission {
+        id,
+        entry: entry.id.clone(),
+        tenant,
+        submitted_at_ms: entry.appended_at_ms(now),
+        fate,
+    })
+}

@@ -1,0 +1,220 @@
+//! The steps of the pipeline, one file each, in the order of the flow: [`intake`], [`boot`],
+//! [`report`], [`teardown`]; and [`sweep`], which runs the same steps late.
+//!
+//! A step is a function over the doors. It can be run twice, and by any worker: what is owed is
+//! read from the run, and the worker that does it at once and the sweeper that does it late run
+//! the same code.
+
+pub mod boot;
+pub mod hold;
+pub mod intake;
+pub mod observe;
+pub mod report;
+pub mod spec;
+pub mod sweep;
+pub mod teardown;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::config::Runs;
+use crate::machines::{self, Client};
+use crate::run::budget;
+use crate::run::id::{Attempt, RunId};
+use crate::run::outcome::{Ending, ReasonCode};
+use crate::run::phase::Duty;
+use crate::run::request::Limits;
+use crate::stage::boot::Booted;
+use crate::stage::hold::Hold;
+use crate::stage::spec::GuestUrls;
+use crate::stage::teardown::TornDown;
+use crate::store::acts::{Act, Settlement};
+use crate::store::codec::View;
+use crate::store::{self, Store};
+use crate::telemetry::Metrics;
+use crate::token::KeyRing;
+
+/// What every step needs.
+#[derive(Clone, Debug)]
+pub struct Core {
+    /// The runs.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Where counts go.
+    pub metrics: Arc<Metrics>,
+    /// Bounds and times of runs.
+    pub runs: Arc<Runs>,
+}
+
+impl Core {
+    /// The bounds that requests are checked against.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits {
+            image: self.runs.image.clone(),
+            region: self.runs.region.clone(),
+            run_timeout: self.runs.run_timeout,
+            max_cpus: self.runs.max_cpus,
+            max_memory_mb: self.runs.max_memory_mb,
+        }
+    }
+}
+
+/// What the steps that have to do with machines need beside that.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    /// What every step needs.
+    pub core: Core,
+    /// The Machines API.
+    pub machines: Client,
+    /// The apps in which machines are made.
+    pub apps: Vec<String>,
+    /// The keys that sign.
+    pub ring: KeyRing,
+    /// Where guests find the endpoint.
+    pub urls: GuestUrls,
+    /// Whether the provider takes our calls.
+    pub health: Arc<Health>,
+}
+
+impl Deps {
+    /// What machines of ours carry as their owner: a hint, since a guest can change it.
+    #[must_use]
+    pub fn owner(&self) -> &str {
+        self.core.store.keys().namespace()
+    }
+}
+
+/// Whether the provider takes our calls at all: what readiness shows, and what is logged once.
+#[derive(Debug, Default)]
+pub struct Health {
+    refused: AtomicBool,
+}
+
+impl Health {
+    /// The token, the app or the address was refused.
+    pub fn refused(&self, message: &str) {
+        if !self.refused.swap(true, Ordering::SeqCst) {
+            error!(
+                message,
+                "the Machines API refuses us; booting stops, requests are kept"
+            );
+        }
+    }
+
+    /// A create call was answered as it should be.
+    pub fn accepted(&self) {
+        if self.refused.swap(false, Ordering::SeqCst) {
+            info!("the Machines API takes our calls again");
+        }
+    }
+
+    /// Whether the last word was a refusal.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+    }
+}
+
+/// Why a step could not be done. What a step stands for stays owed, so every error means the same
+/// for a run: try again, later.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis did not do its part.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The provider did not do its part.
+    #[error(transparent)]
+    Machines(machines::Error),
+}
+
+/// What came of doing what a run owes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Performed {
+    /// Done, or nothing to do.
+    Done,
+    /// There is room for another boot, and some run waits for it.
+    Room,
+}
+
+/// Does what a run owes now: the one way forward, at once and late.
+///
+/// # Errors
+/// When Redis or the provider does not do its part; it stays owed.
+pub async fn perform(deps: &Deps, view: &View, hold: &Hold) -> Result<Performed, Error> {
+    let now = deps.core.clock.now_ms();
+    let attempt = Some(Attempt(view.attempt));
+    let late = view.deadline_ms.is_some_and(|deadline| deadline <= now);
+    match view.phase().owes() {
+        Duty::Boot if view.queue_until_ms.is_some_and(|until| until <= now) => {
+            let ending = Ending::without(
+                ReasonCode::ExpiredInQueue,
+                "it was not started in the time that it may wait",
+            );
+            end(&deps.core, &view.id, attempt, &ending).await?;
+        }
+        // The machine may have ended long before, unseen. That is what is told then.
+        Duty::Await if late && observe::ended(deps, view).await? => {}
+        Duty::Reboot | Duty::Await if late => {
+            let ending = Ending::without(ReasonCode::Deadline, "the deadline passed");
+            end(&deps.core, &view.id, attempt, &ending).await?;
+        }
+        Duty::Reboot => {
+            let booted = boot::reboot(deps, view, hold).await?;
+            if matches!(booted, Booted::Queued) {
+                return Ok(Performed::Room);
+            }
+        }
+        Duty::Teardown => match teardown::teardown(deps, view).await? {
+            TornDown::Closed { waiting: true } => return Ok(Performed::Room),
+            TornDown::TooEarly { again_at_ms } => {
+                deps.core.store.look_again(&view.id, again_at_ms).await?;
+            }
+            TornDown::Closed { waiting: false } | TornDown::Nothing => {}
+        },
+        Duty::Boot | Duty::Await | Duty::Nothing => {}
+    }
+    Ok(Performed::Done)
+}
+
+/// Ends a run without a result. One round trip.
+///
+/// # Errors
+/// When Redis does not answer.
+pub async fn end(
+    core: &Core,
+    id: &RunId,
+    attempt: Option<Attempt>,
+    ending: &Ending,
+) -> Result<Act, Error> {
+    let settlement = Settlement {
+        ending,
+        digest: None,
+        retention: core.runs.retention,
+        lease: core.runs.lease,
+    };
+    let act = core
+        .store
+        .settle(id, attempt, &settlement, core.clock.now_ms())
+        .await?;
+    if let Act::Done(_) = act {
+        info!(run_id = id.as_str(), ?ending, "ended without a result");
+        core.metrics.results.of(ending.outcome()).inc();
+    }
+    Ok(act)
+}
+
+/// Pauses between two tries, with full jitter.
+async fn pause(tries: u32, base: Duration, most: Duration) {
+    tokio::time::sleep(budget::backoff(tries, base, most, roll())).await;
+}
+
+/// A random number from 0 to 1.
+fn roll() -> f64 {
+    fastrand::f64()
+}

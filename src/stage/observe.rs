@@ -1,0 +1,203 @@
+//! A machine that is there, or is not → what that means for the run that awaits its result.
+
+use std::time::Duration;
+
+use tracing::info;
+
+use crate::clock::UnixMs;
+use crate::machines::wire::{self, HostStatus};
+use crate::machines::{Call, Decision, judge};
+use crate::run::budget::{self, EXIT_GRACE};
+use crate::run::id::Attempt;
+use crate::run::outcome::{Ending, ExitStatus, Reason, ReasonCode};
+use crate::run::phase::Phase;
+use crate::stage::teardown::remove;
+use crate::stage::{Deps, Error, end};
+use crate::store::acts::Requeue;
+use crate::store::codec::View;
+
+/// A machine that was made this short a time ago may not be visible yet.
+pub const NEWBORN: Duration = Duration::from_secs(10);
+
+/// What a look at a machine means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Its guest may still post.
+    Alive,
+    /// Its program ended.
+    Exited(ExitStatus),
+    /// Its program never ran, and will not.
+    NeverStarted,
+    /// It is gone and nothing tells how.
+    Lost,
+}
+
+/// Judges a look at the machine of a run that is `running` since `since`. `machine` is `None`
+/// when the provider does not know it.
+#[must_use]
+pub fn sight(
+    machine: Option<&wire::Machine>,
+    since: UnixMs,
+    now: UnixMs,
+    boot_timeout: Duration,
+) -> Sight {
+    let Some(machine) = machine else {
+        let may_be_unseen = now < budget::after(since, NEWBORN);
+        return if may_be_unseen {
+            Sight::Alive
+        } else {
+            Sight::Lost
+        };
+    };
+    // What is behind a host that does not answer is not known: the deadline decides.
+    if matches!(machine.host_status, Some(HostStatus::Unreachable)) {
+        return Sight::Alive;
+    }
+    if machine.state.is_over() {
+        return match machine.last_exit() {
+            Some(exit) => Sight::Exited(status(&exit)),
+            None if machine.started_at_ms().is_none() => Sight::NeverStarted,
+            None => Sight::Lost,
+        };
+    }
+    if machine.state.is_booting() && now >= budget::after(since, boot_timeout) {
+        return Sight::NeverStarted;
+    }
+    Sight::Alive
+}
+
+fn status(exit: &wire::ExitEvent) -> ExitStatus {
+    ExitStatus {
+        code: i32::try_from(exit.code()).ok(),
+        signal: exit
+            .ended_by()
+            .and_then(|signal| i32::try_from(signal).ok()),
+        oom_killed: exit.oom_killed,
+    }
+}
+
+/// Looks at the machine of a running run and does what follows. Usually one HTTP call.
+///
+/// # Errors
+/// When the provider or Redis does not answer; the next sweep looks again.
+pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
+    let Phase::Running { attempt, machine } = view.phase() else {
+        return Ok(());
+    };
+    let known = match deps.machines.get(&machine.app, &machine.id).await {
+        Ok(known) => Some(known),
+        Err(error) if judge(Call::Get, &error).decision == Decision::Gone => None,
+        Err(error) => return Err(Error::Machines(error)),
+    };
+    let since = view.running_at_ms.unwrap_or(0);
+    let now = deps.core.clock.now_ms();
+    match sight(known.as_ref(), since, now, deps.core.runs.boot_timeout) {
+        Sight::Alive => Ok(()),
+        Sight::Exited(exit) => {
+            // The result may have been posted with the guest's last breath.
+            tokio::time::sleep(EXIT_GRACE).await;
+            let ending = Ending::Without {
+                reason: exit_reason(exit),
+                exit: Some(exit),
+            };
+            end(&deps.core, &view.id, Some(*attempt), &ending)
+                .await
+                .map(drop)
+        }
+        Sight::NeverStarted => {
+            let message = match launch_error(known.as_ref()) {
+                Some(error) => format!("the machine did not start: {error}"),
+                None => "the machine did not start".to_owned(),
+            };
+            another(deps, view, *attempt, ReasonCode::BootFailed, &message).await
+        }
+        Sight::Lost => {
+            let message = "the machine is gone and nothing tells how";
+            another(deps, view, *attempt, ReasonCode::MachineLost, message).await
+        }
+    }
+}
+
+/// Looks at the machine of a run whose deadline has passed: whether its program had ended by
+/// itself, which then ends the run. What cannot be seen now does not hold up the deadline.
+///
+/// # Errors
+/// When Redis does not answer.
+pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
+    let Phase::Running { attempt, machine } = view.phase() else {
+        return Ok(false);
+    };
+    let Ok(known) = deps.machines.get(&machine.app, &machine.id).await else {
+        return Ok(false);
+    };
+    let (since, now) = (view.running_at_ms.unwrap_or(0), deps.core.clock.now_ms());
+    let Sight::Exited(exit) = sight(Some(&known), since, now, deps.core.runs.boot_timeout) else {
+        return Ok(false);
+    };
+    let ending = Ending::Without {
+        reason: exit_reason(exit),
+        exit: Some(exit),
+    };
+    end(&deps.core, &view.id, Some(*attempt), &ending).await?;
+    Ok(true)
+}
+
+/// What the provider says of a machine that it could not start, if it says anything.
+fn launch_error(machine: Option<&wire::Machine>) -> Option<&str> {
+    let events = machine?.events.iter();
+    events
+        .filter_map(|event| event.request.as_ref()?.get("error")?.as_str())
+        .next()
+}
+
+fn exit_reason(exit: ExitStatus) -> Reason {
+    if exit.oom_killed {
+        return Reason::new(
+            ReasonCode::OomKilled,
+            "the guest was killed for want of memory",
+        );
+    }
+    let how = match (exit.signal, exit.code) {
+        (Some(signal), _) => format!("was ended by signal {signal}"),
+        (None, Some(code)) => format!("exited with {code}"),
+        (None, None) => "ended".to_owned(),
+    };
+    Reason::new(
+        ReasonCode::ExitedWithoutResult,
+        format!("the guest {how} and posted no result"),
+    )
+}
+
+/// Removes what is left of the machine, then lets the run try again, or ends it.
+async fn another(
+    deps: &Deps,
+    view: &View,
+    attempt: Attempt,
+    code: ReasonCode,
+    message: &str,
+) -> Result<(), Error> {
+    let max_attempts = deps.core.runs.max_attempts.get();
+    if !budget::may_try_again(view.tries(), max_attempts) {
+        let message = format!("{message}, at the last of {max_attempts} attempts");
+        let ending = Ending::without(code, message);
+        return end(&deps.core, &view.id, Some(attempt), &ending)
+            .await
+            .map(drop);
+    }
+    let Phase::Running { machine, .. } = view.phase() else {
+        return Ok(());
+    };
+    remove(deps, &machine.app, &machine.id).await?;
+    info!(
+        run_id = view.id.as_str(),
+        attempt = attempt.0,
+        message,
+        "tries another machine"
+    );
+    let now = deps.core.clock.now_ms();
+    deps.core
+        .store
+        .requeue(view, attempt, Requeue::Failed, None, now)
+        .await?;
+    Ok(())
+}

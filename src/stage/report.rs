@@ -1,0 +1,92 @@
+//! Token and body → a settled run, its result on the stream.
+
+use ring::digest;
+use serde_json::value::RawValue;
+use tracing::info;
+
+use crate::run::outcome::Ending;
+use crate::run::request::RunRequest;
+use crate::stage::{Core, Error};
+use crate::store::acts::{Act, Settlement};
+use crate::token::{Grant, KeyRing};
+
+/// What a guest is told about its post.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// The result is on the results stream.
+    Accepted,
+    /// The identical body was accepted before; nothing changed.
+    Repeated,
+    /// The token opens nothing (any more). One answer for every reason.
+    Denied,
+    /// The body is not one JSON value.
+    NotJson,
+}
+
+/// Checks a token against the keys and the clock, before anything is read or asked.
+#[must_use]
+pub fn check(core: &Core, ring: &KeyRing, token: &str) -> Option<Grant> {
+    ring.verify(token, core.clock.now_ms() / 1000).ok()
+}
+
+/// Accepts a guest's result. One round trip. Safe to repeat: an identical body is answered with
+/// [`Reported::Repeated`].
+///
+/// # Errors
+/// When Redis does not answer; the result may have been accepted, and a repeat will tell.
+pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported, Error> {
+    let Ok(payload) = serde_json::from_slice::<&RawValue>(body) else {
+        return Ok(Reported::NotJson);
+    };
+    let now = core.clock.now_ms();
+    // The body may have taken its time: what counts is when it was all there.
+    if now / 1000 >= grant.expires_s {
+        return Ok(Reported::Denied);
+    }
+    let digest = hex(digest::digest(&digest::SHA256, body).as_ref());
+    let ending = Ending::Completed {
+        payload: payload.get().to_owned(),
+    };
+    let settlement = Settlement {
+        ending: &ending,
+        digest: Some(&digest),
+        retention: core.runs.retention,
+        lease: core.runs.lease,
+    };
+    let act = core
+        .store
+        .settle(&grant.run, Some(grant.attempt), &settlement, now)
+        .await?;
+    Ok(match act {
+        Act::Done(_) => {
+            info!(
+                run_id = grant.run.as_str(),
+                attempt = grant.attempt.0,
+                "completed"
+            );
+            core.metrics.results.of(ending.outcome()).inc();
+            Reported::Accepted
+        }
+        Act::Repeated => Reported::Repeated,
+        Act::Over | Act::Older | Act::Refused | Act::Unknown => Reported::Denied,
+    })
+}
+
+/// The input of the run that a token opens, byte for byte; `None` when it opens none. One round
+/// trip.
+///
+/// # Errors
+/// When Redis does not answer.
+pub async fn input(core: &Core, grant: &Grant) -> Result<Option<Box<RawValue>>, Error> {
+    let Some((attempt, request)) = core.store.request(&grant.run).await? else {
+        return Ok(None);
+    };
+    if attempt != grant.attempt {
+        return Ok(None);
+    }
+    Ok(RunRequest::input_of(&request))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,234 @@
+//! settled → closed: get the machine, wait for it to end, delete it, and only then forget it.
+//!
+//! Every step can fail and be repeated: what is not done is due again when the lease ends, for as
+//! long as the machine is there. A 404 anywhere means gone.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::clock::UnixMs;
+use crate::machines::wire::{self, MachineState};
+use crate::machines::{Call, Decision, Error as ApiError, Force, Wait, judge};
+use crate::run::id::{Attempt, RunId, machine_name};
+use crate::run::outcome::Outcome;
+use crate::run::phase::{Machine, Phase};
+use crate::stage::{Deps, Error, pause};
+use crate::store::acts::{Act, Entered};
+use crate::store::codec::View;
+
+/// Calls of one kind before the tear-down is left for later.
+const TRIES_MAX: u32 = 4;
+/// First ceiling of the pause between two calls.
+const PAUSE_BASE: Duration = Duration::from_millis(100);
+/// Longest pause between two calls.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What a tear-down came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TornDown {
+    /// No machine is left. Whether some run waits for the room.
+    Closed {
+        /// Some run waits.
+        waiting: bool,
+    },
+    /// The create call may still be on its way: look again when it cannot be.
+    TooEarly {
+        /// From when.
+        again_at_ms: UnixMs,
+    },
+    /// Nothing is owed (any more).
+    Nothing,
+}
+
+/// What became of a machine.
+#[derive(Clone, Copy, Debug, Default)]
+struct Removed {
+    /// When it started, if its events tell.
+    started_at_ms: Option<UnixMs>,
+}
+
+/// Tears down what a settled run left: three HTTP calls and one round trip in the usual case.
+///
+/// # Errors
+/// When a call or Redis fails for longer than a few tries. The tear-down stays owed.
+pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
+    let Phase::Settled {
+        attempt,
+        outcome,
+        app,
+        machine,
+    } = view.phase()
+    else {
+        return Ok(TornDown::Nothing);
+    };
+    let removed = match machine {
+        Some(machine) => end_machine(deps, machine, grace(deps, *outcome)).await?,
+        None => {
+            let name = machine_name(&view.id, *attempt);
+            match find(deps, app, &name).await? {
+                Some(machine) => end_machine(deps, &machine, grace(deps, *outcome)).await?,
+                // Nothing is there yet. While the create call may be on its way that is no proof.
+                None => {
+                    let until = view.boot_until_ms.unwrap_or(0);
+                    if deps.core.clock.now_ms() < until {
+                        return Ok(TornDown::TooEarly { again_at_ms: until });
+                    }
+                    Removed::default()
+                }
+            }
+        }
+    };
+    close(deps, &view.id, *attempt, view.settled_at_ms, removed).await
+}
+
+/// Removes a machine by force, whatever it does. Gone is success.
+///
+/// # Errors
+/// When the provider does not do it within a few tries.
+pub async fn remove(deps: &Deps, app: &str, id: &str) -> Result<(), Error> {
+    let mut tries = 0;
+    loop {
+        let Err(error) = deps.machines.delete(app, id, Force::Yes).await else {
+            return Ok(());
+        };
+        if gone(Call::Delete, &error) {
+            return Ok(());
+        }
+        again(&mut tries, error).await?;
+    }
+}
+
+/// A guest that has posted may end by itself; nobody waits for one that has not.
+fn grace(deps: &Deps, outcome: Outcome) -> Duration {
+    match outcome {
+        Outcome::Completed => deps.core.runs.grace,
+        Outcome::Failed | Outcome::TimedOut | Outcome::Cancelled | Outcome::Rejected => {
+            Duration::ZERO
+        }
+    }
+}
+
+async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<Removed, Error> {
+    let Some(known) = get(deps, machine).await? else {
+        return Ok(Removed::default());
+    };
+    let removed = Removed {
+        started_at_ms: known.started_at_ms(),
+    };
+    if known.state.is_gone() {
+        return Ok(removed);
+    }
+    let ended = known.state.is_over() || wait_for_end(deps, machine, &known, grace).await;
+    // A machine that has ended needs no force, and a plain delete would tell us if it has not.
+    if ended && !force_is_needed(deps, machine).await? {
+        return Ok(removed);
+    }
+    remove(deps, &machine.app, &machine.id).await?;
+    Ok(removed)
+}
+
+async fn get(deps: &Deps, machine: &Machine) -> Result<Option<wire::Machine>, Error> {
+    let mut tries = 0;
+    loop {
+        match deps.machines.get(&machine.app, &machine.id).await {
+            Ok(known) => return Ok(Some(known)),
+            Err(error) if gone(Call::Get, &error) => return Ok(None),
+            Err(error) => again(&mut tries, error).await?,
+        }
+    }
+}
+
+/// Whether the machine ended within `grace`. A wait that fails is no reason to wait longer.
+async fn wait_for_end(
+    deps: &Deps,
+    machine: &Machine,
+    known: &wire::Machine,
+    grace: Duration,
+) -> bool {
+    if grace.is_zero() {
+        return false;
+    }
+    let wait = Wait {
+        states: &[
+            MachineState::Stopped,
+            MachineState::Destroyed,
+            MachineState::Failed,
+        ],
+        version: known.version_id().or(machine.instance_id.as_deref()),
+        timeout: grace,
+    };
+    match deps.machines.wait(&machine.app, &machine.id, &wait).await {
+        Ok(_) => true,
+        Err(error) => gone(Call::Wait, &error),
+    }
+}
+
+/// Deletes without force; whether that was not enough.
+async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> {
+    match deps
+        .machines
+        .delete(&machine.app, &machine.id, Force::No)
+        .await
+    {
+        Ok(()) => Ok(false),
+        Err(error) => Ok(!gone(Call::Delete, &error)),
+    }
+}
+
+async fn find(deps: &Deps, app: &str, name: &str) -> Result<Option<Machine>, Error> {
+    let mut tries = 0;
+    loop {
+        match deps.machines.find_by_name(app, name).await {
+            Ok(found) => {
+                return Ok(found.map(|machine| Machine {
+                    app: app.to_owned(),
+                    instance_id: machine.version_id().map(str::to_owned),
+                    region: machine.region.clone(),
+                    id: machine.id,
+                }));
+            }
+            Err(error) => again(&mut tries, error).await?,
+        }
+    }
+}
+
+async fn close(
+    deps: &Deps,
+    id: &RunId,
+    attempt: Attempt,
+    settled_at: Option<UnixMs>,
+    removed: Removed,
+) -> Result<TornDown, Error> {
+    let core = &deps.core;
+    let now = core.clock.now_ms();
+    let retention = core.runs.retention;
+    let (act, waiting) = core
+        .store
+        .close(id, attempt, removed.started_at_ms, now, retention)
+        .await?;
+    if act != Act::Done(Entered::Closed) {
+        return Ok(TornDown::Nothing);
+    }
+    info!(run_id = id.as_str(), "closed");
+    let took = now.saturating_sub(settled_at.unwrap_or(now));
+    core.metrics
+        .teardown_duration
+        .observe(Duration::from_millis(took).as_secs_f64());
+    Ok(TornDown::Closed { waiting })
+}
+
+fn gone(call: Call, error: &ApiError) -> bool {
+    judge(call, error).decision == Decision::Gone
+}
+
+/// Pauses before another try, or gives up with the error.
+async fn again(tries: &mut u32, error: ApiError) -> Result<(), Error> {
+    *tries += 1;
+    if *tries >= TRIES_MAX {
+        return Err(Error::Machines(error));
+    }
+    warn!(%error, "a call of a tear-down failed; trying again");
+    pause(*tries, PAUSE_BASE, PAUSE_MAX).await;
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! What the acts in a run's life are given and what they answer.
+
+use std::time::Duration;
+
+use crate::clock::UnixMs;
+use crate::run::id::{Attempt, RunId, Tenant};
+use crate::run::outcome::Ending;
+use crate::store::error::Error;
+
+/// A request on its way to becoming a run.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// The run's id.
+    pub id: RunId,
+    /// The stream entry that is acknowledged with it.
+    pub entry: String,
+    /// Whose run it is.
+    pub tenant: Tenant,
+    /// When the request was appended.
+    pub submitted_at_ms: UnixMs,
+    /// What becomes of it.
+    pub fate: Fate,
+}
+
+/// What a request becomes.
+#[derive(Clone, Debug)]
+pub enum Fate {
+    /// A run that waits for a machine.
+    Queued {
+        /// The request's JSON as it came.
+        request: String,
+        /// From boot to deadline.
+        timeout: Duration,
+        /// How long it may wait; `None` for the most that is allowed.
+        queue_ttl: Option<Duration>,
+        /// Its metadata as JSON.
+        metadata: Option<String>,
+    },
+    /// A result at once, because it breaks a rule.
+    Rejected(Ending),
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// It is a run now (or has its result).
+    New,
+    /// A run of that id was there already; nothing changed.
+    Known,
+}
+
+/// What a worker may boot now.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The runs, each in `booting` now and leased to the caller.
+    pub runs: Vec<Claimed>,
+    /// Why there are not more.
+    pub stop: Stop,
+    /// When asking again can bring more, if that is known.
+    pub wake_at_ms: Option<UnixMs>,
+}
+
+/// Why a claim brought no more runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The caller has as many as it wanted.
+    Wanted,
+    /// Nothing waits.
+    Empty,
+    /// The fleet has no room.
+    Full,
+    /// No app may boot now.
+    Held,
+}
+
+/// One run to boot.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// Which run.
+    pub id: RunId,
+    /// Whose run.
+    pub tenant: String,
+    /// Which boot this is.
+    pub attempt: Attempt,
+    /// Where it is to boot.
+    pub app: String,
+    /// Its deadline.
+    pub deadline_ms: UnixMs,
+    /// How often the provider refused it before, in a row.
+    pub refusals: u32,
+    /// Since when the provider refuses it.
+    pub refused_since_ms: Option<UnixMs>,
+    /// The request's JSON.
+    pub request: String,
+}
+
+/// Room and leave for boots, as [`Store::claim`](crate::store::Store::claim) checks them.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// The apps in which machines may be made.
+    pub apps: Vec<String>,
+    /// Most machines in flight, over the whole fleet.
+    pub max_in_flight: u32,
+    /// Boots per second and app; 0 for no limit.
+    pub boot_rate: f64,
+    /// Boots at once after a pause.
+    pub boot_burst: u32,
+}
+
+/// Why a run goes back to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeue {
+    /// The provider had no machine for it. The boot does not count as a try; how long this goes on
+    /// does.
+    Refused,
+    /// Nobody may boot now, whichever run it is. Nothing counts.
+    Held,
+    /// Its machine failed and is gone. The boot counts.
+    Failed,
+}
+
+impl Requeue {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Held => "held",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What a worker has a run in hand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A boot: its create call may be on its way.
+    Boot,
+    /// Whatever else the run owes.
+    Duty,
+}
+
+impl Work {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Duty => "duty",
+        }
+    }
+}
+
+/// What an act on a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Done; the run is in this state now.
+    Done(Entered),
+    /// The very same post was accepted before.
+    Repeated,
+    /// The run has ended already.
+    Over,
+    /// The run is at another attempt.
+    Older,
+    /// The run's state does not accept it.
+    Refused,
+    /// There is no such run.
+    Unknown,
+}
+
+/// The state that an act led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// Waiting for a machine.
+    Queued,
+    /// Its machine is there.
+    Running,
+    /// Its result is published, a tear-down is owed.
+    Settled,
+    /// It is over.
+    Closed,
+}
+
+impl Act {
+    pub(crate) fn read(script: &str, word: &str) -> Result<Self, Error> {
+        Ok(match word {
+            "queued" => Self::Done(Entered::Queued),
+            "running" => Self::Done(Entered::Running),
+            "settled" => Self::Done(Entered::Settled),
+            "closed" => Self::Done(Entered::Closed),
+            "repeated" => Self::Repeated,
+            "over" => Self::Over,
+            "older" => Self::Older,
+            "refused" => Self::Refused,
+            "unknown" => Self::Unknown,
+            other => {
+                return Err(Error::Corrupt {
+                    what: format!("the answer of {script}"),
+                    found: other.to_owned(),
+                });
+            }
+        })
+    }
+}
+
+/// How and on what terms a run ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Settlement<'a> {
+    /// The end.
+    pub ending: &'a Ending,
+    /// SHA-256 of the posted body.
+    pub digest: Option<&'a str>,
+    /// How long the hash stays after the end.
+    pub retention: Duration,
+    /// When the tear-down is overdue if nobody has taken it up.
+    pub lease: Duration,
+}

@@ -1,0 +1,224 @@
+//! Hash fields ⇄ values; total functions.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use crate::clock::UnixMs;
+use crate::run::budget;
+use crate::run::id::{Attempt, RunId};
+use crate::run::outcome::{Ending, Outcome, Reason};
+use crate::run::phase::{Machine, Phase, State};
+use crate::store::error::Error;
+
+/// The fields of a run's hash that a [`View`] is made of: all but the request.
+pub(crate) const FIELDS: [&str; 24] = [
+    "state",
+    "outcome",
+    "reason",
+    "attempt",
+    "app",
+    "machine_id",
+    "instance_id",
+    "region",
+    "tenant",
+    "submitted_at_ms",
+    "booting_at_ms",
+    "running_at_ms",
+    "started_at_ms",
+    "settled_at_ms",
+    "closed_at_ms",
+    "deadline_ms",
+    "queue_until_ms",
+    "boot_until_ms",
+    "refusals",
+    "refused_since_ms",
+    "deferred",
+    "timeout_ms",
+    "metadata",
+    "result_entry",
+];
+
+/// A run as its hash tells it, without its request.
+#[derive(Clone, Debug, Serialize)]
+pub struct View {
+    /// Which run.
+    pub id: RunId,
+    /// `queued`, `booting`, `running`, `settled` or `closed`.
+    pub state: &'static str,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Why it ended so.
+    pub reason: Option<Reason>,
+    /// How many boots have begun.
+    pub attempt: u32,
+    /// How many of them the provider deferred, so that they do not count.
+    pub deferred: u32,
+    /// The app of its machine.
+    pub app: Option<String>,
+    /// Its machine.
+    pub machine_id: Option<String>,
+    /// The version of the machine's configuration.
+    pub instance_id: Option<String>,
+    /// Where the machine runs.
+    pub region: Option<String>,
+    /// Whose run it is.
+    pub tenant: String,
+    /// When its request was appended.
+    pub submitted_at_ms: Option<UnixMs>,
+    /// When its last boot began.
+    pub booting_at_ms: Option<UnixMs>,
+    /// When the provider had its machine.
+    pub running_at_ms: Option<UnixMs>,
+    /// When the machine started, by the provider's clock; known after the tear-down.
+    pub started_at_ms: Option<UnixMs>,
+    /// When its result was published.
+    pub settled_at_ms: Option<UnixMs>,
+    /// When its machine was gone.
+    pub closed_at_ms: Option<UnixMs>,
+    /// When it is ended if it has not ended by itself.
+    pub deadline_ms: Option<UnixMs>,
+    /// Until when it may wait for its first boot.
+    pub queue_until_ms: Option<UnixMs>,
+    /// Until when its create call may still be on its way.
+    pub boot_until_ms: Option<UnixMs>,
+    /// How often the provider refused to boot it, in a row.
+    pub refusals: u32,
+    /// Since when the provider refuses.
+    pub refused_since_ms: Option<UnixMs>,
+    /// From boot to deadline.
+    pub timeout_ms: Option<u64>,
+    /// The id of its result in the results stream.
+    pub result_entry: Option<String>,
+    #[serde(skip)]
+    phase: Phase,
+}
+
+impl View {
+    /// How many of its boots count.
+    #[must_use]
+    pub fn tries(&self) -> u32 {
+        budget::tries(Attempt(self.attempt), self.deferred)
+    }
+
+    /// Where the run stands.
+    #[must_use]
+    pub fn phase(&self) -> &Phase {
+        &self.phase
+    }
+}
+
+/// Makes a view of the values of [`FIELDS`]; `None` when there is no such run.
+pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<View>, Error> {
+    let mut hash: HashMap<&str, String> = FIELDS
+        .iter()
+        .zip(values)
+        .filter_map(|(name, value)| value.map(|value| (*name, value)))
+        .collect();
+    if hash.is_empty() {
+        return Ok(None);
+    }
+    let corrupt = |field: &str, found: Option<&String>| Error::Corrupt {
+        what: format!("field {field} of run {id}"),
+        found: found.cloned().unwrap_or_else(|| "nothing".into()),
+    };
+    let state = hash
+        .get("state")
+        .and_then(|word| State::parse(word))
+        .ok_or_else(|| corrupt("state", hash.get("state")))?;
+    let outcome = match hash.get("outcome") {
+        Some(word) => {
+            Some(Outcome::parse(word).ok_or_else(|| corrupt("outcome", hash.get("outcome")))?)
+        }
+        None => None,
+    };
+    let number = |field: &str| hash.get(field).and_then(|value| value.parse::<u64>().ok());
+    let small = |field: &str| hash.get(field).and_then(|value| value.parse::<u32>().ok());
+    let attempt = Attempt(small("attempt").ok_or_else(|| corrupt("attempt", hash.get("attempt")))?);
+    let machine = hash.get("machine_id").map(|machine| Machine {
+        app: hash.get("app").cloned().unwrap_or_default(),
+        id: machine.clone(),
+        instance_id: hash.get("instance_id").cloned(),
+        region: hash.get("region").cloned(),
+    });
+    let app = hash.get("app").cloned().unwrap_or_default();
+    let phase = match (state, outcome, machine) {
+        (State::Queued, _, _) => Phase::Queued { attempt },
+        (State::Booting, _, _) => Phase::Booting { attempt, app },
+        (State::Running, _, Some(machine)) => Phase::Running { attempt, machine },
+        (State::Settled, Some(outcome), machine) => Phase::Settled {
+            attempt,
+            outcome,
+            app,
+            machine,
+        },
+        (State::Closed, Some(outcome), _) => Phase::Closed { outcome },
+        (State::Running, _, None) => return Err(corrupt("machine_id", None)),
+        (State::Settled | State::Closed, None, _) => return Err(corrupt("outcome", None)),
+    };
+    Ok(Some(View {
+        id: id.clone(),
+        state: state.as_str(),
+        outcome,
+        reason: hash
+            .get("reason")
+            .and_then(|json| serde_json::from_str(json).ok()),
+        attempt: attempt.0,
+        deferred: small("deferred").unwrap_or(0),
+        submitted_at_ms: number("submitted_at_ms"),
+        booting_at_ms: number("booting_at_ms"),
+        running_at_ms: number("running_at_ms"),
+        started_at_ms: number("started_at_ms"),
+        settled_at_ms: number("settled_at_ms"),
+        closed_at_ms: number("closed_at_ms"),
+        deadline_ms: number("deadline_ms"),
+        queue_until_ms: number("queue_until_ms"),
+        boot_until_ms: number("boot_until_ms"),
+        refusals: small("refusals").unwrap_or(0),
+        refused_since_ms: number("refused_since_ms"),
+        timeout_ms: number("timeout_ms"),
+        app: hash.remove("app"),
+        machine_id: hash.remove("machine_id"),
+        instance_id: hash.remove("instance_id"),
+        result_entry: hash.remove("result_entry"),
+        region: hash.remove("region"),
+        tenant: hash.remove("tenant").unwrap_or_default(),
+        phase,
+    }))
+}
+
+/// The JSON of a result, in pieces: literals, and fields that only the run's hash knows, which
+/// the script fills in at the moment it ends the run (see `fill` in `prelude.lua`).
+pub(crate) fn result_pieces(run: &RunId, ending: &Ending) -> Vec<String> {
+    let (reason, payload, exit) = match ending {
+        Ending::Completed { payload } => ("null".into(), payload.as_str(), "null".into()),
+        Ending::Without { reason, exit } => (json(reason), "null", json(exit)),
+    };
+    let outcome = ending.outcome().as_str();
+    vec![
+        format!(r#"l{{"run_id":"{run}","outcome":"{outcome}","reason":{reason},"payload":"#),
+        format!("l{payload}"),
+        format!(r#"l,"exit":{exit},"attempts":"#),
+        "ntries".into(),
+        r#"l,"tenant":"#.into(),
+        "stenant".into(),
+        r#"l,"metadata":"#.into(),
+        "jmetadata".into(),
+        r#"l,"machine":"#.into(),
+        "m".into(),
+        r#"l,"submitted_at_ms":"#.into(),
+        "nsubmitted_at_ms".into(),
+        r#"l,"booting_at_ms":"#.into(),
+        "nbooting_at_ms".into(),
+        r#"l,"running_at_ms":"#.into(),
+        "nrunning_at_ms".into(),
+        r#"l,"settled_at_ms":"#.into(),
+        "nsettled_at_ms".into(),
+        "l}".into(),
+    ]
+}
+
+/// A value of ours as JSON.
+pub(crate) fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".into())
+}

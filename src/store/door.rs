@@ -1,0 +1,180 @@
+//! Connections: one that all short commands share, and blocking ones that are their caller's own.
+//!
+//! The shared connection is checked out of the pool once and cloned for every command: commands
+//! of many tasks travel in one stream and need no round trip of their own to be checked out. A
+//! connection on which a command failed is given back broken, and the next caller gets a new one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool_redis::{Manager, Pool, PoolError};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, RedisError, Script};
+use url::Url;
+
+use crate::store::error::Error;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a command may take. Longer than a slow fork or fsync, shorter than a caller's patience.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections in the pool: the shared one, and room for its successor.
+const POOL_SIZE: usize = 4;
+
+/// The way to Redis.
+#[derive(Clone)]
+pub(crate) struct Door {
+    client: redis::Client,
+    pool: Pool,
+    shared: Arc<Mutex<Option<Shared>>>,
+}
+
+struct Shared {
+    object: deadpool_redis::Connection,
+    connection: MultiplexedConnection,
+    generation: u64,
+}
+
+/// A clone of the shared connection, and which one it is.
+struct Borrowed {
+    connection: MultiplexedConnection,
+    generation: u64,
+}
+
+impl Door {
+    /// Prepares connections to `url`; none is made yet.
+    pub(crate) fn new(url: &Url) -> Result<Self, Error> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT));
+        let manager = Manager::new_with_config(url.as_str(), config)?;
+        let pool = Pool::builder(manager)
+            .max_size(POOL_SIZE)
+            .runtime(deadpool_redis::Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_TIMEOUT))
+            .create_timeout(Some(CONNECT_TIMEOUT))
+            .recycle_timeout(Some(CONNECT_TIMEOUT))
+            .build()
+            .map_err(|error| Error::Address(error.to_string()))?;
+        let client = redis::Client::open(url.as_str())?;
+        Ok(Self {
+            client,
+            pool,
+            shared: Arc::default(),
+        })
+    }
+
+    /// Sends one command.
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
+        let mut borrowed = self.borrow().await?;
+        let answer = command.query_async(&mut borrowed.connection).await;
+        self.seen(&borrowed, answer)
+    }
+
+    /// Sends several commands in one go: one round trip.
+    pub(crate) async fn pipe<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Error> {
+        let mut borrowed = self.borrow().await?;
+        let answer = pipe.query_async(&mut borrowed.connection).await;
+        self.seen(&borrowed, answer)
+    }
+
+    /// Runs one script: one round trip, and two more when Redis does not have it cached.
+    pub(crate) async fn script<T: FromRedisValue>(
+        &self,
+        invocation: &redis::ScriptInvocation<'_>,
+    ) -> Result<T, Error> {
+        let mut borrowed = self.borrow().await?;
+        let answer = invocation.invoke_async(&mut borrowed.connection).await;
+        self.seen(&borrowed, answer)
+    }
+
+    /// Runs a pipeline of invocations of one script: one round trip, and two more when Redis
+    /// does not have it cached.
+    pub(crate) async fn scripts<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        pipe: &Pipeline,
+    ) -> Result<T, Error> {
+        let mut borrowed = self.borrow().await?;
+        let mut answer = pipe.query_async(&mut borrowed.connection).await;
+        let unknown = |error: &RedisError| {
+            error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
+        };
+        if answer.as_ref().is_err_and(unknown) {
+            let loaded = script
+                .prepare_invoke()
+                .load_async(&mut borrowed.connection)
+                .await;
+            self.seen(&borrowed, loaded)?;
+            answer = pipe.query_async(&mut borrowed.connection).await;
+        }
+        self.seen(&borrowed, answer)
+    }
+
+    /// A connection of the caller's own for commands that block up to `block`.
+    pub(crate) async fn blocking(&self, block: Duration) -> Result<MultiplexedConnection, Error> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(block + COMMAND_TIMEOUT));
+        Ok(self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?)
+    }
+
+    async fn borrow(&self) -> Result<Borrowed, Error> {
+        if let Some(shared) = self.lock().as_ref() {
+            return Ok(shared.borrow());
+        }
+        let object = self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) => Error::from(error),
+            other => Error::Unavailable(other.to_string()),
+        })?;
+        let mut slot = self.lock();
+        // Somebody else may have been faster; the pool takes the second connection back.
+        let shared = slot.get_or_insert_with(|| Shared {
+            connection: (*object).clone(),
+            generation: GENERATION.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+            object,
+        });
+        Ok(shared.borrow())
+    }
+
+    /// Passes an answer on; drops the shared connection if it is the one that broke.
+    fn seen<T>(&self, borrowed: &Borrowed, answer: Result<T, RedisError>) -> Result<T, Error> {
+        if let Err(error) = &answer {
+            let broken = error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
+            let mut slot = self.lock();
+            if broken
+                && slot
+                    .as_ref()
+                    .is_some_and(|s| s.generation == borrowed.generation)
+                && let Some(shared) = slot.take()
+            {
+                drop(deadpool_redis::Connection::take(shared.object));
+            }
+        }
+        Ok(answer?)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Shared>> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+static GENERATION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+impl Shared {
+    fn borrow(&self) -> Borrowed {
+        Borrowed {
+            connection: self.connection.clone(),
+            generation: self.generation,
+        }
+    }
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,262 @@
+//! What tools ask: lists of runs, results and dead entries, and Redis's own state. Nothing here is
+//! part of a run's life.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
+
+use crate::clock::UnixMs;
+use crate::run::id::RunId;
+use crate::run::outcome::Outcome;
+use crate::run::phase::State;
+use crate::store::Store;
+use crate::store::codec::View;
+use crate::store::error::Error;
+use crate::store::requests::Entry;
+
+/// Keys looked at in one step of a scan.
+const SCAN_STEP: usize = 1000;
+
+/// Runs looked at in one round trip.
+const VIEWS_STEP: usize = 500;
+
+/// Runs that one listing goes through at the most.
+const LISTED_MAX: usize = 200_000;
+
+/// Results read in one round trip.
+const RESULTS_STEP: usize = 500;
+
+/// Which runs to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only runs in this state.
+    pub state: Option<State>,
+    /// Only runs of this tenant.
+    pub tenant: Option<String>,
+}
+
+impl Filter {
+    fn lets_pass(&self, view: &View) -> bool {
+        self.state.is_none_or(|state| view.phase().state() == state)
+            && self
+                .tenant
+                .as_ref()
+                .is_none_or(|tenant| view.tenant == *tenant)
+    }
+}
+
+/// One entry of the results stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its id in the stream.
+    pub entry: String,
+    /// Whose result it is.
+    pub run_id: String,
+    /// How the run ended; `None` for a word that is not ours.
+    pub outcome: Option<Outcome>,
+    /// The result's JSON.
+    pub result: String,
+}
+
+impl Published {
+    fn new(entry: StreamId) -> Self {
+        let text = |field| entry.get::<String>(field).unwrap_or_default();
+        Self {
+            run_id: text("run_id"),
+            outcome: Outcome::parse(&text("outcome")),
+            result: text("result"),
+            entry: entry.id.clone(),
+        }
+    }
+}
+
+impl Store {
+    /// The newest runs that pass `filter`, at most `most`, newest first. Open runs come from an
+    /// index; closed ones are found by scanning the keys, so this is for people and not for loops.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn list(&self, filter: &Filter, most: usize) -> Result<Vec<View>, Error> {
+        let ids = match filter.state {
+            Some(State::Queued | State::Booting | State::Running | State::Settled) => {
+                self.open_ids().await?
+            }
+            Some(State::Closed) | None => self.scanned_ids().await?,
+        };
+        let mut found = Vec::new();
+        for step in ids.chunks(VIEWS_STEP) {
+            let views = self.views(step).await?.into_iter().flatten();
+            found.extend(views.filter(|view| filter.lets_pass(view)));
+        }
+        found.sort_by(|one, other| {
+            let order = other.submitted_at_ms.cmp(&one.submitted_at_ms);
+            order.then_with(|| other.id.cmp(&one.id))
+        });
+        found.truncate(most);
+        Ok(found)
+    }
+
+    async fn open_ids(&self) -> Result<Vec<RunId>, Error> {
+        let mut command = redis::cmd("ZRANGE");
+        command.arg(self.keys.due()).arg(0).arg(LISTED_MAX - 1);
+        let ids: Vec<String> = self.door.query(&command).await?;
+        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+    }
+
+    async fn scanned_ids(&self) -> Result<Vec<RunId>, Error> {
+        let prefix = format!("{}:run:", self.keys.namespace());
+        let mut ids = Vec::new();
+        let mut cursor = 0u64;
+        loop {
+            let mut command = redis::cmd("SCAN");
+            command.arg(cursor).arg("MATCH").arg(format!("{prefix}*"));
+            command.arg("COUNT").arg(SCAN_STEP).arg("TYPE").arg("hash");
+            let (next, page): (u64, Vec<String>) = self.door.query(&command).await?;
+            let parts = page
+                .iter()
+                .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok());
+            ids.extend(parts);
+            cursor = next;
+            if cursor == 0 || ids.len() >= LISTED_MAX {
+                break;
+            }
+        }
+        // A scan may show a key twice.
+        ids.sort();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// The newest results, at most `most`, oldest first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn newest_results(&self, most: usize) -> Result<Vec<Published>, Error> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("XREVRANGE");
+        command
+            .arg(self.keys.results())
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(most);
+        let reply: StreamRangeReply = self.door.query(&command).await?;
+        Ok(reply.ids.into_iter().rev().map(Published::new).collect())
+    }
+
+    /// The place behind the newest result, for [`Store::results_after`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn end_of_results(&self) -> Result<String, Error> {
+        let newest = self.newest_results(1).await?;
+        Ok(newest
+            .into_iter()
+            .next_back()
+            .map_or_else(|| "0-0".to_owned(), |last| last.entry))
+    }
+
+    /// Reads results behind `place`, as they come.
+    #[must_use]
+    pub fn results_after(&self, place: String) -> Results {
+        Results {
+            store: self.clone(),
+            connection: None,
+            place,
+        }
+    }
+
+    /// The result of a run that has ended, if it is still on its stream. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn result_of(&self, run: &View) -> Result<Option<Published>, Error> {
+        let Some(entry) = &run.result_entry else {
+            return Ok(None);
+        };
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.results()).arg(entry).arg(entry);
+        let reply: StreamRangeReply = self.door.query(&command).await?;
+        Ok(reply.ids.into_iter().map(Published::new).next())
+    }
+
+    /// The newest dead entries, at most `most`, newest first. Each has `reason` and `source_id`
+    /// as its last two fields.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn newest_dead(&self, most: usize) -> Result<Vec<Entry>, Error> {
+        let mut command = redis::cmd("XREVRANGE");
+        command
+            .arg(self.keys.dead())
+            .arg("+")
+            .arg("-")
+            .arg("COUNT")
+            .arg(most);
+        let reply: StreamRangeReply = self.door.query(&command).await?;
+        Ok(reply.ids.into_iter().map(Entry::new).collect())
+    }
+
+    /// Redis's clock.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn time(&self) -> Result<UnixMs, Error> {
+        let (seconds, micros): (u64, u64) = self.door.query(&redis::cmd("TIME")).await?;
+        Ok(seconds.saturating_mul(1000).saturating_add(micros / 1000))
+    }
+}
+
+/// Reads the results stream from one place on, without a consumer group, so it takes nothing from
+/// any consumer. On a connection of its own.
+pub struct Results {
+    store: Store,
+    connection: Option<MultiplexedConnection>,
+    place: String,
+}
+
+impl std::fmt::Debug for Results {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Results")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Results {
+    /// Waits up to `block` for results and takes them in order. A future that is dropped half-way
+    /// loses none.
+    ///
+    /// # Errors
+    /// [`Error`]; the next call connects anew and goes on at the same place.
+    pub async fn next(&mut self, block: Duration) -> Result<Vec<Published>, Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.store.door.blocking(block).await?,
+        };
+        let mut command = redis::cmd("XREAD");
+        command
+            .arg("COUNT")
+            .arg(RESULTS_STEP)
+            .arg("BLOCK")
+            .arg(block.as_millis().max(1) as u64);
+        command
+            .arg("STREAMS")
+            .arg(self.store.keys.results())
+            .arg(&self.place);
+        let reply: Option<StreamReadReply> = command.query_async(&mut connection).await?;
+        self.connection = Some(connection);
+        let entries = reply
+            .into_iter()
+            .flat_map(|reply| reply.keys)
+            .flat_map(|key| key.ids);
+        let results: Vec<_> = entries.map(Published::new).collect();
+        if let Some(last) = results.last() {
+            self.place.clone_from(&last.entry);
+        }
+        Ok(results)
+    }
+}

@@ -1,0 +1,23 @@
+-- advance: the machine of an attempt is known.
+--
+-- KEYS 1 run hash  2 due  3 duties
+-- ARGV 1 run id  2 attempt  3 moves  4 now, ms  5.. machine_id, instance_id, region (may be "")
+-- Answers: "running" (its deadline is next), "settled" (the result came first; its machine is
+--      known now and its tear-down owed at once), "unknown" (no such run), "older" (another
+--      attempt), "refused" (not accepted in the run's state)
+
+local run = read(KEYS[1], { 'state', 'attempt', 'deadline_ms' })
+if not run.state then return 'unknown' end
+if run.attempt ~= ARGV[2] then return 'older' end
+local to = target(ARGV[3], run.state)
+if not to then return 'refused' end
+redis.call('HSET', KEYS[1], 'state', to, 'machine_id', ARGV[5])
+if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'instance_id', ARGV[6]) end
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'region', ARGV[7]) end
+if to == 'running' then
+  redis.call('HSET', KEYS[1], 'running_at_ms', ARGV[4])
+  redis.call('ZADD', KEYS[2], run.deadline_ms, ARGV[1])
+else
+  redis.call('RPUSH', KEYS[3], ARGV[1])
+end
+return to

@@ -1,0 +1,36 @@
+-- requeue: a boot came to nothing; the run waits for another. It keeps the number of that boot, so
+-- that the next has a new one.
+--
+-- KEYS 1 run hash  2 due
+-- ARGV 1 namespace  2 run id  3 attempt  4 moves  5 ready at, ms (0: now)  6 due at, ms
+--      7 hash expires at, ms  8 now, ms  9 why: "refused" and "held" (the boot is deferred and does
+--      not count as a try; a refusal is counted), "failed" (its machine failed: the refusals that
+--      were counted are forgotten)
+-- Answers: "queued", "unknown", "older", "refused"
+
+local ns, id = ARGV[1], ARGV[2]
+local run = read(KEYS[1], { 'state', 'attempt', 'tenant', 'place', 'app' })
+if not run.state then return 'unknown' end
+if run.attempt ~= ARGV[3] then return 'older' end
+local to = target(ARGV[4], run.state)
+if not to then return 'refused' end
+redis.call('HSET', KEYS[1], 'state', to)
+redis.call('HDEL', KEYS[1], 'machine_id', 'instance_id', 'region', 'running_at_ms', 'deadline_ms', 'boot_until_ms')
+if ARGV[9] == 'failed' then
+  redis.call('HDEL', KEYS[1], 'refusals', 'refused_since_ms')
+else
+  redis.call('HINCRBY', KEYS[1], 'deferred', 1)
+end
+if ARGV[9] == 'refused' then
+  redis.call('HINCRBY', KEYS[1], 'refusals', 1)
+  redis.call('HSETNX', KEYS[1], 'refused_since_ms', ARGV[8])
+end
+redis.call('PEXPIREAT', KEYS[1], ARGV[7])
+land(ns, run.app, id)
+redis.call('ZADD', KEYS[2], ARGV[6], id)
+if ARGV[5] == '0' then
+  enqueue(ns, run.tenant, id, run.place)
+else
+  redis.call('ZADD', ns .. ':delayed', ARGV[5], id)
+end
+return to

@@ -1,0 +1,41 @@
+-- settle: the run ends. Together: the token is spent, the state changes, the result is on the
+-- results stream, the tear-down is owed.
+--
+-- KEYS 1 run hash  2 due  3 duties  4 results stream
+-- ARGV 1 namespace  2 run id  3 attempt ("": whichever it is)  4 moves  5 now, ms
+--      6 hash expires at, ms  7 tear-down due at, ms  8 outcome  9 reason as JSON ("": none)
+--      10 digest of the posted body ("": not posted), then the pieces of the result's JSON
+-- Answers: "settled" (a tear-down is owed), "closed" (there was no machine), "repeated" (the same
+--      body was accepted before), "over" (the run has ended otherwise), "older" (another attempt),
+--      "refused" (not accepted in the run's state), "unknown"
+
+local ns, id = ARGV[1], ARGV[2]
+local run = read(KEYS[1], { 'state', 'attempt', 'digest', 'tenant', 'metadata', 'app', 'machine_id', 'region',
+  'submitted_at_ms', 'booting_at_ms', 'running_at_ms', 'deferred' })
+if not run.state then return 'unknown' end
+if ARGV[3] ~= '' and run.attempt ~= ARGV[3] then return 'older' end
+local to = target(ARGV[4], run.state)
+if not to then
+  if run.state ~= 'settled' and run.state ~= 'closed' then return 'refused' end
+  if ARGV[10] ~= '' and run.digest == ARGV[10] then return 'repeated' end
+  return 'over'
+end
+
+run.settled_at_ms = ARGV[5]
+run.tries = tostring(run.attempt - (run.deferred or 0))
+local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[8], 'result', fill(run, 11))
+redis.call('HSET', KEYS[1], 'state', to, 'outcome', ARGV[8], 'settled_at_ms', ARGV[5], 'result_entry', entry)
+if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'reason', ARGV[9]) end
+if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'digest', ARGV[10]) end
+-- The request can be large and has done its work.
+redis.call('HDEL', KEYS[1], 'request')
+redis.call('PEXPIREAT', KEYS[1], ARGV[6])
+if to == 'closed' then
+  redis.call('HSET', KEYS[1], 'closed_at_ms', ARGV[5])
+  redis.call('ZREM', KEYS[2], id)
+  dequeue(ns, run.tenant, id)
+else
+  redis.call('ZADD', KEYS[2], ARGV[7], id)
+  redis.call('RPUSH', KEYS[3], id)
+end
+return to

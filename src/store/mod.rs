@@ -1,0 +1,98 @@
+//! The door to Redis: one method per act of the pipeline, and no policy.
+//!
+//! Every act is one script and so one round trip; what it costs stands at the method. Redis 7.0
+//! or newer, or Valkey. The data model is in [`keys`].
+
+pub mod acts;
+pub mod codec;
+mod door;
+pub mod duties;
+pub mod error;
+pub mod fleet;
+pub mod inspect;
+pub mod keys;
+mod produce;
+pub mod requests;
+pub mod results;
+pub mod runs;
+mod scripts;
+
+pub use crate::store::error::Error;
+
+use crate::config::Redis;
+use crate::store::door::Door;
+use crate::store::keys::Keys;
+
+/// The runs of one namespace, in one Redis. Clones share connections.
+#[derive(Clone, Debug)]
+pub struct Store {
+    door: Door,
+    keys: Keys,
+}
+
+impl Store {
+    /// Prepares the store; connects only when it is first used.
+    ///
+    /// # Errors
+    /// [`Error::Address`] when the address cannot be one.
+    pub fn new(redis: &Redis) -> Result<Self, Error> {
+        Ok(Self {
+            door: Door::new(redis.url.expose())?,
+            keys: Keys::new(&redis.namespace),
+        })
+    }
+
+    /// Prepares the store and checks that Redis is there and new enough.
+    ///
+    /// # Errors
+    /// [`Error::Version`] when it is too old, [`Error::Unavailable`] when it is not there.
+    pub async fn connect(redis: &Redis) -> Result<Self, Error> {
+        let store = Self::new(redis)?;
+        store.check_version().await?;
+        Ok(store)
+    }
+
+    /// The names of this namespace's keys.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Whether Redis answers. One round trip.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.door.query(&redis::cmd("PING")).await
+    }
+
+    /// Redis's own account of a section, such as `server` or `memory`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn info(&self, section: &str) -> Result<String, Error> {
+        self.door.query(redis::cmd("INFO").arg(section)).await
+    }
+
+    async fn check_version(&self) -> Result<(), Error> {
+        let info = self.info("server").await?;
+        let field = |name: &str| {
+            info.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .map(str::trim)
+                .unwrap_or_default()
+        };
+        if !field("valkey_version:").is_empty() {
+            return Ok(());
+        }
+        let version = field("redis_version:");
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|major| major.parse::<u32>().ok());
+        match major {
+            Some(major) if major >= 7 => Ok(()),
+            _ => Err(Error::Version(format!("redis {version:?}"))),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What a producer does: append requests. And the way back for those that were set aside.
+
+use crate::store::Store;
+use crate::store::error::Error;
+use crate::store::scripts;
+
+/// Requests appended in one round trip.
+const STEP: usize = 100;
+
+impl Store {
+    /// Appends requests, in order, and answers the ids of their entries. As many round trips as
+    /// there are hundreds of them. It looks at no rule: the worker does.
+    ///
+    /// # Errors
+    /// [`Error`]; some may have been appended. A request with an id of its own is safe to repeat.
+    pub async fn submit(&self, requests: &[String]) -> Result<Vec<String>, Error> {
+        let mut entries = Vec::with_capacity(requests.len());
+        for step in requests.chunks(STEP) {
+            let mut pipe = redis::pipe();
+            for request in step {
+                pipe.cmd("XADD")
+                    .arg(self.keys.runs())
+                    .arg("*")
+                    .arg("run")
+                    .arg(request);
+            }
+            entries.extend(self.door.pipe::<Vec<String>>(&pipe).await?);
+        }
+        Ok(entries)
+    }
+
+    /// Puts a dead entry back on the requests stream and answers its new id; `None` when there is
+    /// no such entry. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`]; it may have happened, and is safe to repeat.
+    pub async fn revive(&self, entry: &str) -> Result<Option<String>, Error> {
+        let mut script = scripts::REVIVE.prepare_invoke();
+        script
+            .key(self.keys.dead())
+            .key(self.keys.runs())
+            .arg(entry);
+        self.door.script(&script).await
+    }
+}

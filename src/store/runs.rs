@@ -1,0 +1,437 @@
+//! The acts in a run's life, one script and one round trip each.
+
+use std::time::Duration;
+
+use crate::clock::UnixMs;
+use crate::run::budget;
+use crate::run::id::{Attempt, RunId};
+use crate::run::outcome::Ending;
+use crate::run::phase::Machine;
+use crate::run::request::QUEUE_TTL_MAX;
+use crate::run::step::Event;
+use crate::store::Store;
+use crate::store::acts::{
+    Act, Admission, Admitted, Claim, Claimed, Fate, Requeue, Room, Settlement, Stop, Work,
+};
+use crate::store::codec::{FIELDS, View, json, result_pieces, view};
+use crate::store::error::Error;
+use crate::store::keys::GROUP;
+use crate::store::requests::millis;
+use crate::store::scripts;
+
+impl Store {
+    /// Admits requests: each becomes a run (or its rejection), unless its id is known, and is
+    /// acknowledged and deleted. One round trip for all of them. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`]; any part of the batch may have been admitted.
+    pub async fn admit(
+        &self,
+        batch: &[Admission],
+        now: UnixMs,
+        retention: Duration,
+    ) -> Result<Vec<Admitted>, Error> {
+        let mut pipe = redis::pipe();
+        for admission in batch {
+            pipe.invoke_script(&self.admit_invocation(admission, now, retention));
+        }
+        let words: Vec<String> = self.door.scripts(&scripts::ADMIT, &pipe).await?;
+        words
+            .iter()
+            .map(|word| match word.as_str() {
+                "admitted" => Ok(Admitted::New),
+                "known" => Ok(Admitted::Known),
+                other => Err(Error::Corrupt {
+                    what: "the answer of admit".into(),
+                    found: other.to_owned(),
+                }),
+            })
+            .collect()
+    }
+
+    fn admit_invocation(
+        &self,
+        admission: &Admission,
+        now: UnixMs,
+        retention: Duration,
+    ) -> redis::ScriptInvocation<'_> {
+        let keys = &self.keys;
+        let submitted = admission.submitted_at_ms;
+        let mut words = vec![("submitted_at_ms", submitted.to_string())];
+        let (state, due, expires, pieces) = match &admission.fate {
+            Fate::Queued {
+                request,
+                timeout,
+                queue_ttl,
+                metadata,
+            } => {
+                let until = budget::after(submitted, queue_ttl.unwrap_or(QUEUE_TTL_MAX));
+                words.push(("request", request.clone()));
+                words.push(("timeout_ms", millis(*timeout).to_string()));
+                words.push(("queue_until_ms", until.to_string()));
+                words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
+                let expires = budget::after(until.max(now), budget::HASH_SLACK);
+                ("queued", until, expires, Vec::new())
+            }
+            Fate::Rejected(ending) => {
+                words.push(("outcome", ending.outcome().as_str().to_owned()));
+                words.push(("settled_at_ms", now.to_string()));
+                words.push(("closed_at_ms", now.to_string()));
+                if let Ending::Without { reason, .. } = ending {
+                    words.push(("reason", json(reason)));
+                }
+                let pieces = result_pieces(&admission.id, ending);
+                ("closed", 0, budget::after(now, retention), pieces)
+            }
+        };
+        let mut script = scripts::ADMIT.prepare_invoke();
+        script
+            .key(keys.run(&admission.id))
+            .key(keys.runs())
+            .key(keys.due())
+            .key(keys.results());
+        script
+            .arg(keys.namespace())
+            .arg(admission.id.as_str())
+            .arg(GROUP)
+            .arg(&admission.entry);
+        script
+            .arg(admission.tenant.as_str())
+            .arg(state)
+            .arg(expires)
+            .arg(due);
+        script.arg(0).arg(DEFAULT_PRIORITY).arg(words.len() * 2);
+        for (field, value) in &words {
+            script.arg(*field).arg(value);
+        }
+        script.arg(pieces);
+        script
+    }
+
+    /// Takes at most `want` runs to boot, leased for `lease`. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`]; runs that were claimed unseen are booted by the sweep when their lease ends.
+    pub async fn claim(
+        &self,
+        room: &Room,
+        want: usize,
+        now: UnixMs,
+        lease: Duration,
+    ) -> Result<Claim, Error> {
+        let keys = &self.keys;
+        let mut script = scripts::CLAIM.prepare_invoke();
+        script
+            .key(keys.tenants())
+            .key(keys.due())
+            .key(keys.delayed())
+            .key(keys.apps());
+        let claimed = Event::Claimed { app: String::new() };
+        script
+            .arg(keys.namespace())
+            .arg(now)
+            .arg(budget::after(now, lease));
+        script
+            .arg(room.max_in_flight)
+            .arg(want)
+            .arg(scripts::moves_word(&claimed));
+        script
+            .arg(millis(budget::HASH_SLACK))
+            .arg(room.boot_rate)
+            .arg(room.boot_burst);
+        script.arg(&room.apps);
+        type Row = (
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+            String,
+        );
+        let (why, wake, rows): (String, u64, Vec<Row>) = self.door.script(&script).await?;
+        let stop = match why.as_str() {
+            "wanted" => Stop::Wanted,
+            "empty" => Stop::Empty,
+            "full" => Stop::Full,
+            "held" => Stop::Held,
+            _ => {
+                return Err(Error::Corrupt {
+                    what: "the answer of claim".into(),
+                    found: why,
+                });
+            }
+        };
+        let mut runs = Vec::with_capacity(rows.len());
+        for (id, tenant, attempt, app, deadline, refusals, since, request) in rows {
+            let corrupt = || Error::Corrupt {
+                what: format!("the claim of run {id}"),
+                found: format!("attempt {attempt:?}, deadline {deadline:?}"),
+            };
+            runs.push(Claimed {
+                attempt: Attempt(attempt.parse().map_err(|_| corrupt())?),
+                deadline_ms: deadline.parse().map_err(|_| corrupt())?,
+                id: id.parse().map_err(|_| corrupt())?,
+                tenant,
+                app,
+                refusals: refusals.parse().unwrap_or(0),
+                refused_since_ms: since.parse().ok(),
+                request,
+            });
+        }
+        Ok(Claim {
+            runs,
+            stop,
+            wake_at_ms: (wake > 0).then_some(wake),
+        })
+    }
+
+    /// The machine of an attempt is known. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn advance(
+        &self,
+        id: &RunId,
+        attempt: Attempt,
+        machine: &Machine,
+        now: UnixMs,
+    ) -> Result<Act, Error> {
+        let event = Event::Created {
+            attempt,
+            machine: machine.clone(),
+        };
+        let mut script = scripts::ADVANCE.prepare_invoke();
+        script
+            .key(self.keys.run(id))
+            .key(self.keys.due())
+            .key(self.keys.duties());
+        script
+            .arg(id.as_str())
+            .arg(attempt.0)
+            .arg(scripts::moves_word(&event))
+            .arg(now);
+        script
+            .arg(&machine.id)
+            .arg(machine.instance_id.as_deref().unwrap_or_default());
+        script.arg(machine.region.as_deref().unwrap_or_default());
+        Act::read("advance", &self.door.script::<String>(&script).await?)
+    }
+
+    /// The boot of `attempt` came to nothing: the run waits for another, with another number,
+    /// until `ready_at` if that is given. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn requeue(
+        &self,
+        run: &View,
+        attempt: Attempt,
+        why: Requeue,
+        ready_at: Option<UnixMs>,
+        now: UnixMs,
+    ) -> Result<Act, Error> {
+        let event = match why {
+            Requeue::Refused | Requeue::Held => Event::Deferred { attempt },
+            Requeue::Failed => Event::Failed { attempt },
+        };
+        let until = run
+            .queue_until_ms
+            .unwrap_or_else(|| budget::after(now, QUEUE_TTL_MAX));
+        let expires = budget::after(until.max(now), budget::HASH_SLACK);
+        let mut script = scripts::REQUEUE.prepare_invoke();
+        script.key(self.keys.run(&run.id)).key(self.keys.due());
+        script
+            .arg(self.keys.namespace())
+            .arg(run.id.as_str())
+            .arg(attempt.0);
+        script
+            .arg(scripts::moves_word(&event))
+            .arg(ready_at.unwrap_or(0));
+        script.arg(until).arg(expires).arg(now).arg(why.as_str());
+        Act::read("requeue", &self.door.script::<String>(&script).await?)
+    }
+
+    /// The run ends: in one step its token is spent, its result is published and its tear-down is
+    /// owed. `attempt` is the one the end was seen at, `None` for whichever it is. `digest` is the
+    /// posted body's, by which an identical repeat is known. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`]; it may have happened.
+    pub async fn settle(
+        &self,
+        id: &RunId,
+        attempt: Option<Attempt>,
+        end: &Settlement<'_>,
+        now: UnixMs,
+    ) -> Result<Act, Error> {
+        let (event, reason) = match (end.ending, attempt) {
+            (Ending::Completed { .. }, attempt) => (
+                Event::Posted {
+                    attempt: attempt.unwrap_or_default(),
+                },
+                String::new(),
+            ),
+            (Ending::Without { reason, .. }, attempt) => (
+                Event::Ended {
+                    reason: reason.code,
+                    attempt,
+                },
+                json(reason),
+            ),
+        };
+        let keys = &self.keys;
+        let mut script = scripts::SETTLE.prepare_invoke();
+        script
+            .key(keys.run(id))
+            .key(keys.due())
+            .key(keys.duties())
+            .key(keys.results());
+        script.arg(keys.namespace()).arg(id.as_str());
+        script.arg(
+            attempt
+                .map(|attempt| attempt.0.to_string())
+                .unwrap_or_default(),
+        );
+        script.arg(scripts::moves_word(&event)).arg(now);
+        script.arg(budget::after(now, end.retention.max(budget::HASH_SLACK)));
+        script
+            .arg(budget::after(now, end.lease))
+            .arg(end.ending.outcome().as_str());
+        script.arg(reason).arg(end.digest.unwrap_or_default());
+        script.arg(result_pieces(id, end.ending));
+        Act::read("settle", &self.door.script::<String>(&script).await?)
+    }
+
+    /// No machine of the run is left. Says too whether some run waits for the room that is free
+    /// now. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn close(
+        &self,
+        id: &RunId,
+        attempt: Attempt,
+        started_at: Option<UnixMs>,
+        now: UnixMs,
+        retention: Duration,
+    ) -> Result<(Act, bool), Error> {
+        let mut script = scripts::CLOSE.prepare_invoke();
+        script
+            .key(self.keys.run(id))
+            .key(self.keys.due())
+            .key(self.keys.tenants());
+        script
+            .arg(self.keys.namespace())
+            .arg(id.as_str())
+            .arg(attempt.0);
+        script.arg(scripts::moves_word(&Event::Gone)).arg(now);
+        script.arg(budget::after(now, retention));
+        script.arg(started_at.map(|at| at.to_string()).unwrap_or_default());
+        let (word, waiting): (String, bool) = self.door.script(&script).await?;
+        Ok((Act::read("close", &word)?, waiting))
+    }
+
+    /// Holds runs for another `lease`. Answers those that the caller holds no longer. One round
+    /// trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn renew(
+        &self,
+        held: &[(RunId, Attempt, Work)],
+        now: UnixMs,
+        lease: Duration,
+    ) -> Result<Vec<String>, Error> {
+        let mut script = scripts::RENEW.prepare_invoke();
+        script.key(self.keys.due());
+        script
+            .arg(self.keys.namespace())
+            .arg(budget::after(now, lease));
+        for (id, attempt, work) in held {
+            script.arg(id.as_str()).arg(attempt.0).arg(work.as_str());
+        }
+        self.door.script(&script).await
+    }
+
+    /// Nobody needs to look at a run before `at`. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn look_again(&self, id: &RunId, at: UnixMs) -> Result<(), Error> {
+        let mut command = redis::cmd("ZADD");
+        command
+            .arg(self.keys.due())
+            .arg("XX")
+            .arg(at)
+            .arg(id.as_str());
+        self.door.query(&command).await
+    }
+
+    /// At most `most` runs at which somebody must look now, each leased to the caller. Two round
+    /// trips when there are any, else one.
+    ///
+    /// # Errors
+    /// [`Error`]; runs that were leased unseen come again when the lease ends.
+    pub async fn overdue(
+        &self,
+        now: UnixMs,
+        lease: Duration,
+        most: usize,
+    ) -> Result<Vec<View>, Error> {
+        let mut script = scripts::OVERDUE.prepare_invoke();
+        script.key(self.keys.due()).key(self.keys.apps());
+        script
+            .arg(self.keys.namespace())
+            .arg(now)
+            .arg(budget::after(now, lease))
+            .arg(most);
+        let (ids, _gone): (Vec<String>, u64) = self.door.script(&script).await?;
+        let ids: Vec<RunId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        Ok(self.views(&ids).await?.into_iter().flatten().collect())
+    }
+
+    /// Several runs, in the order of `ids`; `None` for those that are not known. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn views(&self, ids: &[RunId]) -> Result<Vec<Option<View>>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for id in ids {
+            pipe.cmd("HMGET").arg(self.keys.run(id)).arg(&FIELDS);
+        }
+        let rows: Vec<Vec<Option<String>>> = self.door.pipe(&pipe).await?;
+        ids.iter()
+            .zip(rows)
+            .map(|(id, row)| view(id, row))
+            .collect()
+    }
+
+    /// One run, or `None` when it is not known. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn view(&self, id: &RunId) -> Result<Option<View>, Error> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.keys.run(id)).arg(&FIELDS);
+        view(id, self.door.query(&command).await?)
+    }
+
+    /// The state, attempt and request of a run that is not over. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn request(&self, id: &RunId) -> Result<Option<(Attempt, String)>, Error> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.keys.run(id)).arg("attempt").arg("request");
+        let (attempt, request): (Option<u32>, Option<String>) = self.door.query(&command).await?;
+        Ok(attempt.map(Attempt).zip(request))
+    }
+}
+
+/// The middle of the priorities, 0 (first) to 9.
+const DEFAULT_PRIORITY: u8 = 5;

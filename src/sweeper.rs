@@ -1,0 +1,215 @@
+//! The beat around the sweep: one holder at a time, harmless when two run.
+//!
+//! Every second the holder hands the worker's crew what is overdue; every `COFFERDAM_SWEEP_S` it
+//! compares each app's machines with the runs in flight. Every process counts what there is for
+//! its own metrics.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tracing::{info, warn};
+
+use crate::clock::UnixMs;
+use crate::shutdown::Shutdown;
+use crate::stage::observe::observe;
+use crate::stage::sweep::{self, Orphan};
+use crate::stage::{Deps, Error};
+use crate::worker::crew::Crew;
+
+/// How often the holder looks for what is overdue.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long a holder that died keeps others from sweeping.
+const LEAD_LEASE: Duration = Duration::from_secs(5);
+/// Overdue runs taken at once.
+const OVERDUE_MAX: usize = 256;
+/// Looks at machines under way at once: the Machines API allows 5 a second and machine id.
+const LOOKS_MAX: usize = 64;
+/// How often results are trimmed and dead consumers forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+/// How often a process counts what there is.
+const CENSUS: Duration = Duration::from_secs(5);
+/// How long a consumer must have been silent before it is forgotten.
+const CONSUMER_SILENCE: Duration = Duration::from_secs(3600);
+
+/// Starts the sweeper beside a worker's crew.
+pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
+    let sweeper = Arc::new(Sweeper {
+        crew,
+        name: name.to_owned(),
+        leads: AtomicBool::new(false),
+        quiet: shutdown.clone(),
+    });
+    shutdown.spawn(beat(sweeper.clone(), BEAT, Sweeper::overdue));
+    let every = sweeper.deps().core.runs.sweep;
+    shutdown.spawn(sweeper.clone().surveys(every));
+    shutdown.spawn(beat(sweeper.clone(), HOUSEKEEPING, Sweeper::housekeeping));
+    shutdown.spawn(beat(sweeper, CENSUS, Sweeper::census));
+}
+
+struct Sweeper {
+    crew: Arc<Crew>,
+    name: String,
+    leads: AtomicBool,
+    quiet: Shutdown,
+}
+
+/// Runs `pass` at every beat until the end begins. The first beat comes after a random part of
+/// one, so that processes started together do not beat together.
+async fn beat<F, P>(sweeper: Arc<Sweeper>, every: Duration, pass: P)
+where
+    P: Fn(Arc<Sweeper>) -> F,
+    F: Future<Output = Result<(), Error>>,
+{
+    let mut ticks = interval_at(Instant::now() + every.mul_f64(fastrand::f64()), every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    while sweeper
+        .quiet
+        .quiet()
+        .run_until_cancelled(ticks.tick())
+        .await
+        .is_some()
+    {
+        match pass(sweeper.clone()).await {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                warn!(%error, "a pass of the sweep failed; the next one tries again");
+                failing = true;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Sweeper {
+    fn deps(&self) -> &Deps {
+        &self.crew.deps
+    }
+
+    /// Hands the crew what is overdue. Runs beyond the permits wait for the next beat.
+    async fn overdue(self: Arc<Self>) -> Result<(), Error> {
+        let core = &self.deps().core;
+        let leads = core.store.lead(&self.name, LEAD_LEASE).await;
+        self.leads
+            .store(*leads.as_ref().unwrap_or(&false), Ordering::SeqCst);
+        if !leads? {
+            return Ok(());
+        }
+        loop {
+            let most = self.crew.late.available_permits().min(OVERDUE_MAX);
+            if most == 0 {
+                return Ok(());
+            }
+            let views = core
+                .store
+                .overdue(core.clock.now_ms(), core.runs.lease, most)
+                .await?;
+            let all = views.len() < most;
+            for view in views {
+                let permit = self.crew.late.clone().acquire_owned().await;
+                if let Ok(permit) = permit {
+                    self.crew.perform(view, permit);
+                }
+            }
+            if all {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn surveys(self: Arc<Self>, every: Duration) {
+        let mut noted: HashMap<String, UnixMs> = HashMap::new();
+        let mut ticks = interval_at(Instant::now() + every.mul_f64(fastrand::f64()), every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self
+            .quiet
+            .quiet()
+            .run_until_cancelled(ticks.tick())
+            .await
+            .is_some()
+        {
+            if !self.leads.load(Ordering::SeqCst) {
+                continue;
+            }
+            if let Err(error) = self.survey(&mut noted).await {
+                warn!(%error, "a survey failed; the next one tries again");
+            }
+        }
+    }
+
+    /// One pass over every app that has or ever had a machine.
+    async fn survey(&self, noted: &mut HashMap<String, UnixMs>) -> Result<(), Error> {
+        let deps = self.deps();
+        let mut apps: HashSet<String> = deps.core.store.apps().await?.into_iter().collect();
+        apps.extend(deps.apps.iter().cloned());
+        let mut seen = HashSet::new();
+        for app in apps {
+            let survey = match sweep::survey(deps, &app).await {
+                Ok(survey) => survey,
+                Err(error) => {
+                    warn!(app, %error, "an app could not be surveyed");
+                    continue;
+                }
+            };
+            let looks = stream::iter(survey.doubtful).map(async |view| {
+                if let Err(error) = observe(deps, &view).await {
+                    warn!(run_id = view.id.as_str(), %error, "a machine could not be looked at");
+                }
+            });
+            looks.buffer_unordered(LOOKS_MAX).collect::<()>().await;
+            for orphan in survey.orphans {
+                seen.insert(orphan.id.clone());
+                self.orphan(&orphan, noted).await;
+            }
+        }
+        noted.retain(|id, _| seen.contains(id));
+        Ok(())
+    }
+
+    /// Notes an orphan, or removes one that has been noted for long enough.
+    async fn orphan(&self, orphan: &Orphan, noted: &mut HashMap<String, UnixMs>) {
+        let deps = self.deps();
+        let now = deps.core.clock.now_ms();
+        let since = *noted.entry(orphan.id.clone()).or_insert(now);
+        if !sweep::is_ripe(since, now, deps.core.runs.lease) {
+            return;
+        }
+        if let Err(error) = sweep::remove_orphan(deps, orphan).await {
+            warn!(machine_id = orphan.id, %error, "an orphan could not be removed");
+        }
+    }
+
+    async fn housekeeping(self: Arc<Self>) -> Result<(), Error> {
+        if !self.leads.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let core = &self.deps().core;
+        let (retention, cap) = (core.runs.results_retention, core.runs.results_hard_cap);
+        let trimmed = core
+            .store
+            .trim_results(core.clock.now_ms(), retention, cap)
+            .await?;
+        let forgotten = core.store.forget_consumers(CONSUMER_SILENCE).await?;
+        if trimmed > 0 || forgotten > 0 {
+            info!(trimmed, forgotten, "trimmed results, forgot consumers");
+        }
+        Ok(())
+    }
+
+    async fn census(self: Arc<Self>) -> Result<(), Error> {
+        let core = &self.deps().core;
+        let census = core.store.census(core.clock.now_ms()).await?;
+        let metrics = &core.metrics;
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        metrics.runs_queued.set(gauge(census.queued));
+        metrics.machines_in_flight.set(gauge(census.in_flight));
+        metrics.runs_overdue.set(gauge(census.overdue));
+        metrics.teardowns_owed.set(gauge(census.duties));
+        Ok(())
+    }
+}

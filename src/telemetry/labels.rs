@@ -1,0 +1,155 @@
+//! The values that labels can have. Each is an enum, so the number of series is fixed.
+
+use crate::run::outcome::Outcome;
+
+/// A label's value.
+pub trait Label: Copy + 'static {
+    /// Every value there is.
+    const ALL: &'static [Self];
+
+    /// The word in the series.
+    fn word(self) -> &'static str;
+}
+
+impl Label for Outcome {
+    const ALL: &'static [Self] = &Outcome::ALL;
+
+    fn word(self) -> &'static str {
+        self.as_str()
+    }
+}
+
+macro_rules! label {
+    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_meta])* $variant,)*
+        }
+
+        impl Label for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            fn word(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)*
+                }
+            }
+        }
+    };
+}
+
+label! {
+    /// A call to the Machines API.
+    MachinesCall {
+        /// Create a machine.
+        Create = "create",
+        /// Get one machine.
+        Get = "get",
+        /// List an app's machines.
+        List = "list",
+        /// Wait for a machine's state.
+        Wait = "wait",
+        /// Start a machine.
+        Start = "start",
+        /// Stop a machine.
+        Stop = "stop",
+        /// Delete a machine.
+        Delete = "delete",
+        /// Read an app.
+        App = "app",
+        /// Ask what the token may do.
+        Token = "token",
+        /// Read logs.
+        Logs = "logs",
+    }
+}
+
+label! {
+    /// How a call to the Machines API ended.
+    AnswerClass {
+        /// It did what was asked.
+        Ok = "ok",
+        /// The service said no.
+        Refused = "refused",
+        /// A wait that did not see its state, or a host that did not answer.
+        TimedOut = "timed_out",
+        /// Too many calls.
+        RateLimited = "rate_limited",
+        /// The service failed.
+        ServerError = "server_error",
+        /// A yes that cannot be read.
+        Unreadable = "unreadable",
+        /// No whole answer.
+        NoAnswer = "no_answer",
+        /// Not sent.
+        NotSent = "not_sent",
+    }
+}
+
+label! {
+    /// What the endpoint answered a guest.
+    AnswerCode {
+        /// A result was repeated, or input was fetched.
+        Ok = "200",
+        /// A result was accepted.
+        Created = "201",
+        /// Not JSON.
+        BadRequest = "400",
+        /// No valid token.
+        Unauthorized = "401",
+        /// No such path.
+        NotFound = "404",
+        /// No such method.
+        MethodNotAllowed = "405",
+        /// Larger than allowed.
+        TooLarge = "413",
+        /// Redis could not be reached.
+        Unavailable = "503",
+        /// Anything else.
+        Other = "other",
+    }
+}
+
+impl AnswerCode {
+    /// The value for a status.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            200 => Self::Ok,
+            201 => Self::Created,
+            400 => Self::BadRequest,
+            401 => Self::Unauthorized,
+            404 => Self::NotFound,
+            405 => Self::MethodNotAllowed,
+            413 => Self::TooLarge,
+            503 => Self::Unavailable,
+            _ => Self::Other,
+        }
+    }
+}
+
+label! {
+    /// What a worker has in hand.
+    Work {
+        /// A boot.
+        Boot = "boot",
+        /// A tear-down.
+        Teardown = "teardown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_has_a_place() {
+        assert_eq!(AnswerCode::of_status(418), AnswerCode::Other);
+        for code in AnswerCode::ALL {
+            if let Ok(status) = code.word().parse() {
+                assert_eq!(AnswerCode::of_status(status), *code);
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Every series of the process, with its help text. All exist from the start, at zero, so that a
+//! rate over the first event is not lost and an alert can be written before anything happened.
+
+use std::marker::PhantomData;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::run::outcome::Outcome;
+use crate::telemetry::labels::{AnswerClass, AnswerCode, Label, MachinesCall, Work};
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Seconds, for what should take moments: booting and tearing down.
+const MOMENTS_S: &[f64] = &[
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+];
+
+/// Seconds, for what a guest takes.
+const WORK_S: &[f64] = &[
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0,
+];
+
+/// The series. Clones count into the same ones.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests that became runs.
+    pub runs_admitted: IntCounter,
+    /// Results published, by outcome.
+    pub results: Counters<Outcome>,
+    /// Boots begun, repeats included.
+    pub boots_started: IntCounter,
+    machines_answers: IntCounterVec,
+    /// From the start of a boot to a running machine.
+    pub boot_duration: Histogram,
+    /// From a running machine to its result.
+    pub result_duration: Histogram,
+    /// From a result to the machine being gone.
+    pub teardown_duration: Histogram,
+    /// Machines alive, whole fleet, as last seen.
+    pub machines_in_flight: IntGauge,
+    /// Runs that wait for a machine, whole fleet, as last seen.
+    pub runs_queued: IntGauge,
+    /// How long the first of them has waited, in seconds.
+    pub oldest_queued_age: Gauge,
+    /// Tear-downs owed, whole fleet, as last seen.
+    pub teardowns_owed: IntGauge,
+    /// Runs past their deadline and not yet ended, as last seen.
+    pub runs_overdue: IntGauge,
+    /// Machines found that no run owns: each was a leak until it was deleted.
+    pub machines_without_run: IntCounter,
+    /// What the endpoint answered, by status.
+    pub endpoint_answers: Counters<AnswerCode>,
+    /// Calls to Redis that failed.
+    pub redis_errors: IntCounter,
+    work_in_hand: IntGaugeVec,
+}
+
+/// Counters that differ in one label.
+#[derive(Clone, Debug)]
+pub struct Counters<L> {
+    series: IntCounterVec,
+    label: PhantomData<L>,
+}
+
+impl<L: Label> Counters<L> {
+    /// The counter of one value.
+    #[must_use]
+    pub fn of(&self, label: L) -> IntCounter {
+        self.series.with_label_values(&[label.word()])
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All series at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            runs_admitted: counter(r, "runs_admitted_total", "Requests that became runs."),
+            results: counters(r, "results_total", "Results published.", "outcome"),
+            boots_started: counter(r, "boots_started_total", "Boots begun, repeats included."),
+            machines_answers: vec(
+                r,
+                "machines_api_answers_total",
+                "Answers of the Machines API.",
+                &["call", "class"],
+            ),
+            boot_duration: histogram(
+                r,
+                "boot_duration_seconds",
+                "From the start of a boot to a running machine.",
+                MOMENTS_S,
+            ),
+            result_duration: histogram(
+                r,
+                "result_duration_seconds",
+                "From a running machine to its result.",
+                WORK_S,
+            ),
+            teardown_duration: histogram(
+                r,
+                "teardown_duration_seconds",
+                "From a result to the machine being gone.",
+                MOMENTS_S,
+            ),
+            machines_in_flight: gauge(r, "machines_in_flight", "Machines alive, whole fleet."),
+            runs_queued: gauge(
+                r,
+                "runs_queued",
+                "Runs that wait for a machine, whole fleet.",
+            ),
+            oldest_queued_age: age(
+                r,
+                "oldest_queued_age_seconds",
+                "How long the first queued run has waited.",
+            ),
+            teardowns_owed: gauge(r, "teardowns_owed", "Tear-downs owed, whole fleet."),
+            runs_overdue: gauge(
+                r,
+                "runs_overdue",
+                "Runs past their deadline and not yet ended.",
+            ),
+            machines_without_run: counter(
+                r,
+                "machines_without_run_total",
+                "Machines found that no run owns.",
+            ),
+            endpoint_answers: counters(r, "endpoint_answers_total", "Answers to guests.", "code"),
+            redis_errors: counter(r, "redis_errors_total", "Calls to Redis that failed."),
+            work_in_hand: work(r, "worker_work_in_hand", "What this worker has in hand."),
+            registry,
+        };
+        for call in MachinesCall::ALL {
+            for class in AnswerClass::ALL {
+                metrics.machines_answers(*call, *class).reset();
+            }
+        }
+        metrics
+    }
+
+    /// The counter of answers of one class to one call.
+    #[must_use]
+    pub fn machines_answers(&self, call: MachinesCall, class: AnswerClass) -> IntCounter {
+        self.machines_answers
+            .with_label_values(&[call.word(), class.word()])
+    }
+
+    /// How much of one kind of work this worker has in hand.
+    #[must_use]
+    pub fn work_in_hand(&self, work: Work) -> IntGauge {
+        self.work_in_hand.with_label_values(&[work.word()])
+    }
+
+    /// All series as text, in the format that Prometheus reads.
+    ///
+    /// # Panics
+    /// Never: encoding fails only for a family without a name or without series, and
+    /// [`Metrics::new`] makes none such.
+    #[must_use]
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .expect("every family has a name and a series")
+    }
+}
+
+fn named(name: &str) -> String {
+    format!("cofferdam_{name}")
+}
+
+/// Makes a series known. It fails only for an unsound or repeated name, and the names are
+/// constants which a test goes through.
+fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    let series = made.expect("the name and the labels are sound");
+    registry
+        .register(Box::new(series.clone()))
+        .expect("the name is used once");
+    series
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(named(name), help))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(named(name), help))
+}
+
+fn age(registry: &Registry, name: &str, help: &str) -> Gauge {
+    register(registry, Gauge::new(named(name), help))
+}
+
+fn vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(
+        registry,
+        IntCounterVec::new(Opts::new(named(name), help), labels),
+    )
+}
+
+fn work(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
+    let series = register(
+        registry,
+        IntGaugeVec::new(Opts::new(named(name), help), &["work"]),
+    );
+    for work in Work::ALL {
+        series.with_label_values(&[work.word()]).set(0);
+    }
+    series
+}
+
+fn counters<L: Label>(registry: &Registry, name: &str, help: &str, label: &str) -> Counters<L> {
+    let series = vec(registry, name, help, &[label]);
+    for value in L::ALL {
+        series.with_label_values(&[value.word()]);
+    }
+    Counters {
+        series,
+        label: PhantomData,
+    }
+}
+
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let options = HistogramOpts::new(named(name), help).buckets(buckets.to_vec());
+    register(registry, Histogram::with_opts(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_series_exists_from_the_start_at_zero() {
+        let text = Metrics::new().render();
+        for line in [
+            "cofferdam_runs_admitted_total 0",
+            "cofferdam_results_total{outcome=\"timed_out\"} 0",
+            "cofferdam_machines_api_answers_total{call=\"wait\",class=\"no_answer\"} 0",
+            "cofferdam_boot_duration_seconds_count 0",
+            "cofferdam_oldest_queued_age_seconds 0",
+            "cofferdam_endpoint_answers_total{code=\"413\"} 0",
+            "cofferdam_worker_work_in_hand{work=\"teardown\"} 0",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "no {line} in\n{text}"
+            );
+        }
+        let values = text.lines().filter(|line| !line.starts_with('#'));
+        assert!(
+            values.into_iter().all(|line| line.ends_with(" 0")),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn clones_count_into_the_same_series() {
+        let metrics = Metrics::new();
+        let twin = metrics.clone();
+        twin.results.of(Outcome::Failed).inc();
+        drop(twin);
+        assert_eq!(metrics.results.of(Outcome::Failed).get(), 1);
+        assert_eq!(metrics.results.of(Outcome::Completed).get(), 0);
+    }
+
+    #[test]
+    fn every_family_has_a_help_text() {
+        let text = Metrics::new().render();
+        let types = text
+            .lines()
+            .filter(|line| line.starts_with("# TYPE"))
+            .count();
+        let helps = text
+            .lines()
+            .filter(|line| line.starts_with("# HELP"))
+            .count();
+        assert_eq!(types, helps);
+        assert!(types >= 15, "{types}");
+    }
+}

@@ -1,0 +1,90 @@
+//! Keys of `up`'s own: made once, kept in the state folder, readable by its owner alone.
+
+use std::fs;
+use std::io;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ring::rand::{SecureRandom as _, SystemRandom};
+
+use crate::config::{self, SigningKey};
+use crate::up::ready::{self, Held};
+
+const FILE: &str = "signing-key";
+
+/// Bytes of a key, and of a token: as many as the digest of the guests' tokens has.
+const BYTES: usize = 32;
+
+/// The signing key of this state folder, made if there is none. It stays the same, so that guests
+/// of an earlier `up` are still heard.
+///
+/// # Errors
+/// [`ready::Error::Files`] when it cannot be kept, or what is kept is no key.
+pub fn signing(held: &Held) -> Result<Vec<SigningKey>, ready::Error> {
+    let path = held.folder().join(FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("up:{}\n", STANDARD.encode(random()));
+            held.write(FILE, text.as_bytes())?;
+            text
+        }
+        Err(source) => {
+            return Err(ready::Error::Files {
+                what: "read",
+                path,
+                source,
+            });
+        }
+    };
+    config::signing_keys(text.trim()).map_err(|problem| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, problem);
+        ready::Error::Files {
+            what: "read",
+            path,
+            source,
+        }
+    })
+}
+
+/// A token that nobody can guess, in hexadecimal digits.
+#[must_use]
+pub fn random_hex() -> String {
+    random().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn random() -> [u8; BYTES] {
+    let mut bytes = [0; BYTES];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("the system has random numbers");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_kept_to_its_owner() {
+        let temp = tempfile::tempdir().unwrap();
+        let held = Held::take(temp.path()).unwrap();
+        let first = signing(&held).unwrap();
+        assert_eq!(signing(&held).unwrap(), first);
+        let mode = fs::metadata(temp.path().join(FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(temp.path().join(FILE), "up:short").unwrap();
+        assert!(signing(&held).is_err());
+    }
+
+    #[test]
+    fn tokens_differ() {
+        assert_eq!(random_hex().len(), 2 * BYTES);
+        assert_ne!(random_hex(), random_hex());
+    }
+}

@@ -1,0 +1,327 @@
+//! Everything on one machine: Redis, the local Machines server, worker, sweeper and endpoint in
+//! one process, with a Redis of its own beside it.
+//!
+//! What the settings name is used; what they do not name is made and kept in the state folder. The
+//! end goes backwards: first no new work is taken and what is in hand is finished, then the
+//! machines go, and Redis last, so that every step before is still written down.
+
+pub mod keys;
+pub mod own_redis;
+pub mod ready;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tracing::{info, warn};
+use url::Url;
+
+use crate::admin;
+use crate::assembly;
+use crate::config::{self, Secret, Up};
+use crate::endpoint;
+use crate::local;
+use crate::shutdown::Shutdown;
+use crate::sweeper;
+use crate::up::own_redis::OwnRedis;
+use crate::up::ready::{Held, Ready};
+use crate::worker;
+
+/// Why not everything could be started; what was started by then has been ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state folder cannot be held, or read, or written.
+    #[error(transparent)]
+    Folder(#[from] ready::Error),
+    /// There is no Redis.
+    #[error(transparent)]
+    Redis(#[from] own_redis::Error),
+    /// The local Machines server does not open.
+    #[error(transparent)]
+    Local(#[from] local::Error),
+    /// Worker and endpoint cannot be put together.
+    #[error(transparent)]
+    Parts(#[from] assembly::Error),
+    /// An address cannot be listened on.
+    #[error("listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Everything, running.
+#[derive(Debug)]
+pub struct Running {
+    held: Held,
+    redis: Option<OwnRedis>,
+    machines: Option<Machines>,
+    services: Shutdown,
+    drain: Duration,
+    /// Where the parts are.
+    pub ready: Ready,
+}
+
+/// The local Machines server, running.
+#[derive(Debug)]
+struct Machines {
+    shutdown: Shutdown,
+    url: Url,
+    token: Secret<String>,
+    report: String,
+}
+
+impl Running {
+    /// Starts everything and returns once all of it serves. To be called on the main thread, in a
+    /// runtime that outlives it (see [`own_redis`]).
+    ///
+    /// `adjust` may change the local server's settings, as the tests of failures do.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn start(
+        settings: Up,
+        adjust: impl FnOnce(&mut local::Settings),
+    ) -> Result<Self, Error> {
+        let held = Held::take(&settings.state_dir)?;
+        let redis = match &settings.redis_url {
+            Some(_) => None,
+            None => Some(OwnRedis::start(&held.folder().join("redis")).await?),
+        };
+        let listener = bind(settings.listen).await?;
+        let endpoint = reachable(local_address(&listener)?);
+        let machines = match &settings.api_url {
+            Some(_) => None,
+            None => Some(Machines::start(&settings, endpoint, adjust).await?),
+        };
+        let started = services(
+            &settings,
+            &held,
+            redis.as_ref(),
+            machines.as_ref(),
+            listener,
+        )
+        .await;
+        match started {
+            Ok((services, ready)) => {
+                held.announce(&ready)?;
+                Ok(Self {
+                    held,
+                    redis,
+                    machines,
+                    services,
+                    drain: settings.daemon.drain,
+                    ready,
+                })
+            }
+            Err(error) => {
+                unwind(machines, redis, settings.daemon.drain).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What keeps local machines apart and what limits them; `None` with somebody else's API.
+    #[must_use]
+    pub fn isolation(&self) -> Option<&str> {
+        self.machines
+            .as_ref()
+            .map(|machines| machines.report.as_str())
+    }
+
+    /// Returns when something has ended that should not have, and says what.
+    pub async fn broken(&mut self) -> String {
+        match &mut self.redis {
+            Some(redis) => redis.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The handle on the services, for an end that is wanted at once.
+    #[must_use]
+    pub fn services(&self) -> &Shutdown {
+        &self.services
+    }
+
+    /// Ends everything, Redis last, within the drain deadline and a few seconds for Redis.
+    pub async fn end(self) {
+        // Nobody shall find what is about to go.
+        drop(self.held);
+        // The machines get what the services leave, and a third at the least.
+        let whole = self.drain;
+        if !self.services.finish(whole.mul_f64(2.0 / 3.0)).await {
+            warn!("what was in hand is taken up again at the next start");
+        }
+        info!("worker and endpoint have ended");
+        unwind(self.machines, self.redis, whole).await;
+    }
+}
+
+async fn unwind(machines: Option<Machines>, redis: Option<OwnRedis>, drain: Duration) {
+    if let Some(machines) = machines {
+        machines.shutdown.finish(drain).await;
+    }
+    if let Some(redis) = redis {
+        redis.end().await;
+        info!("redis has ended");
+    }
+}
+
+impl Machines {
+    async fn start(
+        settings: &Up,
+        endpoint: SocketAddr,
+        adjust: impl FnOnce(&mut local::Settings),
+    ) -> Result<Self, Error> {
+        let token = match &settings.token {
+            Some(token) => token.clone(),
+            None => Secret::new(keys::random_hex()),
+        };
+        let state_dir = settings.state_dir.clone();
+        let mut wanted = local::Settings::new(token.expose().clone(), state_dir);
+        wanted.apps.clone_from(&settings.apps);
+        wanted.endpoint = Some(endpoint.to_string());
+        wanted.bounds.drain = settings.daemon.drain.mul_f64(1.0 / 3.0);
+        if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
+            engine.require_limits = settings.require_limits;
+        }
+        adjust(&mut wanted);
+        let listener = bind(settings.machines_listen).await?;
+        let address = reachable(local_address(&listener)?);
+        let shutdown = Shutdown::new();
+        let machines = local::Machines::open(wanted, &shutdown).await?;
+        let report = machines.report().to_owned();
+        shutdown.spawn(machines.serve(listener));
+        let url = Url::parse(&format!("http://{address}/v1")).expect("an address fits into a URL");
+        Ok(Self {
+            shutdown,
+            url,
+            token,
+            report,
+        })
+    }
+}
+
+/// Starts worker, sweeper, endpoint and admin over the parts that are there.
+async fn services(
+    settings: &Up,
+    held: &Held,
+    redis: Option<&OwnRedis>,
+    machines: Option<&Machines>,
+    listener: TcpListener,
+) -> Result<(Shutdown, Ready), Error> {
+    let (settings, redis, api) = resolved(settings, held, redis, machines)?;
+    let admin_listener = bind(settings.admin_listen).await?;
+    let ready = Ready {
+        redis_url: redis.url.expose().to_string(),
+        namespace: redis.namespace.clone(),
+        fly_api_url: api.api_url.to_string(),
+        app: api.apps.join(","),
+        fly_api_token: machines.map(|machines| machines.token.expose().clone()),
+        endpoint_url: format!("http://{}", reachable(local_address(&listener)?)),
+        admin_url: format!("http://{}", reachable(local_address(&admin_listener)?)),
+        pid: std::process::id(),
+    };
+    let guests = config::Guests {
+        url: settings.guest_url.clone(),
+        keys: settings.keys.clone().unwrap_or_default(),
+    };
+    let core = assembly::core(&redis, settings.runs).await?;
+    let deps = assembly::deps(core.clone(), &api, &guests)?;
+    let shutdown = Shutdown::new();
+    let guests_door = endpoint::Deps {
+        core: core.clone(),
+        ring: deps.ring.clone(),
+    };
+    shutdown.spawn(endpoint::serve(listener, guests_door, shutdown.clone()));
+    let name = worker::unique_name();
+    let crew = worker::start(deps, &name, &shutdown);
+    sweeper::start(crew, &name, &shutdown);
+    let (metrics, store) = (core.metrics, core.store);
+    let probe = move || {
+        let store = store.clone();
+        async move { store.ping().await.map_err(|error| error.to_string()) }
+    };
+    shutdown.spawn(admin::serve(
+        admin_listener,
+        metrics,
+        probe,
+        shutdown.clone(),
+    ));
+    info!("everything is up");
+    Ok((shutdown, ready))
+}
+
+/// The settings with everything in them that was made.
+fn resolved(
+    settings: &Up,
+    held: &Held,
+    redis: Option<&OwnRedis>,
+    machines: Option<&Machines>,
+) -> Result<(Up, config::Redis, config::Machines), Error> {
+    let mut settings = settings.clone();
+    if settings.keys.is_none() {
+        settings.keys = Some(keys::signing(held)?);
+    }
+    let own_url = redis.map(|redis| redis.url().clone());
+    let redis = config::Redis {
+        url: own_url
+            .or_else(|| settings.redis_url.clone())
+            .expect("given, or started"),
+        namespace: settings.namespace.clone(),
+    };
+    let (own_api, own_token) = machines
+        .map(|machines| (machines.url.clone(), machines.token.clone()))
+        .unzip();
+    let api = config::Machines {
+        api_url: own_api
+            .or_else(|| settings.api_url.clone())
+            .expect("given, or started"),
+        token: own_token
+            .or_else(|| settings.token.clone())
+            .expect("given, or made"),
+        apps: settings.apps.clone(),
+    };
+    Ok((settings, redis, api))
+}
+
+/// Listens where it is wanted, or on a free local port.
+async fn bind(wanted: Option<SocketAddr>) -> Result<TcpListener, Error> {
+    let address = wanted.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| Error::Listen { address, source })
+}
+
+fn local_address(listener: &TcpListener) -> Result<SocketAddr, Error> {
+    let address = listener.local_addr();
+    address.map_err(|source| Error::Listen {
+        address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        source,
+    })
+}
+
+/// An address as this computer reaches it: one that stands for all becomes the local one.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_stands_for_all_is_reached_locally() {
+        let reached = |text: &str| reachable(text.parse().unwrap()).to_string();
+        assert_eq!(reached("[::]:80"), "[::1]:80");
+        assert_eq!(reached("0.0.0.0:80"), "127.0.0.1:80");
+        assert_eq!(reached("10.0.0.1:80"), "10.0.0.1:80");
+    }
+}

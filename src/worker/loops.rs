@@ -1,0 +1,288 @@
+//! The worker's loops. Each ends when no more work is to be taken; none spins when Redis is away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::{info, warn};
+
+use crate::run::budget;
+use crate::run::id::RunId;
+use crate::stage::intake as take_in;
+use crate::store::Error;
+use crate::store::acts::Stop;
+use crate::store::duties::{Call, Duties};
+use crate::store::requests::Requests;
+use crate::worker::crew::Crew;
+
+/// How long a blocking read waits, and so how late a loop can notice the end.
+const BLOCK: Duration = Duration::from_secs(1);
+/// Requests read at once.
+const BATCH: usize = 128;
+/// How often a worker looks for room unasked, in case nobody could call it.
+const LOOK: Duration = Duration::from_secs(1);
+/// Runs claimed at once.
+const CLAIM_MAX: usize = 32;
+/// Longest pause while Redis is away.
+const OUTAGE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// First ceiling of that pause.
+const OUTAGE_PAUSE_BASE: Duration = Duration::from_millis(50);
+/// Between two renewals while the end waits for what is in hand.
+const ENDING_BEAT: Duration = Duration::from_millis(200);
+
+/// Redis is away: tells it once, and pauses for longer and longer.
+struct Outage {
+    what: &'static str,
+    tries: u32,
+}
+
+impl Outage {
+    fn new(what: &'static str) -> Self {
+        Self { what, tries: 0 }
+    }
+
+    fn over(&mut self) {
+        if self.tries > 0 {
+            info!(loop_name = self.what, "redis answers again");
+        }
+        self.tries = 0;
+    }
+
+    async fn met(&mut self, crew: &Crew, error: &impl std::fmt::Display) {
+        crew.deps.core.metrics.redis_errors.inc();
+        if self.tries == 0 {
+            warn!(loop_name = self.what, %error, "redis does not answer; trying again");
+        }
+        self.tries = self.tries.saturating_add(1);
+        let pause = budget::backoff(
+            self.tries,
+            OUTAGE_PAUSE_BASE,
+            OUTAGE_PAUSE_MAX,
+            fastrand::f64(),
+        );
+        let quiet = crew.shutdown.quiet();
+        // Never without a pause, however the dice fall.
+        let pause = pause.max(OUTAGE_PAUSE_BASE);
+        let _ = quiet.run_until_cancelled(tokio::time::sleep(pause)).await;
+    }
+}
+
+/// Requests → queued runs. Reads that are under way when the end begins are waited for, so that
+/// nothing is left half-read.
+pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
+    let core = &crew.deps.core;
+    let mut outage = Outage::new("intake");
+    let mut looked_back = tokio::time::Instant::now();
+    let quiet = crew.shutdown.quiet();
+    while !quiet.is_cancelled() {
+        let mut entries = match requests.next(BATCH, BLOCK).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                outage.met(&crew, &error).await;
+                continue;
+            }
+        };
+        // What another worker read and did not admit.
+        if looked_back.elapsed() >= core.runs.lease / 2 {
+            looked_back = tokio::time::Instant::now();
+            match requests.take_over(BATCH, core.runs.lease).await {
+                Ok(stalled) => entries.extend(stalled),
+                Err(error) => outage.met(&crew, &error).await,
+            }
+        }
+        // An entry that is read is ours to admit: until it is, or the lease gives it to another.
+        while !entries.is_empty() {
+            match take_in::intake(core, &entries).await {
+                Ok(taken) => {
+                    if taken.queued > 0 {
+                        crew.room.notify_one();
+                    }
+                    entries.clear();
+                }
+                Err(error) if quiet.is_cancelled() => {
+                    warn!(%error, "requests are left to another worker");
+                    entries.clear();
+                }
+                Err(error) => outage.met(&crew, &error).await,
+            }
+        }
+        outage.over();
+    }
+    if let Err(error) = requests.leave().await {
+        warn!(%error, "the consumer stays in its group until a sweep forgets it");
+    }
+}
+
+/// Queued runs → boots, as there is room.
+pub(super) async fn pump(crew: Arc<Crew>) {
+    let mut outage = Outage::new("pump");
+    let quiet = crew.shutdown.quiet();
+    let mut wait = Duration::ZERO;
+    loop {
+        let called = async {
+            tokio::select! {
+                () = crew.room.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        };
+        if quiet.run_until_cancelled(called).await.is_none() {
+            return;
+        }
+        match claim(&crew).await {
+            Ok(next) => {
+                wait = next;
+                outage.over();
+            }
+            Err(error) => {
+                outage.met(&crew, &error).await;
+                wait = LOOK;
+            }
+        }
+    }
+}
+
+/// Claims and boots until there are no more permits, no room or no runs. Answers how long to wait
+/// unless called.
+async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
+    let core = &crew.deps.core;
+    loop {
+        let mut permits = take(crew);
+        // A boot that ends calls.
+        if permits.is_empty() || crew.shutdown.quiet().is_cancelled() {
+            return Ok(LOOK);
+        }
+        let now = core.clock.now_ms();
+        let claim = core
+            .store
+            .claim(&crew.limits(), permits.len(), now, core.runs.lease)
+            .await?;
+        for run in claim.runs {
+            if let Some(permit) = permits.pop() {
+                crew.boot(run, permit);
+            }
+        }
+        match claim.stop {
+            Stop::Wanted if crew.boots.available_permits() == 0 => {
+                // More may wait than this worker can boot at once.
+                core.store.ring_for_room().await?;
+                return Ok(LOOK);
+            }
+            Stop::Wanted => {}
+            Stop::Empty | Stop::Full | Stop::Held => {
+                let wake = claim
+                    .wake_at_ms
+                    .map(|at| budget::left(core.clock.now_ms(), at));
+                return Ok(wake.map_or(LOOK, |wake| wake.min(LOOK)));
+            }
+        }
+    }
+}
+
+fn take(crew: &Crew) -> Vec<OwnedSemaphorePermit> {
+    let mut permits = Vec::new();
+    while permits.len() < CLAIM_MAX {
+        let Ok(permit) = crew.boots.clone().try_acquire_owned() else {
+            break;
+        };
+        permits.push(permit);
+    }
+    permits
+}
+
+/// The bell → tear-downs.
+pub(super) async fn bell(crew: Arc<Crew>, mut duties: Duties) {
+    let mut outage = Outage::new("duties");
+    let quiet = crew.shutdown.quiet();
+    while !quiet.is_cancelled() {
+        let first = crew.duties.clone().acquire_owned();
+        let Some(Ok(first)) = quiet.run_until_cancelled(first).await else {
+            return;
+        };
+        let mut permits = vec![first];
+        while let Ok(permit) = crew.duties.clone().try_acquire_owned() {
+            permits.push(permit);
+        }
+        let calls = match duties.next(permits.len(), BLOCK).await {
+            Ok(calls) => calls,
+            Err(error) => {
+                drop(permits);
+                outage.met(&crew, &error).await;
+                continue;
+            }
+        };
+        if let Err(error) = answer(&crew, calls, permits).await {
+            outage.met(&crew, &error).await;
+        } else {
+            outage.over();
+        }
+    }
+}
+
+/// Takes up what the bell called for. What is not taken up is overdue when its lease ends.
+async fn answer(
+    crew: &Arc<Crew>,
+    calls: Vec<Call>,
+    mut permits: Vec<OwnedSemaphorePermit>,
+) -> Result<(), Error> {
+    let mut ids: Vec<RunId> = Vec::with_capacity(calls.len());
+    for call in calls {
+        match call {
+            Call::Room => crew.room.notify_one(),
+            Call::Teardown(id) => ids.extend(id.parse().ok()),
+        }
+    }
+    for view in crew
+        .deps
+        .core
+        .store
+        .views(&ids)
+        .await?
+        .into_iter()
+        .flatten()
+    {
+        if let Some(permit) = permits.pop() {
+            crew.perform(view, permit);
+        }
+    }
+    Ok(())
+}
+
+/// Holds what is in hand, until everything in hand is done.
+pub(super) async fn renew(crew: Arc<Crew>) {
+    let core = &crew.deps.core;
+    let mut outage = Outage::new("renew");
+    let quiet = crew.shutdown.quiet();
+    let beat = core.runs.lease / 3;
+    loop {
+        let woken = quiet.run_until_cancelled(tokio::time::sleep(beat)).await;
+        let held = crew.held();
+        if held.is_empty() {
+            if quiet.is_cancelled() {
+                return;
+            }
+            continue;
+        }
+        if woken.is_none() {
+            // The end waits for what is in hand, and for nothing longer than that.
+            tokio::time::sleep(beat.min(ENDING_BEAT)).await;
+        }
+        let named: Vec<_> = held
+            .iter()
+            .map(|run| (run.id.clone(), run.attempt, run.work))
+            .collect();
+        let now = core.clock.now_ms();
+        match core.store.renew(&named, now, core.runs.lease).await {
+            Ok(lost) => {
+                for run in &held {
+                    if lost.iter().any(|lost| lost == run.id.as_str()) {
+                        run.hold.lose();
+                    } else {
+                        run.hold.renew(budget::after(now, core.runs.lease));
+                    }
+                }
+                outage.over();
+            }
+            Err(error) => outage.met(&crew, &error).await,
+        }
+    }
+}

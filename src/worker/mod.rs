@@ -1,0 +1,46 @@
+//! The worker: takes requests in, boots runs as there is room, and does what runs owe.
+//!
+//! ```text
+//!  requests ─▶ intake ─▶ (queues in Redis) ─▶ pump ─▶ crew: boots        ─▶ Machines API
+//!  duties   ─▶ bell ───────────────────────────────▶ crew: tear-downs   ─▶ Machines API
+//!                                 sweeper ─────────▶ crew: what is overdue
+//! ```
+//!
+//! A run in flight costs a worker nothing: no task, no timer, no connection waits for its result.
+//! Nothing is held that another worker cannot take over: requests stay pending until they are
+//! admitted, boots and tear-downs are leased, and leases end.
+
+pub mod crew;
+mod loops;
+
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::shutdown::Shutdown;
+use crate::stage::Deps;
+use crate::store::duties::Duties;
+use crate::store::requests::Requests;
+use crate::worker::crew::Crew;
+
+/// A name for a worker's consumer that no other process ever has.
+#[must_use]
+pub fn unique_name() -> String {
+    format!("worker-{}", ulid::Ulid::new().to_string().to_lowercase())
+}
+
+/// Starts a worker's loops, which end with `shutdown`: they stop taking work at once, and boots
+/// and tear-downs in hand go on until the drain deadline. Answers the crew, which a sweeper in the
+/// same process hands what is overdue to.
+#[must_use]
+pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Crew> {
+    info!(worker = name, apps = ?deps.apps, "worker starts");
+    let requests = Requests::new(deps.core.store.clone(), name);
+    let duties = Duties::new(deps.core.store.clone());
+    let crew = Arc::new(Crew::new(deps, shutdown.clone()));
+    shutdown.spawn(loops::intake(crew.clone(), requests));
+    shutdown.spawn(loops::pump(crew.clone()));
+    shutdown.spawn(loops::bell(crew.clone(), duties));
+    shutdown.spawn(loops::renew(crew.clone()));
+    crew
+}

@@ -1,0 +1,245 @@
+//! Every phase × every event, through `run::step` and through the scripts: one answer.
+
+use std::time::Duration;
+
+use cofferdam::run::id::{Attempt, RunId, Tenant};
+use cofferdam::run::outcome::{Ending, ReasonCode};
+use cofferdam::run::phase::{Machine, Phase, State};
+use cofferdam::run::step::{Event, Rejected, step};
+use cofferdam::store::Store;
+use cofferdam::store::acts::{Act, Admission, Entered, Fate, Requeue, Room, Settlement};
+use cofferdam::store::codec::View;
+
+use crate::support::redis;
+
+/// Far ahead, since the times to live that come of it are real.
+const NOW: u64 = 4_000_000_000_000;
+const LEASE: Duration = Duration::from_secs(15);
+const KEEP: Duration = Duration::from_secs(3600);
+
+fn id() -> RunId {
+    "pr-17".parse().unwrap()
+}
+
+fn machine() -> Machine {
+    Machine {
+        app: "app".into(),
+        id: "m1".into(),
+        instance_id: Some("01J".into()),
+        region: Some("ams".into()),
+    }
+}
+
+fn room() -> Room {
+    Room {
+        apps: vec!["app".into()],
+        max_in_flight: 50,
+        boot_rate: 0.0,
+        boot_burst: 1,
+    }
+}
+
+/// A fresh namespace with one run, brought to `state` by the acts themselves. Its attempt is 1,
+/// and 1 also when it is queued again after a failed boot.
+async fn run_in(state: State) -> Store {
+    let store = Store::connect(&redis::settings()).await.unwrap();
+    let admission = Admission {
+        id: id(),
+        entry: String::new(),
+        tenant: Tenant::default(),
+        submitted_at_ms: NOW,
+        fate: Fate::Queued {
+            request: "{}".into(),
+            timeout: Duration::from_secs(60),
+            queue_ttl: None,
+            metadata: None,
+        },
+    };
+    store.admit(&[admission], NOW, KEEP).await.unwrap();
+    boot(&store).await;
+    let posted = Ending::Completed {
+        payload: "1".into(),
+    };
+    match state {
+        State::Queued => {
+            let view = seen(&store).await;
+            let act = store
+                .requeue(&view, Attempt(1), Requeue::Failed, None, NOW)
+                .await
+                .unwrap();
+            assert_eq!(act, Act::Done(Entered::Queued));
+        }
+        State::Booting => {}
+        State::Running => advance(&store).await,
+        State::Settled => {
+            settle(&store, &posted).await;
+        }
+        State::Closed => {
+            settle(&store, &posted).await;
+            let close = store.close(&id(), Attempt(1), None, NOW, KEEP).await;
+            assert_eq!(close.unwrap().0, Act::Done(Entered::Closed));
+        }
+    }
+    assert_eq!(seen(&store).await.phase().state(), state);
+    store
+}
+
+async fn boot(store: &Store) {
+    let claim = store.claim(&room(), 1, NOW, LEASE).await.unwrap();
+    assert_eq!(claim.runs.len(), 1, "{claim:?}");
+}
+
+async fn advance(store: &Store) {
+    let act = store.advance(&id(), Attempt(1), &machine(), NOW).await;
+    assert_eq!(act.unwrap(), Act::Done(Entered::Running));
+}
+
+async fn settle(store: &Store, ending: &Ending) {
+    let act = store
+        .settle(&id(), Some(Attempt(1)), &settlement(ending), NOW)
+        .await;
+    assert_eq!(act.unwrap(), Act::Done(Entered::Settled));
+}
+
+fn settlement(ending: &Ending) -> Settlement<'_> {
+    Settlement {
+        ending,
+        digest: None,
+        retention: KEEP,
+        lease: LEASE,
+    }
+}
+
+async fn seen(store: &Store) -> View {
+    store.view(&id()).await.unwrap().unwrap()
+}
+
+/// Applies an event by the act that stands for it.
+async fn apply(store: &Store, event: &Event) -> Act {
+    match event {
+        Event::Claimed { .. } => {
+            let claim = store.claim(&room(), 1, NOW, LEASE).await.unwrap();
+            // A claim takes from the queue, so it can only find what is queued.
+            if claim.runs.is_empty() {
+                Act::Refused
+            } else {
+                Act::Done(Entered::Running)
+            }
+        }
+        Event::Created { attempt, machine } => {
+            store.advance(&id(), *attempt, machine, NOW).await.unwrap()
+        }
+        Event::Deferred { attempt } | Event::Failed { attempt } => {
+            let why = match event {
+                Event::Deferred { .. } => Requeue::Refused,
+                _ => Requeue::Failed,
+            };
+            let view = seen(store).await;
+            let requeued = store.requeue(&view, *attempt, why, None, NOW).await;
+            requeued.unwrap()
+        }
+        Event::Posted { attempt } => {
+            let ending = Ending::Completed {
+                payload: "2".into(),
+            };
+            let end = settlement(&ending);
+            store
+                .settle(&id(), Some(*attempt), &end, NOW)
+                .await
+                .unwrap()
+        }
+        Event::Ended { reason, attempt } => {
+            let ending = Ending::without(*reason, "because");
+            let end = settlement(&ending);
+            store.settle(&id(), *attempt, &end, NOW).await.unwrap()
+        }
+        Event::Gone => {
+            let close = store.close(&id(), Attempt(1), None, NOW, KEEP).await;
+            close.unwrap().0
+        }
+    }
+}
+
+fn events() -> Vec<Event> {
+    let mut events = vec![Event::Claimed { app: "app".into() }, Event::Gone];
+    for attempt in [0, 1, 2].map(Attempt) {
+        events.push(Event::Created {
+            attempt,
+            machine: machine(),
+        });
+        events.push(Event::Deferred { attempt });
+        events.push(Event::Failed { attempt });
+        events.push(Event::Posted { attempt });
+    }
+    for reason in ReasonCode::ALL {
+        for attempt in [None, Some(Attempt(1)), Some(Attempt(2))] {
+            events.push(Event::Ended { reason, attempt });
+        }
+    }
+    events
+}
+
+#[track_caller]
+fn check(before: &Phase, event: &Event, act: Act, after: &Phase) {
+    let expected = step(before, event);
+    let cell =
+        format!("{before:?}\n × {event:?}\n scripts: {act:?} {after:?}\n step: {expected:?}");
+    match expected {
+        Ok(next) => {
+            assert!(matches!(act, Act::Done(_)), "{cell}");
+            assert_eq!(*after, next, "{cell}");
+        }
+        Err(rejected) => {
+            assert!(!matches!(act, Act::Done(_)), "{cell}");
+            assert_eq!(after, before, "{cell}");
+            // A closed run is asked nothing about its attempt by `step`; the scripts ask first.
+            if before.state() != State::Closed && !matches!(event, Event::Claimed { .. }) {
+                match rejected {
+                    Rejected::OtherAttempt => {
+                        assert!(matches!(act, Act::Older | Act::Refused), "{cell}");
+                    }
+                    Rejected::Over => assert!(matches!(act, Act::Over | Act::Refused), "{cell}"),
+                    Rejected::NotNow => assert_eq!(act, Act::Refused, "{cell}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_scripts_and_step_agree_in_every_cell() {
+    let mut cells = 0;
+    for state in State::ALL {
+        for event in events() {
+            let store = run_in(state).await;
+            let before = seen(&store).await.phase().clone();
+            let act = apply(&store, &event).await;
+            let after = seen(&store).await.phase().clone();
+            check(&before, &event, act, &after);
+            cells += 1;
+        }
+    }
+    assert_eq!(cells, State::ALL.len() * events().len());
+}
+
+/// A name is free again when its machine is gone, so a late boot can find another machine than the
+/// run knew before it settled.
+#[tokio::test]
+async fn the_scripts_and_step_agree_on_a_second_machine_of_a_settled_run() {
+    let store = run_in(State::Running).await;
+    let posted = Ending::Completed {
+        payload: "1".into(),
+    };
+    settle(&store, &posted).await;
+    let before = seen(&store).await.phase().clone();
+    let event = Event::Created {
+        attempt: Attempt(1),
+        machine: Machine {
+            id: "m2".into(),
+            instance_id: Some("01K".into()),
+            ..machine()
+        },
+    };
+    let act = apply(&store, &event).await;
+    check(&before, &event, act, seen(&store).await.phase());
+}

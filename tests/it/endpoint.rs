@@ -1,0 +1,405 @@
+//! The endpoint as guests meet it: real HTTP, a real Redis, and every answer of the contract.
+
+use std::time::Duration;
+
+use cofferdam::endpoint;
+use cofferdam::run::id::{Attempt, RunId};
+use cofferdam::run::outcome::{Ending, ReasonCode};
+use cofferdam::run::phase::Machine;
+use cofferdam::shutdown::Shutdown;
+use cofferdam::stage::intake::intake;
+use cofferdam::stage::{Core, end};
+use cofferdam::store::acts::{Requeue, Room};
+use cofferdam::store::requests::Entry;
+use cofferdam::token::{Grant, KeyRing};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::until::until;
+use crate::support::{parts, redis};
+
+/// An endpoint of its own, with one run whose guest may post.
+struct Guest {
+    core: Core,
+    base: String,
+    run: RunId,
+    shutdown: Shutdown,
+}
+
+impl Guest {
+    async fn new(request: Value) -> Self {
+        Self::on(&redis::settings(), request).await
+    }
+
+    async fn on(redis: &cofferdam::config::Redis, request: Value) -> Self {
+        let core = parts::core(redis, parts::runs()).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let shutdown = Shutdown::new();
+        let deps = endpoint::Deps {
+            core: core.clone(),
+            ring: parts::ring(),
+        };
+        shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
+        let guest = Self {
+            core,
+            base,
+            run: "pr-17".parse().unwrap(),
+            shutdown,
+        };
+        guest.admit(request).await;
+        guest.boot().await;
+        guest
+    }
+
+    async fn admit(&self, mut request: Value) {
+        request["id"] = json!(self.run.as_str());
+        let fields = vec![("run".to_owned(), request.to_string().into_bytes())];
+        let entry = Entry {
+            id: "1-0".into(),
+            fields,
+        };
+        self.core.store.ensure_group().await.unwrap();
+        assert_eq!(intake(&self.core, &[entry]).await.unwrap().queued, 1);
+    }
+
+    async fn boot(&self) {
+        let room = Room {
+            apps: vec!["app".into()],
+            max_in_flight: 10,
+            boot_rate: 0.0,
+            boot_burst: 1,
+        };
+        let (now, lease) = (self.core.clock.now_ms(), self.core.runs.lease);
+        let claim = self.core.store.claim(&room, 1, now, lease).await.unwrap();
+        assert_eq!(claim.runs.len(), 1);
+    }
+
+    fn token(&self, attempt: u32, lives_s: i64) -> String {
+        self.token_by(&parts::ring(), attempt, lives_s)
+    }
+
+    fn token_by(&self, ring: &KeyRing, attempt: u32, lives_s: i64) -> String {
+        let now_s = self.core.clock.now_ms() / 1000;
+        ring.sign(&Grant {
+            run: self.run.clone(),
+            attempt: Attempt(attempt),
+            expires_s: now_s.saturating_add_signed(lives_s),
+        })
+    }
+
+    async fn post(&self, token: &str, body: &str) -> (u16, Value) {
+        let request = parts::http().post(format!("{}/results", self.base));
+        let response = request
+            .bearer_auth(token)
+            .body(body.to_owned())
+            .send()
+            .await
+            .unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn get(&self, path: &str, token: Option<&str>) -> (u16, String) {
+        let mut request = parts::http().get(format!("{}{path}", self.base));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn results(&self) -> Vec<Value> {
+        let published = self.core.store.newest_results(100).await.unwrap();
+        published
+            .iter()
+            .map(|result| serde_json::from_str(&result.result).unwrap())
+            .collect()
+    }
+
+    async fn end(self) {
+        assert!(self.shutdown.finish(Duration::from_secs(10)).await);
+    }
+}
+
+#[tokio::test]
+async fn a_result_is_accepted_once_and_an_identical_repeat_changes_nothing() {
+    let guest = Guest::new(json!({"metadata": {"pr": 17}, "tenant": "acme"})).await;
+    let token = guest.token(1, 60);
+    assert_eq!(
+        guest.post(&token, r#"{"any": "JSON"}"#).await,
+        (201, json!({"status": "OK"}))
+    );
+    let again = guest.post(&token, r#"{"any": "JSON"}"#).await;
+    assert_eq!(again, (200, json!({"status": "OK", "repeated": true})));
+    assert_eq!(guest.post(&token, r#"{"any": "other"}"#).await.0, 401);
+    let results = guest.results().await;
+    assert_eq!(results.len(), 1);
+    let result = &results[0];
+    assert_eq!(result["run_id"], "pr-17");
+    assert_eq!(result["outcome"], "completed");
+    assert_eq!(result["payload"], json!({"any": "JSON"}));
+    assert_eq!(result["tenant"], "acme");
+    assert_eq!(result["metadata"], json!({"pr": 17}));
+    assert_eq!(result["attempts"], 1);
+    // The create call has not answered: there is no machine to tell of.
+    for unknown in ["reason", "exit", "machine", "running_at_ms"] {
+        assert!(result[unknown].is_null(), "{unknown}: {result}");
+    }
+    for known in ["submitted_at_ms", "booting_at_ms", "settled_at_ms"] {
+        assert!(result[known].is_u64(), "{known}: {result}");
+    }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn a_payload_is_kept_byte_for_byte() {
+    let guest = Guest::new(json!({})).await;
+    let body = r#"{"z":1.0, "a" : [1e400,"\u00e9"]}"#;
+    assert_eq!(guest.post(&guest.token(1, 60), body).await.0, 201);
+    let published = guest.core.store.newest_results(1).await.unwrap();
+    assert!(
+        published[0]
+            .result
+            .contains(&format!(r#""payload":{body},"#))
+    );
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn ten_connections_at_once_spend_a_token_once() {
+    let guest = Guest::new(json!({})).await;
+    let token = guest.token(1, 60);
+    let posts = (0..10).map(|n| {
+        let (guest, token, body) = (&guest, &token, format!("{n}"));
+        async move { guest.post(token, &body).await.0 }
+    });
+    let mut answers = futures_util::future::join_all(posts).await;
+    answers.sort_unstable();
+    assert_eq!(answers, [vec![201], vec![401; 9]].concat());
+    assert_eq!(guest.results().await.len(), 1);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn every_token_that_opens_nothing_is_answered_alike() {
+    let guest = Guest::new(json!({})).await;
+    let stranger = KeyRing::new([("test".to_owned(), [8; 32])]).unwrap();
+    let unknown_key = KeyRing::new([("other".to_owned(), [7; 32])]).unwrap();
+    let good = guest.token(1, 60);
+    let bad = [
+        String::new(),
+        "nonsense".into(),
+        guest.token_by(&stranger, 1, 60),
+        guest.token_by(&unknown_key, 1, 60),
+        guest.token(1, -1),
+        guest.token(2, 60),
+        guest.token(0, 60),
+        good.replace("pr-17", "pr-18"),
+        good.replace("cd1", "cd2"),
+        format!("{good}="),
+    ];
+    let mut answers: Vec<Value> = Vec::new();
+    for token in &bad {
+        let (status, answer) = guest.post(token, "1").await;
+        assert_eq!(status, 401, "{token}");
+        answers.push(answer);
+        assert_eq!(guest.get("/input", Some(token)).await.0, 401, "{token}");
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert!(guest.results().await.is_empty());
+    assert_eq!(guest.post(&good, "1").await.0, 201);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn a_run_that_is_over_or_at_another_attempt_accepts_nothing() {
+    let guest = Guest::new(json!({})).await;
+    let view = guest.core.store.view(&guest.run).await.unwrap().unwrap();
+    let now = guest.core.clock.now_ms();
+    let store = &guest.core.store;
+    store
+        .requeue(&view, Attempt(1), Requeue::Failed, None, now)
+        .await
+        .unwrap();
+    assert_eq!(
+        guest.post(&guest.token(1, 60), "1").await.0,
+        401,
+        "queued again"
+    );
+    guest.boot().await;
+    assert_eq!(
+        guest.post(&guest.token(1, 60), "1").await.0,
+        401,
+        "an older attempt"
+    );
+    let cancelled = Ending::without(ReasonCode::Cancelled, "cancelled");
+    end(&guest.core, &guest.run, None, &cancelled)
+        .await
+        .unwrap();
+    assert_eq!(
+        guest.post(&guest.token(2, 60), "1").await.0,
+        401,
+        "cancelled"
+    );
+    assert_eq!(
+        guest.get("/input", Some(&guest.token(2, 60))).await.0,
+        401,
+        "cancelled"
+    );
+    let results = guest.results().await;
+    assert_eq!(results.len(), 1);
+    assert_eq!(results[0]["outcome"], "cancelled");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn the_input_comes_back_byte_for_byte_until_the_run_is_over() {
+    let guest = Guest::new(json!({"input": {"repository": [1, 2, 3]}})).await;
+    let token = guest.token(1, 60);
+    let answer = guest.get("/input", Some(&token)).await;
+    assert_eq!(answer, (200, r#"{"repository":[1,2,3]}"#.to_owned()));
+    assert_eq!(guest.post(&token, "1").await.0, 201);
+    assert_eq!(guest.get("/input", Some(&token)).await.0, 401);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn bodies_have_bounds() {
+    let guest = Guest::new(json!({})).await;
+    let token = guest.token(1, 60);
+    let limit = guest.core.runs.result_max_bytes;
+    let fits = format!("1{}", " ".repeat(limit - 1));
+    let long = format!("{fits} ");
+    assert_eq!(guest.post(&token, &long).await.0, 413);
+    assert_eq!(guest.post(&token, "").await.0, 400);
+    assert_eq!(guest.post(&token, "{} {}").await.0, 400);
+    assert_eq!(guest.post(&token, "\u{0}").await.0, 400);
+    assert!(guest.results().await.is_empty());
+    assert_eq!(guest.post(&token, &fits).await.0, 201);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_bounded_too() {
+    let guest = Guest::new(json!({})).await;
+    let address = guest.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /results HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ntransfer-encoding: chunked\r\n\r\n",
+        guest.token(1, 60)
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let chunk = format!("4000\r\n{}\r\n", "1".repeat(0x4000));
+    for _ in 0..8 {
+        // The answer can come, and the connection close, before all is sent.
+        if stream.write_all(chunk.as_bytes()).await.is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(
+        answer.starts_with(b"HTTP/1.1 413"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn half_a_body_is_no_result() {
+    let guest = Guest::new(json!({})).await;
+    let address = guest.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /results HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 4\r\n\r\n12",
+        guest.token(1, 60)
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(
+        !answer.starts_with(b"HTTP/1.1 2"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    assert!(guest.results().await.is_empty());
+    assert_eq!(guest.post(&guest.token(1, 60), "1").await.0, 201);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn only_the_paths_of_the_contract_exist() {
+    let guest = Guest::new(json!({})).await;
+    let client = parts::http();
+    for (method, path, expected) in [
+        ("GET", "/healthz", 200),
+        ("GET", "/readyz", 200),
+        ("GET", "/", 404),
+        ("GET", "/metrics", 404),
+        ("POST", "/results/", 404),
+        ("GET", "/results", 405),
+        ("PUT", "/results", 405),
+        ("POST", "/input", 405),
+        ("POST", "/healthz", 405),
+        ("POST", "/results", 401),
+        ("GET", "/input", 401),
+    ] {
+        let method = method.parse().unwrap();
+        let response = client
+            .request(method, format!("{}{path}", guest.base))
+            .send()
+            .await;
+        assert_eq!(response.unwrap().status().as_u16(), expected, "{path}");
+    }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn without_redis_a_guest_is_told_to_come_again() {
+    let mut server = redis::Server::start();
+    let guest = Guest::on(&server.settings(), json!({})).await;
+    let token = guest.token(1, 60);
+    server.stop();
+    let client = parts::http();
+    let post = client
+        .post(format!("{}/results", guest.base))
+        .bearer_auth(&token)
+        .body("1");
+    let response = post.send().await.unwrap();
+    assert_eq!(response.status().as_u16(), 503);
+    assert_eq!(response.headers()["retry-after"], "1");
+    assert_eq!(guest.get("/input", Some(&token)).await.0, 503);
+    assert_eq!(guest.get("/readyz", None).await.0, 503);
+    assert_eq!(guest.get("/healthz", None).await.0, 200);
+    server.resume();
+    until("the endpoint reaches redis again", || async {
+        let (status, _) = guest.get("/readyz", None).await;
+        if status == 200 {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        }
+    })
+    .await;
+    assert_eq!(guest.post(&token, "1").await.0, 201);
+    let machine = Machine {
+        app: "app".into(),
+        id: "m".into(),
+        instance_id: None,
+        region: None,
+    };
+    // What was accepted is there, and the late answer of the create call is still taken.
+    let now = guest.core.clock.now_ms();
+    guest
+        .core
+        .store
+        .advance(&guest.run, Attempt(1), &machine, now)
+        .await
+        .unwrap();
+    assert_eq!(guest.results().await.len(), 1);
+    guest.end().await;
+}

@@ -1,0 +1,121 @@
+//! The files around the program: they name settings that exist, wait for it to end, hold no secrets.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use cofferdam::config::table::{self, SETTINGS};
+
+fn read(path: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The words of a text that look like settings.
+fn settings_in(text: &str) -> BTreeSet<&str> {
+    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    text.split(|c| !is_part(c))
+        .filter(|word| {
+            ["COFFERDAM_", "FLY_API_", "REDIS_URL"]
+                .iter()
+                .any(|prefix| word.starts_with(prefix))
+        })
+        .collect()
+}
+
+#[test]
+fn only_settings_that_exist_are_named() {
+    let files = [
+        "docker-compose.yml",
+        "fly.toml",
+        "Dockerfile",
+        "scripts/compose-env",
+    ];
+    for file in files {
+        let text = read(file);
+        let named = settings_in(&text);
+        assert!(!named.is_empty(), "{file} names no setting");
+        for name in named {
+            let known = SETTINGS.iter().any(|setting| setting.name == name);
+            assert!(known, "{file} names {name}, which is no setting");
+        }
+    }
+}
+
+/// The whole seconds in the first `KEY…NUMBERs` of a text.
+fn seconds_after(text: &str, key: &str) -> u64 {
+    let (_, after) = text.split_once(key).unwrap_or_else(|| panic!("no {key}"));
+    let digits = after.trim_start_matches([':', ' ', '=', '"']);
+    let (number, _) = digits.split_once('s').unwrap();
+    number.parse().unwrap()
+}
+
+#[test]
+fn whoever_ends_a_process_waits_longer_than_it_drains() {
+    let drain_s: u64 = table::DRAIN_S.default_shown().parse().unwrap();
+    assert!(seconds_after(&read("docker-compose.yml"), "\n  stop_grace_period") > drain_s);
+    assert!(seconds_after(&read("fly.toml"), "\nkill_timeout") > drain_s);
+    assert!(read("fly.toml").contains("\nkill_signal = \"SIGTERM\"\n"));
+}
+
+#[test]
+fn compose_has_no_secrets_and_no_defaults_for_them() {
+    let text = read("docker-compose.yml");
+    let secrets = SETTINGS.iter().filter(|setting| setting.secret);
+    let names = secrets
+        .map(|setting| setting.name)
+        .chain(["REDIS_PASSWORD"]);
+    for name in names.filter(|name| *name != table::REDIS_URL.name) {
+        let asked = format!("${{{name}:?");
+        assert!(text.contains(&asked), "{name} is not asked for");
+        let mut given = text.lines().filter(|line| line.contains(name));
+        assert!(given.all(|line| line.contains(&asked)), "{name} is given");
+    }
+}
+
+/// Runs the script in a folder of its own and returns what it wrote.
+fn compose_env(folder: &Path) -> String {
+    let scripts = folder.join("scripts");
+    fs::create_dir_all(&scripts).unwrap();
+    let script = scripts.join("compose-env");
+    fs::write(&script, read("scripts/compose-env")).unwrap();
+    let ran = Command::new("sh").arg(&script).output().unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    fs::read_to_string(folder.join(".env")).unwrap()
+}
+
+#[test]
+fn compose_env_makes_secrets_once_and_only_for_their_owner() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let first = compose_env(one.path());
+    assert_eq!(
+        compose_env(one.path()),
+        first,
+        "a second run keeps what is there"
+    );
+    assert_ne!(compose_env(other.path()), first);
+    let mode = fs::metadata(one.path().join(".env"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let value = |name: &str| {
+        let line = first.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.strip_prefix('='))
+            .unwrap()
+            .to_owned()
+    };
+    let keys = value(table::SIGNING_KEYS.name);
+    let (_, key) = keys.split_once(':').unwrap();
+    assert_eq!(STANDARD.decode(key).unwrap().len(), 32);
+    for name in [table::FLY_API_TOKEN.name, "REDIS_PASSWORD"] {
+        let word = value(name);
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        assert!(word.len() >= 43 && word.chars().all(plain), "{name}");
+    }
+}

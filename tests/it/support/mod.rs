@@ -1,0 +1,10 @@
+//! What the tests lean on: servers that end with them, and waits that tell what they saw.
+
+#![allow(dead_code, reason = "a helper may wait for its first test")]
+
+pub(crate) mod command;
+pub(crate) mod parts;
+pub(crate) mod raw;
+pub(crate) mod redis;
+pub(crate) mod stack;
+pub(crate) mod until;

@@ -1,0 +1,60 @@
+//! The parts that tests put together: settings with short times, a core, requests.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cofferdam::clock::Clock;
+use cofferdam::config::{self, Runs};
+use cofferdam::stage::Core;
+use cofferdam::store::Store;
+use cofferdam::telemetry::Metrics;
+use cofferdam::token::KeyRing;
+
+/// Settings of runs as tests want them: the defaults, with shorter times.
+pub(crate) fn runs() -> Runs {
+    let n = |n: u32| NonZeroU32::new(n).unwrap();
+    Runs {
+        image: Some("host".into()),
+        region: None,
+        max_in_flight: n(50),
+        boot_rate: 0.0,
+        boot_burst: n(3),
+        run_timeout: Duration::from_secs(60),
+        boot_timeout: Duration::from_secs(20),
+        max_attempts: n(3),
+        lease: Duration::from_secs(3),
+        grace: Duration::from_secs(2),
+        concurrency: n(16),
+        retention: Duration::from_secs(600),
+        results_retention: Duration::from_secs(3600),
+        results_hard_cap: None,
+        request_max_bytes: 1024 * 1024,
+        result_max_bytes: 64 * 1024,
+        max_cpus: 8,
+        max_memory_mb: 16384,
+        sweep: Duration::from_secs(1),
+    }
+}
+
+/// A core on `redis`.
+pub(crate) async fn core(redis: &config::Redis, runs: Runs) -> Core {
+    Core {
+        store: Store::connect(redis).await.unwrap(),
+        clock: Clock::system(),
+        metrics: Arc::new(Metrics::new()),
+        runs: Arc::new(runs),
+    }
+}
+
+/// The keys that tests sign with.
+pub(crate) fn ring() -> KeyRing {
+    KeyRing::new([("test".to_owned(), [7; 32])]).unwrap()
+}
+
+/// A plain HTTP client.
+pub(crate) fn http() -> reqwest::Client {
+    // Another test may have been faster.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}

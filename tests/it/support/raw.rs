@@ -1,0 +1,124 @@
+//! Redis itself, as a producer, a consumer or an operator with `redis-cli` meets it.
+
+use cofferdam::config;
+use redis::aio::MultiplexedConnection;
+use redis::streams::{StreamPendingReply, StreamReadReply};
+
+/// A connection that prefixes keys with the namespace.
+pub(crate) struct Raw {
+    connection: MultiplexedConnection,
+    namespace: String,
+}
+
+impl Raw {
+    pub(crate) async fn new(settings: &config::Redis) -> Self {
+        let client = redis::Client::open(settings.url.expose().as_str()).unwrap();
+        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        Self {
+            connection,
+            namespace: settings.namespace.clone(),
+        }
+    }
+
+    fn key(&self, rest: &str) -> String {
+        format!("{}:{rest}", self.namespace)
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        command
+            .query_async(&mut self.connection.clone())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn add(&self, stream: &str, fields: &[(&str, &str)]) -> String {
+        self.ask(
+            redis::cmd("XADD")
+                .arg(self.key(stream))
+                .arg("*")
+                .arg(fields),
+        )
+        .await
+    }
+
+    pub(crate) async fn length(&self, stream: &str) -> usize {
+        self.ask(redis::cmd("XLEN").arg(self.key(stream))).await
+    }
+
+    pub(crate) async fn exists(&self, key: &str) -> bool {
+        self.ask(redis::cmd("EXISTS").arg(self.key(key))).await
+    }
+
+    pub(crate) async fn delete(&self, key: &str) {
+        self.ask::<i64>(redis::cmd("DEL").arg(self.key(key))).await;
+    }
+
+    /// Entries of the workers' group that were read and not acknowledged.
+    pub(crate) async fn pending(&self, stream: &str) -> usize {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(self.key(stream)).arg("cofferdam");
+        self.ask::<StreamPendingReply>(&command).await.count()
+    }
+
+    /// Every key of a run expires some day.
+    #[track_caller]
+    pub(crate) fn check_times_to_live(&self, when: &str) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let pattern = self.key("run:*");
+            let keys: Vec<String> = self.ask(redis::cmd("KEYS").arg(pattern)).await;
+            assert!(!keys.is_empty(), "{caller}: {when}: no run at all");
+            for key in keys {
+                let left: i64 = self.ask(redis::cmd("PTTL").arg(&key)).await;
+                assert!(
+                    left > 0,
+                    "{caller}: {when}: {key} has no time to live ({left})"
+                );
+            }
+        }
+    }
+
+    pub(crate) async fn make_group(&self, stream: &str, group: &str) {
+        let mut command = redis::cmd("XGROUP");
+        command
+            .arg("CREATE")
+            .arg(self.key(stream))
+            .arg(group)
+            .arg("0")
+            .arg("MKSTREAM");
+        self.ask::<()>(&command).await;
+    }
+
+    /// Ids of up to `count` entries that the group has not read.
+    pub(crate) async fn read_group(&self, stream: &str, group: &str, count: usize) -> Vec<String> {
+        let mut command = redis::cmd("XREADGROUP");
+        command
+            .arg("GROUP")
+            .arg(group)
+            .arg("consumer")
+            .arg("COUNT")
+            .arg(count);
+        command.arg("STREAMS").arg(self.key(stream)).arg(">");
+        let reply: Option<StreamReadReply> = self.ask(&command).await;
+        let keys = reply.map(|reply| reply.keys).unwrap_or_default();
+        keys.into_iter()
+            .flat_map(|key| key.ids)
+            .map(|entry| entry.id)
+            .collect()
+    }
+
+    pub(crate) async fn acknowledge(&self, stream: &str, group: &str, entry: &str) {
+        self.ask::<i64>(
+            redis::cmd("XACK")
+                .arg(self.key(stream))
+                .arg(group)
+                .arg(entry),
+        )
+        .await;
+    }
+
+    pub(crate) async fn flush_scripts(&self) {
+        self.ask::<()>(redis::cmd("SCRIPT").arg("FLUSH").arg("SYNC"))
+            .await;
+    }
+}

@@ -1,0 +1,242 @@
+//! Real Redis servers: one for all tests of this process, and private ones to stop and restart.
+//!
+//! Each server is watched by a shell that holds the reading end of a pipe. When this process ends,
+//! however it ends, the pipe closes, and the shell kills the server by its id and removes its
+//! folder.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use cofferdam::config::{self, Secret};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Starts the server, says its id, waits for the pipe to close, then cleans up. A folder with a
+/// file `keep` in it is to be used again.
+const WATCH: &str = r#"
+trap '' INT TERM HUP
+"$@" >"$0/log" 2>&1 </dev/null &
+echo $!
+cat >/dev/null
+kill -KILL $!
+wait $!
+[ -e "$0/keep" ] || rm -rf "$0"
+"#;
+
+/// Looks at a server that starts, 10 ms apart.
+const START_LOOKS: u32 = 1000;
+
+/// A server of a test's own.
+#[derive(Debug)]
+pub(crate) struct Server {
+    folder: PathBuf,
+    port: u16,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    watcher: Child,
+    pipe: ChildStdin,
+    server: Pid,
+}
+
+/// The server that all tests of this process share. Each takes a [`namespace`] of its own.
+pub(crate) fn shared() -> &'static Server {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(Server::start)
+}
+
+/// The shared server with fresh keys, as settings.
+pub(crate) fn settings() -> config::Redis {
+    shared().settings()
+}
+
+/// A first part of keys that no other test has.
+pub(crate) fn namespace() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "test-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+impl Server {
+    /// Starts a server with an append-only file, on a socket and a free port.
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("cofferdam-redis-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        let mut server = Self {
+            folder,
+            port: free_port(),
+            running: None,
+        };
+        server.resume();
+        server
+    }
+
+    /// Its address as a URL, over the socket.
+    pub(crate) fn url(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// Its address as a URL, over TCP.
+    pub(crate) fn tcp_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Fresh keys on it, as settings.
+    pub(crate) fn settings(&self) -> config::Redis {
+        config::Redis {
+            url: Secret::new(self.url().parse().unwrap()),
+            namespace: namespace(),
+        }
+    }
+
+    /// Kills it. Its data and addresses stay for [`Server::resume`].
+    pub(crate) fn stop(&mut self) {
+        fs::write(self.folder.join("keep"), "").unwrap();
+        self.end();
+    }
+
+    /// Starts it again, with the data that it had.
+    pub(crate) fn resume(&mut self) {
+        assert!(self.running.is_none(), "the server is running");
+        let _ = fs::remove_file(self.folder.join("keep"));
+        let running = watched(&self.folder, &self.socket(), self.port);
+        self.running = Some(running);
+        self.wait_until_it_answers();
+    }
+
+    /// Lets it hang: connections stay open and nothing is answered, until [`Server::thaw`].
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on after [`Server::freeze`].
+    pub(crate) fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server was stopped");
+        kill_process(running.server, signal).unwrap();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join("redis.sock")
+    }
+
+    fn end(&mut self) {
+        let Some(Running {
+            mut watcher, pipe, ..
+        }) = self.running.take()
+        else {
+            return;
+        };
+        drop(pipe);
+        watcher.wait().unwrap();
+    }
+
+    fn wait_until_it_answers(&self) {
+        for _ in 0..START_LOOKS {
+            if ping(&self.socket()).is_ok_and(|answer| answer == *b"+PONG\r\n") {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        panic!("redis-server does not answer; it said:\n{log}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.folder.join("keep"));
+        self.end();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn watched(folder: &Path, socket: &Path, port: u16) -> Running {
+    let mut watcher = Command::new("sh")
+        .args(["-c", WATCH])
+        .arg(folder)
+        .args([
+            "redis-server",
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--daemonize",
+            "no",
+        ])
+        .args(["--maxmemory-policy", "noeviction", "--bind", "127.0.0.1"])
+        .args(["--port", &port.to_string()])
+        .arg("--dir")
+        .arg(folder)
+        .arg("--unixsocket")
+        .arg(socket)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("sh starts");
+    let pipe = watcher.stdin.take().unwrap();
+    let mut line = String::new();
+    BufReader::new(watcher.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let server = line.trim().parse().ok().and_then(Pid::from_raw);
+    Running {
+        watcher,
+        pipe,
+        server: server.expect("the shell says the server's id"),
+    }
+}
+
+fn ping(socket: &Path) -> std::io::Result<[u8; 7]> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"PING\r\n")?;
+    let mut answer = [0; 7];
+    stream.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+/// A port that was free a moment ago. Redis cannot be told to choose one itself.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn a_stopped_server_comes_back_with_its_data_and_leaves_nothing() {
+    let mut server = Server::start();
+    let folder = server.folder.clone();
+    let say = |server: &Server, command: &str, answer: &str| {
+        let mut stream = UnixStream::connect(server.socket()).unwrap();
+        stream.write_all(command.as_bytes()).unwrap();
+        let mut said = vec![0; answer.len()];
+        stream.read_exact(&mut said).unwrap();
+        assert_eq!(String::from_utf8_lossy(&said), answer);
+    };
+    say(&server, "SET kept yes\r\n", "+OK\r\n");
+    server.stop();
+    assert!(UnixStream::connect(server.socket()).is_err());
+    server.resume();
+    say(&server, "GET kept\r\n", "$3\r\nyes\r\n");
+    drop(server);
+    assert!(!folder.exists());
+}

@@ -1,0 +1,287 @@
+//! `cofferdam up`, the real command: one run from end to end, many runs, and every way to end it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::command::{Daemon, Ended, cofferdam, ended, fed};
+use crate::support::until::until;
+
+/// An `up` with a state folder of its own.
+struct Everything {
+    folder: TempDir,
+}
+
+impl Everything {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn env(&self) -> [(&'static str, String); 1] {
+        [(
+            "COFFERDAM_STATE_DIR",
+            self.state().to_str().unwrap().to_owned(),
+        )]
+    }
+
+    async fn up(&self, args: &[&str]) -> Daemon {
+        let mut up = self.begin(args);
+        up.line("cofferdam is up").await;
+        up
+    }
+
+    fn begin(&self, args: &[&str]) -> Daemon {
+        let [(name, folder)] = self.env();
+        let args: Vec<_> = [&["up"], args].concat();
+        Daemon::start(&args, &[(name, &folder)])
+    }
+
+    fn tool(&self, args: &[&str]) -> Command {
+        let mut command = cofferdam(args);
+        command.envs(self.env());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Ended {
+        ended(self.tool(args))
+    }
+
+    fn ready(&self) -> Option<Value> {
+        serde_json::from_slice(&fs::read(self.state().join("up.json")).ok()?).ok()
+    }
+}
+
+/// The processes whose command line has this path in it.
+fn processes_with(path: &Path) -> Vec<String> {
+    let wanted = path.to_str().unwrap();
+    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(wanted)).collect()
+}
+
+/// Waits until no Redis listens on this socket.
+async fn redis_is_gone(ready: &Value) {
+    let url = ready["redis_url"].as_str().unwrap();
+    let socket = url.strip_prefix("unix://").unwrap().to_owned();
+    until(
+        "Redis to be gone",
+        async || match std::os::unix::net::UnixStream::connect(&socket) {
+            Ok(_) => Err("it takes connections".to_owned()),
+            Err(_) => Ok(()),
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_run_goes_in_and_its_result_comes_out() {
+    let all = Everything::new();
+    let up = all.up(&[]).await;
+    let guest = "echo hello; echo aside >&2; exit 3";
+    let ended = all.run(&[
+        "submit", "--id", "one", "--wait", "--json", "--", "sh", "-c", guest,
+    ]);
+    assert_eq!(ended.status, 3, "{}{}", ended.stdout, up.said());
+    let result: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!(result["outcome"], "failed");
+    assert_eq!(result["reason"]["code"], "exited_without_result");
+    assert_eq!(result["exit"]["code"], 3);
+
+    let shown = all.run(&["show", "one", "--json"]).json();
+    assert_eq!(shown[0]["result"], result);
+    let logs = all.run(&["logs", "one"]).done();
+    assert!(
+        logs.contains("hello\n") && logs.contains("aside\n"),
+        "{logs}"
+    );
+    let text = all.run(&["show", "one"]).done();
+    assert!(text.contains("exited_without_result"), "{text}");
+    let findings = all.run(&["doctor", "--json"]).json();
+    assert!(
+        findings.iter().all(|finding| finding["verdict"] == "ok"),
+        "{findings:#?}"
+    );
+
+    let ready = all.ready().unwrap();
+    up.finish().await;
+    assert_eq!(all.ready(), None);
+    redis_is_gone(&ready).await;
+    assert_eq!(processes_with(&all.state()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_batch_is_waited_for_and_counted() {
+    let all = Everything::new();
+    let up = all.up(&["--simulate", "1"]).await;
+    let lines: String = (0..100)
+        .map(|n| format!("{{\"id\":\"n{n}\",\"cmd\":[\"true\"]}}\n"))
+        .collect();
+    let sent = fed(all.tool(&["submit", "-", "--wait", "--json"]), &lines);
+    assert!(
+        sent.stderr
+            .contains("100 requests sent · 100 completed · 0 did not"),
+        "{}",
+        sent.stderr
+    );
+    let results = sent.json();
+    assert_eq!(results.len(), 100);
+    // The same again changes nothing and finds the results that are there.
+    let again = fed(all.tool(&["submit", "-", "--wait", "--json"]), &lines).json();
+    assert_eq!(again.len(), 100);
+    let all_results = all.run(&["results", "--limit", "1000", "--json"]).json();
+    assert_eq!(all_results.len(), 100);
+    until("every run to be closed", async || {
+        let open = all.run(&["runs", "--limit", "1000", "--json"]).json();
+        let open = open.iter().filter(|run| run["state"] != "closed").count();
+        if open == 0 {
+            Ok(())
+        } else {
+            Err(format!("{open} are not"))
+        }
+    })
+    .await;
+    let listed = all
+        .run(&["runs", "--state", "closed", "--limit", "30", "--json"])
+        .json();
+    assert_eq!(listed.len(), 30);
+    up.finish().await;
+}
+
+#[tokio::test]
+async fn results_are_followed_as_they_come() {
+    let all = Everything::new();
+    let up = all.up(&["--simulate", "1"]).await;
+    all.run(&["submit", "--id", "before", "--wait", "--", "true"])
+        .done();
+    let [(name, folder)] = all.env();
+    let mut follow = Daemon::start(&["results", "--follow", "--limit", "0"], &[(name, &folder)]);
+    // It is there once it has seen one; those before are left out.
+    let mut seen = String::new();
+    for n in 0.. {
+        assert!(n < 100, "nothing is followed: {}", follow.said());
+        all.run(&[
+            "submit",
+            "--wait",
+            "--id",
+            &format!("after-{n}"),
+            "--",
+            "true",
+        ])
+        .done();
+        seen = follow.said();
+        if seen.contains("after-") {
+            break;
+        }
+    }
+    assert!(!seen.contains("before"), "{seen}");
+    follow.signal(Signal::KILL);
+    follow.ended(Duration::from_secs(10)).await;
+    up.finish().await;
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled() {
+    let all = Everything::new();
+    let up = all.up(&["--simulate", "60000"]).await;
+    all.run(&["submit", "--id", "long", "--", "true"]).done();
+    until("the run to have a machine", async || {
+        let shown = all.run(&["show", "long", "--json"]);
+        match shown.status {
+            0 if shown.stdout.contains("\"state\":\"running\"") => Ok(()),
+            _ => Err(shown.stdout + &shown.stderr),
+        }
+    })
+    .await;
+    assert_eq!(all.run(&["cancel", "long"]).done(), "long is cancelled\n");
+    assert_eq!(all.run(&["cancel", "long"]).done(), "long is cancelled\n");
+    let result = all.run(&["results", "--json"]).json();
+    assert_eq!(result[0]["outcome"], "cancelled");
+    up.finish().await;
+}
+
+#[tokio::test]
+async fn what_was_there_is_there_after_a_kill() {
+    let all = Everything::new();
+    let mut first = all.up(&["--simulate", "1"]).await;
+    all.run(&["submit", "--id", "kept", "--wait", "--", "true"])
+        .done();
+    let ready = all.ready().unwrap();
+    first.signal(Signal::KILL);
+    first.ended(Duration::from_secs(10)).await;
+    redis_is_gone(&ready).await;
+    // What it wrote down is still there, and nobody believes it.
+    assert!(all.ready().is_some());
+    let lost = all.run(&["show", "kept"]);
+    assert!(
+        lost.stderr.contains("no `up` is running"),
+        "{}",
+        lost.stderr
+    );
+
+    let second = all.up(&["--simulate", "1"]).await;
+    assert_eq!(
+        all.run(&["show", "kept", "--json"]).json()[0]["outcome"],
+        "completed"
+    );
+    second.finish().await;
+}
+
+#[tokio::test]
+async fn one_at_a_time_runs_with_a_state_folder() {
+    let all = Everything::new();
+    let first = all.up(&["--simulate", "1"]).await;
+    let mut second = all.begin(&["--simulate", "1"]);
+    let status = second.ended(Duration::from_secs(30)).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        second.said().contains("in use by another `up`"),
+        "{}",
+        second.said()
+    );
+    assert_eq!(all.ready().unwrap()["pid"], first.pid());
+    first.finish().await;
+}
+
+#[tokio::test]
+async fn it_ends_when_its_redis_does() {
+    let all = Everything::new();
+    let mut up = all.up(&["--simulate", "1"]).await;
+    let config = all.ready().unwrap();
+    let socket = config["redis_url"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("unix://")
+        .unwrap()
+        .to_owned();
+    let mut redis = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    std::io::Write::write_all(&mut redis, b"SHUTDOWN NOSAVE\r\n").unwrap();
+    let status = up.ended(Duration::from_secs(60)).await;
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        up.said().contains("redis-server ended with"),
+        "{}",
+        up.said()
+    );
+    assert_eq!(all.ready(), None);
+}
+
+#[test]
+fn a_fault_that_is_none_is_wrong_use() {
+    let all = Everything::new();
+    let ended = all.run(&["up", "--fault", "create: explode"]);
+    assert_eq!(ended.status, 2, "{}", ended.stderr);
+    assert!(ended.stderr.contains("explode"), "{}", ended.stderr);
+    assert!(!all.state().exists());
+}
