@@ -374,3 +374,89 @@ impl Frame for String {
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn program() -> Program {
+        Program {
+            argv: vec!["a".into(), String::new(), "ü".into()],
+            env: vec![("NAME".into(), "value=x".into())],
+            workdir: "/".into(),
+        }
+    }
+
+    #[track_caller]
+    fn check<T: Frame + PartialEq + std::fmt::Debug>(message: &T) {
+        let frame = message.encode(u32::MAX).unwrap();
+        let (length, body) = frame.split_first_chunk().unwrap();
+        assert_eq!(
+            u32::from_le_bytes(*length),
+            u32::try_from(body.len()).unwrap()
+        );
+        assert_eq!(T::decode(body).as_ref(), Some(message));
+        // Neither a part of a message nor a message and more is one.
+        for cut in 0..body.len() {
+            assert_eq!(T::decode(&body[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(T::decode(&[body, &[0]].concat()), None);
+    }
+
+    #[test]
+    fn every_message_arrives_as_it_was_sent() {
+        check(&Order::Go(program()));
+        check(&Order::Exec(Exec {
+            id: 7,
+            program: program(),
+            stdin: vec![0, 255],
+            timeout_ms: 1,
+            keep_bytes: u32::MAX,
+        }));
+        check(&News::Ready { listener: 4 });
+        check(&News::Started { pid: 3 });
+        check(&News::Exited(Ending::Code(-1)));
+        check(&News::Exited(Ending::Signal(9)));
+        for step in [Step::Prepare, Step::Workdir, Step::Program, Step::Busy] {
+            let failure = Failure {
+                step,
+                errno: 2,
+                detail: "gone".into(),
+            };
+            check(&News::Failed(failure.clone()));
+            check(&News::Done {
+                id: 1,
+                result: Err(failure),
+            });
+        }
+        let ran = Ran {
+            ending: Ending::Code(0),
+            stdout: vec![1],
+            stderr: Vec::new(),
+        };
+        check(&News::Done {
+            id: 2,
+            result: Ok(ran),
+        });
+    }
+
+    #[test]
+    fn a_message_over_the_bound_is_not_sent() {
+        let order = Order::Go(program());
+        let length = order.encode(u32::MAX).unwrap().len() - 4;
+        let bound = u32::try_from(length).unwrap();
+        assert!(order.encode(bound).is_some() && order.encode(bound - 1).is_none());
+    }
+
+    proptest! {
+        /// A guest can send anything in its init's name.
+        #[test]
+        fn no_bytes_do_more_than_be_refused(body: Vec<u8>) {
+            if let Some(news) = News::decode(&body) {
+                prop_assert_eq!(&news.encode(u32::MAX).unwrap()[4..], &body[..]);
+            }
+        }
+    }
+}

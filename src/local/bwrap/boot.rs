@@ -29,9 +29,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::local::bwrap::cgroup::{Group, Groups};
 use crate::local::bwrap::control::{self, Orders, Reports, Waiting};
+use crate::local::bwrap::end::Keeper;
 use crate::local::bwrap::launch::{Launched, launch};
 use crate::local::bwrap::limits::{self, Quota};
-use crate::local::bwrap::machine::{Execs, Keeper, Machine, Running, refusal};
+use crate::local::bwrap::machine::{Execs, Machine, Running, refusal};
 use crate::local::bwrap::output;
 use crate::local::bwrap::process::Process;
 use crate::local::bwrap::uids::Uid;

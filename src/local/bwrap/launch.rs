@@ -91,17 +91,15 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
     ))
 }
 
-/// Makes the machine's group on another thread. If nobody asks for it, it is removed again.
+/// Makes the machine's group on another thread; the starting thread asks for it.
 fn group(core: &Core, plan: &Plan) -> Option<mpsc::Receiver<io::Result<Group>>> {
     let groups = plan.groups.clone()?;
     let (name, quota) = (plan.name.clone(), plan.quota);
     let (tell, told) = mpsc::sync_channel(1);
-    // Tracked, since a machine can fail before its group is made.
-    drop(core.tasks.spawn_blocking(move || {
-        if let Err(mpsc::SendError(Ok(group))) = tell.send(groups.make(&name, &quota)) {
-            group.discard();
-        }
-    }));
+    drop(
+        core.tasks
+            .spawn_blocking(move || drop(tell.send(groups.make(&name, &quota)))),
+    );
     Some(told)
 }
 
@@ -154,13 +152,21 @@ impl Job {
         ends: Ends,
     ) -> Result<(Child, Process, Option<Group>), Error> {
         let making = self.group.take();
-        let launch = self.prepare(view, ends)?;
-        let group = match making.map(|making| making.recv()) {
-            Some(made) => {
-                let made = made.unwrap_or_else(|error| Err(io::Error::other(error)));
-                Some(made.map_err(Error::io("make a control group"))?)
+        let launch = self.prepare(view, ends);
+        // Waited for in any case: a group that is being made must not be forgotten.
+        let group = making.map(|making| {
+            let made = making
+                .recv()
+                .unwrap_or_else(|error| Err(io::Error::other(error)));
+            made.map_err(Error::io("make a control group"))
+        });
+        let (launch, group) = match (launch, group.transpose()) {
+            (Ok(launch), Ok(group)) => (launch, group),
+            (Err(error), group) => {
+                discard(group.ok().flatten());
+                return Err(error);
             }
-            None => None,
+            (_, Err(error)) => return Err(error),
         };
         let started = match &group {
             Some(group) => group.bear(|| process::start(launch)),
@@ -177,9 +183,7 @@ impl Job {
         match followed {
             Ok((child, monitor)) => Ok((child, monitor, group)),
             Err(error) => {
-                if let Some(group) = group {
-                    group.discard();
-                }
+                discard(group);
                 Err(Error::io("start bubblewrap")(error))
             }
         }
@@ -259,5 +263,11 @@ impl Job {
             mark: self.core.mark.clone(),
             machine: self.name.clone(),
         })
+    }
+}
+
+fn discard(group: Option<Group>) {
+    if let Some(group) = group {
+        group.discard();
     }
 }

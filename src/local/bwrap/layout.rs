@@ -9,7 +9,9 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Component, Path};
+
+use crate::local::bwrap::path::{join, starts};
+use crate::local::bwrap::place::Image;
 
 /// The writable folders, each a file system of its own in memory; and the two that are not the
 /// image's to fill.
@@ -22,10 +24,6 @@ pub(super) const INIT: &str = "/.init";
 const ENTRIES_MAX: usize = 256;
 /// The most mounts in one root.
 const BINDS_MAX: usize = 512;
-/// The most symbolic links on the way to one file.
-const LINKS_MAX: usize = 40;
-/// The longest path the system has.
-const PATH_MAX_BYTES: usize = 4095;
 
 /// One entry of a folder of the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,84 +120,7 @@ pub(super) fn layout(
     Ok(plan)
 }
 
-/// Where a file goes, after all links on the way.
-struct Place {
-    path: OsString,
-    /// It takes the place of a file of the image.
-    replaces: bool,
-    /// The folders of the image that have to be opened up for it.
-    opens: Vec<OsString>,
-}
-
-struct Image<'a> {
-    list: &'a dyn Fn(&OsStr) -> io::Result<Vec<Entry>>,
-}
-
 impl Image<'_> {
-    fn place(&self, path: &str, refuse: &dyn Fn(String) -> Fault) -> Result<Place, Fault> {
-        let mut left = parts(path).map_err(|why| refuse(why.into()))?;
-        left.reverse();
-        // The folders from the root to where the walk stands; never empty.
-        let mut folders = vec![OsString::from("/")];
-        let mut links = 0;
-        while let Some(name) = left.pop() {
-            let at = folders
-                .last()
-                .map_or_else(|| OsStr::new("/"), OsString::as_os_str);
-            if name == ".." {
-                folders.truncate(1.max(folders.len() - 1));
-                continue;
-            }
-            let here = join(at, &name);
-            if is_kept(&here) {
-                return Err(refuse(format!("{} is the machine's own", here.display())));
-            }
-            if is_writable(&here) {
-                return fresh(here, left, Vec::new(), refuse);
-            }
-            match self.find(at, &name)? {
-                None => return fresh(here, left, folders, refuse),
-                Some(Kind::Folder { .. }) => folders.push(here),
-                Some(Kind::Link(target)) => {
-                    links += 1;
-                    if links > LINKS_MAX {
-                        return Err(refuse("too many links on the way".into()));
-                    }
-                    if Path::new(&target).is_absolute() {
-                        folders.truncate(1);
-                    }
-                    left.extend(names(&target).rev());
-                }
-                Some(Kind::File) if left.is_empty() => {
-                    return Ok(Place {
-                        path: here,
-                        replaces: true,
-                        opens: Vec::new(),
-                    });
-                }
-                Some(Kind::File | Kind::Other) => {
-                    return Err(refuse(format!("{} is not a folder", here.display())));
-                }
-            }
-        }
-        Err(refuse("the machine has a folder there".into()))
-    }
-
-    fn find(&self, folder: &OsStr, name: &OsStr) -> Result<Option<Kind>, Fault> {
-        let entries = self.entries(folder)?;
-        Ok(entries
-            .into_iter()
-            .find(|entry| entry.name == name)
-            .map(|entry| entry.kind))
-    }
-
-    fn entries(&self, folder: &OsStr) -> Result<Vec<Entry>, Fault> {
-        (self.list)(folder).map_err(|source| Fault::Read {
-            folder: folder.display().to_string(),
-            source,
-        })
-    }
-
     /// Writes the steps for all of a folder that stands in memory.
     fn fill(
         &self,
@@ -245,59 +166,6 @@ impl Image<'_> {
     }
 }
 
-/// The place of a file when from `here` on its path is not in the image.
-fn fresh(
-    here: OsString,
-    left: Vec<OsString>,
-    opens: Vec<OsString>,
-    refuse: &dyn Fn(String) -> Fault,
-) -> Result<Place, Fault> {
-    if is_writable(&here) && left.is_empty() {
-        return Err(refuse("the machine has a folder there".into()));
-    }
-    if left.iter().any(|name| name == "..") {
-        return Err(refuse(format!("{} does not exist", here.display())));
-    }
-    let path = left.iter().rev().fold(here, |path, name| join(&path, name));
-    Ok(Place {
-        path,
-        replaces: false,
-        opens,
-    })
-}
-
-/// The names in a link's target, `..` among them.
-fn names(target: &OsStr) -> impl DoubleEndedIterator<Item = OsString> + '_ {
-    Path::new(target)
-        .components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some(OsString::from("..")),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-}
-
-/// The names in the absolute path of a file.
-fn parts(path: &str) -> Result<Vec<OsString>, &'static str> {
-    if !path.starts_with('/') {
-        return Err("the path is not absolute");
-    }
-    if path.contains('\0') || path.len() > PATH_MAX_BYTES {
-        return Err("the system cannot have such a path");
-    }
-    let names: Vec<_> = path
-        .split('/')
-        .filter(|name| !name.is_empty() && *name != ".")
-        .collect();
-    if names.is_empty() || path.ends_with('/') {
-        return Err("the path names a folder");
-    }
-    if names.contains(&"..") {
-        return Err("the path contains ..");
-    }
-    Ok(names.into_iter().map(OsString::from).collect())
-}
-
 fn refuse_nesting(paths: &BTreeSet<OsString>) -> Result<(), Fault> {
     for path in paths {
         let below = join(path, OsStr::new(""));
@@ -312,26 +180,14 @@ fn refuse_nesting(paths: &BTreeSet<OsString>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn is_writable(path: &OsStr) -> bool {
+/// Whether this is the path of a writable folder.
+pub(super) fn is_writable(path: &OsStr) -> bool {
     WRITABLE.iter().any(|writable| path == *writable)
 }
 
 /// What no file and no part of an image may stand in for.
-fn is_kept(path: &OsStr) -> bool {
+pub(super) fn is_kept(path: &OsStr) -> bool {
     path == INIT || KERNEL.iter().any(|kernel| path == *kernel)
-}
-
-fn starts(path: &OsStr, with: &OsStr) -> bool {
-    path.as_encoded_bytes().starts_with(with.as_encoded_bytes())
-}
-
-fn join(folder: &OsStr, name: &OsStr) -> OsString {
-    let mut path = folder.to_owned();
-    if folder != "/" {
-        path.push("/");
-    }
-    path.push(name);
-    path
 }
 
 #[cfg(test)]

@@ -5,11 +5,12 @@
 //! hole in the kernel that can be reached through the filter ends the isolation, and nothing here
 //! calls it a virtual machine.
 //!
-//! In reading order: [`layout`], [`roots`] and [`sandbox`] decide what a machine sees, [`seccomp`]
-//! what it may ask of the kernel, [`limits`], [`cgroup`] and [`output`] how much it may use,
-//! [`uids`] who it is; [`process`] starts and ends processes, [`wire`] and [`control`] are the
-//! conversation with the machine's init, [`launch`] and [`boot`] bring a machine up, [`machine`] follows it to
-//! its end, [`open`] finds out what this host can do, [`procfs`] reads `/proc`.
+//! In reading order: [`path`], [`place`], [`layout`], [`roots`] and [`sandbox`] decide what a
+//! machine sees, [`seccomp`] what it may ask of the kernel, [`limits`], [`cgroup`] and [`output`]
+//! how much it may use, [`uids`] who it is; [`process`] starts and ends processes, [`procfs`] reads
+//! `/proc`, [`wire`] and [`control`] are the conversation with the machine's init; [`launch`] and
+//! [`boot`] bring a machine up, [`machine`] is one that runs, [`end`] follows it to its end; [`open`]
+//! and [`trial`] find out what this host can do.
 //!
 //! Not here: a daemon, a helper process, a shell, a mount that the host can see. All that a server
 //! that is killed can leave behind are control groups, and the next one removes them.
@@ -18,12 +19,15 @@ mod bare;
 mod boot;
 mod cgroup;
 mod control;
+mod end;
 mod launch;
 mod layout;
 mod limits;
 mod machine;
 mod open;
 mod output;
+mod path;
+mod place;
 mod process;
 mod procfs;
 mod roots;

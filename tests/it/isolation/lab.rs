@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -143,6 +143,7 @@ impl Lab {
     /// Ends all and shows that the engine leaves nothing.
     pub(super) async fn close(self) {
         self.engine.close().await;
+        assert_eq!(groups(self.dir.path()), Vec::<PathBuf>::new());
     }
 }
 
@@ -241,4 +242,22 @@ pub(super) fn as_user(command: &mut Command, uid: u32) -> &mut Command {
 pub(super) fn mark(state_dir: &Path) -> String {
     let found = fs::metadata(state_dir.join("engine")).unwrap();
     format!("{:x}-{:x}", found.dev(), found.ino())
+}
+
+/// Control groups of an engine over this folder, wherever they are.
+pub(super) fn groups(state_dir: &Path) -> Vec<PathBuf> {
+    let name = format!("cofferdam-{}", mark(state_dir));
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if entry.file_name() == name.as_str() {
+                    found.push(entry.path());
+                }
+                folders.push(entry.path());
+            }
+        }
+    }
+    found
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cofferdam::local::engine::{Engine, Error, Settings};
 
-use super::lab::{Lab, Output, mark, sh, spec, until};
+use super::lab::{Lab, Output, groups, mark, sh, spec, until};
 
 /// Tells the server process below where to work.
 const STATE_DIR: &str = "COFFERDAM_TEST_STATE_DIR";
@@ -34,24 +34,6 @@ fn marked(state_dir: &Path) -> Vec<u32> {
         String::from_utf8_lossy(&environment).contains(&mark)
     };
     pids.filter(has).collect()
-}
-
-/// Control groups of this engine, wherever they are.
-fn groups(state_dir: &Path) -> Vec<String> {
-    let name = format!("cofferdam-{}", mark(state_dir));
-    let mut found = Vec::new();
-    let mut folders = vec![Path::new("/sys/fs/cgroup").to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                if entry.file_name() == name.as_str() {
-                    found.push(entry.path().display().to_string());
-                }
-                folders.push(entry.path());
-            }
-        }
-    }
-    found
 }
 
 /// Children of this process that have ended and were not reaped.
@@ -157,7 +139,7 @@ async fn nothing_of_a_killed_server_outlives_it() {
     let running = engine.start(sh("echo on"), output.sink()).await.unwrap();
     assert_eq!(running.wait().await.code, Some(0));
     engine.close().await;
-    assert_eq!(groups(dir.path()), Vec::<String>::new());
+    assert_eq!(groups(dir.path()), Vec::<PathBuf>::new());
     assert!(
         !Path::new("/run")
             .join(format!("cofferdam-{}", mark(dir.path())))
@@ -240,7 +222,7 @@ async fn a_server_that_counts_what_is_left() {
     assert!(machines.is_empty(), "{machines:?}");
     let path = lab.dir.path().to_owned();
     lab.engine.close().await;
-    assert_eq!(groups(&path), Vec::<String>::new());
+    assert_eq!(groups(&path), Vec::<PathBuf>::new());
     eprintln!("COUNTED");
 }
 
@@ -289,7 +271,7 @@ async fn a_start_that_nobody_waits_for_leaves_nothing() {
     let path = lab.dir.path().to_owned();
     lab.engine.close().await;
     assert_eq!(marked(&path), Vec::<u32>::new());
-    assert_eq!(groups(&path), Vec::<String>::new());
+    assert_eq!(groups(&path), Vec::<PathBuf>::new());
 }
 
 /// Removing a folder that is mounted on elsewhere takes the mount away too.
