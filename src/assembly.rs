@@ -1,12 +1,14 @@
 //! From settings to parts: the one place where the services' needs are put together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::warn;
 
 use crate::clock::Clock;
 use crate::config::{self, SigningKey};
 use crate::machines::{self, Call, Class, Client, Observed, Observer};
+use crate::shutdown::Shutdown;
 use crate::stage::spec::GuestUrls;
 use crate::stage::{Core, Deps, Health};
 use crate::store::{self, Store};
@@ -15,7 +17,7 @@ use crate::token::{KeyError, KeyRing};
 
 /// Looks at a Redis that is not there yet, and the pause between two.
 const STORE_LOOKS: u32 = 60;
-const STORE_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why the parts cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -31,18 +33,56 @@ pub enum Error {
     Keys(#[from] KeyError),
 }
 
-/// Store, clock and metrics. Waits half a minute for a Redis that is not there yet, as when both
+/// How often a process looks at the clock that it follows.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
+/// By how much a clock must be wrong for it to be told.
+const CLOCK_WRONG_MS: u64 = 1000;
+
+/// Store, clock and metrics. The clock is that of Redis from the beginning. Waits half a minute for a Redis that is not there yet, as when both
 /// were started together.
 ///
 /// # Errors
 /// [`Error::Store`].
 pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Error> {
-    Ok(Core {
+    let core = Core {
         store: store(redis).await?,
         clock: Clock::system(),
         metrics: Arc::new(Metrics::new()),
         runs: Arc::new(runs),
-    })
+    };
+    follow(&core).await?;
+    Ok(core)
+}
+
+/// Sets the clock by that of Redis, which all processes of a fleet go by.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn follow(core: &Core) -> Result<(), Error> {
+    let asked = core.clock.now_ms();
+    let theirs = core.store.time().await?;
+    if let Some(behind_ms) = core.clock.follow(theirs, asked)
+        && behind_ms.unsigned_abs() >= CLOCK_WRONG_MS
+    {
+        warn!(
+            behind_ms,
+            "this clock is wrong by that of redis, which counts"
+        );
+    }
+    Ok(())
+}
+
+/// Keeps the clock with that of Redis until the end begins.
+pub async fn keep_time(core: Core, shutdown: Shutdown) {
+    let quiet = shutdown.quiet();
+    while quiet
+        .run_until_cancelled(tokio::time::sleep(CLOCK_LOOK))
+        .await
+        .is_some()
+    {
+        // The next look tells as well.
+        let _ = follow(&core).await;
+    }
 }
 
 async fn store(redis: &config::Redis) -> Result<Store, Error> {

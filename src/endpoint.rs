@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::http::reply::{self, Body, ErrorBody};
 use crate::http::serve::{Limits, serve as accept};
+use crate::milestone::milestone;
 use crate::shutdown::Shutdown;
 use crate::stage::report::{self, Reported};
 use crate::stage::{Core, Error};
@@ -112,6 +113,7 @@ impl Endpoint {
                 }
                 Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
             };
+        milestone!("endpoint::body_read");
         match report::report(&self.deps.core, &grant, &body).await {
             Ok(Reported::Accepted) => ok(StatusCode::CREATED),
             Ok(Reported::Repeated) => {

@@ -27,7 +27,8 @@
 //!
 //! # Reading order
 //!
-//! Values: [`run`], [`token`], [`clock`]. The process: [`config`], [`telemetry`], [`shutdown`].
+//! Values: [`run`], [`token`], [`clock`]. The process: [`config`], [`telemetry`], [`shutdown`],
+//! `milestone` (where tests stop the process).
 //! Doors, each of which owns one outside thing: [`store`] (Redis), [`machines`] (the Machines
 //! API), [`http`]. The steps of the pipeline, in the order of the flow: [`stage`]. Services:
 //! [`worker`], [`sweeper`], [`endpoint`], [`admin`], and [`local`], the Machines API on one Linux
@@ -42,6 +43,7 @@ pub mod endpoint;
 pub mod http;
 pub mod local;
 pub mod machines;
+mod milestone;
 pub mod run;
 pub mod shutdown;
 pub mod stage;

@@ -15,6 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
+use crate::milestone::milestone;
+use crate::run::budget;
 use crate::shutdown::Shutdown;
 use crate::stage::observe::observe;
 use crate::stage::sweep::{self, Orphan};
@@ -109,20 +111,22 @@ impl Sweeper {
         if !leads? {
             return Ok(());
         }
+        milestone!("sweeper::led");
         loop {
             let most = self.crew.late.available_permits().min(OVERDUE_MAX);
             if most == 0 {
                 return Ok(());
             }
-            let views = core
-                .store
-                .overdue(core.clock.now_ms(), core.runs.lease, most)
-                .await?;
+            let now = core.clock.now_ms();
+            let views = core.store.overdue(now, core.runs.lease, most).await?;
+            if !views.is_empty() {
+                milestone!("sweeper::leased");
+            }
             let all = views.len() < most;
             for view in views {
                 let permit = self.crew.late.clone().acquire_owned().await;
                 if let Ok(permit) = permit {
-                    self.crew.perform(view, permit);
+                    self.crew.perform(view, now, permit);
                 }
             }
             if all {
@@ -143,6 +147,8 @@ impl Sweeper {
             .is_some()
         {
             if !self.leads.load(Ordering::SeqCst) {
+                // Another worker sees them now, and counts them.
+                self.deps().core.metrics.machines_unowned.set(0);
                 continue;
             }
             if let Err(error) = self.survey(&mut noted).await {
@@ -176,6 +182,8 @@ impl Sweeper {
                 self.orphan(&orphan, noted).await;
             }
         }
+        let unowned = i64::try_from(seen.len()).unwrap_or(i64::MAX);
+        deps.core.metrics.machines_unowned.set(unowned);
         noted.retain(|id, _| seen.contains(id));
         Ok(())
     }
@@ -236,7 +244,10 @@ impl Sweeper {
         metrics.runs_queued.set(gauge(census.queued));
         metrics.machines_in_flight.set(gauge(census.in_flight));
         metrics.runs_overdue.set(gauge(census.overdue));
-        metrics.teardowns_owed.set(gauge(census.duties));
+        metrics.teardowns_owed.set(gauge(census.owed));
+        let now = core.clock.now_ms();
+        let waited = budget::left(census.oldest_queued_ms.unwrap_or(now), now);
+        metrics.oldest_queued_age.set(waited.as_secs_f64());
         metrics.requests_unread.set(gauge(census.unread));
         metrics.tenants_held.set(gauge(census.tenants_held));
         core.store.announce(&self.crew.limits()).await?;

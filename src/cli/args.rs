@@ -125,16 +125,13 @@ A run that has ended stays as it is. Producers do the same without this command:
   XADD cofferdam:control * cancel pr-17")]
     Cancel(Cancel),
     /// Show tenants and change what is set for them: machines, share, backlog, budget, pause
-    #[command(
-        subcommand,
-        after_help = "\
+    #[command(after_help = "\
 Examples:
-  cofferdam tenants list
+  cofferdam tenants
   cofferdam tenants set acme --max-in-flight 5 --weight 3
   cofferdam tenants set acme --budget-s 36000 --backlog-max none
   cofferdam tenants pause acme
-  cofferdam tenants pause --all"
-    )]
+  cofferdam tenants pause --all")]
     Tenants(Tenants),
     /// Print what tenants used: machine seconds by size and day, runs by how they ended
     #[command(after_help = "\
@@ -145,19 +142,20 @@ Examples:
 Days are UTC. A machine's time counts on the day on which it was gone.")]
     Usage(Usage),
     /// Look at requests that could not be read, and put them back
-    #[command(
-        subcommand,
-        after_help = "\
+    #[command(after_help = "\
 Examples:
-  cofferdam dead list
+  cofferdam dead
   cofferdam dead requeue 1732000000000-0
-  cofferdam dead requeue --all"
-    )]
+  cofferdam dead requeue --all")]
     Dead(Dead),
     /// Check Redis, the Machines API, keys, addresses and clocks, and say what to do
     #[command(after_help = "\
+Where the Machines API is a server on this host, trial machines show whether sandboxes work here and
+which limits hold.
+
 Examples:
   cofferdam doctor
+  cofferdam doctor --sandbox
   cofferdam doctor --json
 
 Exit status: 0 nothing failed, 1 something did.")]
@@ -206,7 +204,7 @@ pub(crate) struct Misbehave {
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Format {
     /// Print JSON, one value a line
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) json: bool,
 }
 
@@ -360,15 +358,24 @@ pub(crate) struct Cancel {
     pub(crate) format: Format,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Dead {
+    #[command(subcommand)]
+    pub(crate) what: Option<DeadWhat>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+/// Entries that are listed unless another number is asked for.
+pub(crate) const DEAD_LISTED: u32 = 50;
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Dead {
-    /// List them, newest first
+pub(crate) enum DeadWhat {
+    /// List them, newest first; so does `dead` alone
     List {
         /// At most this many
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        #[arg(long, default_value_t = DEAD_LISTED, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
-        #[command(flatten)]
-        format: Format,
     },
     /// Put entries back on the request stream, as they came
     Requeue {
@@ -382,8 +389,6 @@ pub(crate) enum Dead {
         /// All of them
         #[arg(long)]
         all: bool,
-        #[command(flatten)]
-        format: Format,
     },
 }
 
@@ -410,6 +415,9 @@ pub(crate) enum Images {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// Run trial machines here, wherever the Machines API is
+    #[arg(long)]
+    pub(crate) sandbox: bool,
     #[command(flatten)]
     pub(crate) format: Format,
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::args::Dead;
+use crate::cli::args::{DEAD_LISTED, Dead, DeadWhat};
 use crate::cli::human;
 use crate::cli::place;
 use crate::cli::say::{Cell, Say, Tone};
@@ -17,22 +17,20 @@ use crate::store::requests::Entry;
 const ALL: usize = 100_000;
 
 pub(crate) async fn run(args: &Dead, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
-    match args {
-        Dead::List { limit, format } => {
+    let as_json = args.format.json;
+    let listed = DeadWhat::List { limit: DEAD_LISTED };
+    match args.what.as_ref().unwrap_or(&listed) {
+        DeadWhat::List { limit } => {
             let store = place::store(tool).await?;
             let most = usize::try_from(*limit).unwrap_or(usize::MAX);
             let entries = store.newest_dead(most).await?;
-            if format.json {
+            if as_json {
                 list_json(say, &entries)
             } else {
                 list(say, &entries)
             }
         }
-        Dead::Requeue {
-            entries,
-            all,
-            format,
-        } => {
+        DeadWhat::Requeue { entries, all } => {
             if let Some(odd) = entries.iter().find(|id| !is_entry(id)) {
                 return Err(WrongUse::new(format!("{odd:?} is no entry's id")).into());
             }
@@ -42,7 +40,7 @@ pub(crate) async fn run(args: &Dead, tool: &Tool, say: &mut Say) -> anyhow::Resu
             } else {
                 entries.clone()
             };
-            requeue(&store, &ids, say, format.json).await
+            requeue(&store, &ids, say, as_json).await
         }
     }
 }

@@ -39,6 +39,8 @@ use crate::config::{self, MachinesServer, Serve, Tool, Up, Worker};
 /// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "milestones")]
+    let _armed = crate::milestone::arm();
     let matches = settings::with_flags(Cli::command()).get_matches();
     // It fails only where it was done before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();

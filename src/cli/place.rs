@@ -83,7 +83,7 @@ pub(crate) fn without_password(url: &Url) -> String {
     let mut shown = url.clone();
     if shown.password().is_some() {
         // It fails for an address that cannot have one, which then has none.
-        let _ = shown.set_password(Some("…"));
+        let _ = shown.set_password(Some("***"));
     }
     // Over a socket the password stands in the query.
     shown.set_query(None);
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn passwords_are_not_shown() {
         for (url, shown) in [
-            ("redis://:hush@host:1/2", "redis://:%E2%80%A6@host:1/2"),
+            ("redis://:hush@host:1/2", "redis://:***@host:1/2"),
             ("unix:///run/redis.sock?pass=hush", "unix:///run/redis.sock"),
             ("redis://host", "redis://host"),
         ] {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
 use tracing::{info, warn};
 
@@ -12,24 +12,27 @@ use crate::assembly;
 use crate::cli::args::Misbehave;
 use crate::cli::say::Say;
 use crate::cli::status::{Status, WrongUse};
-use crate::config::{Daemon, MachinesServer, Serve, Worker};
+use crate::config::{self, Daemon, MachinesServer, Runs, Serve, Worker};
 use crate::endpoint;
 use crate::local::{self, Machines, Rule};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Signals};
+use crate::stage::Core;
 use crate::sweeper;
 use crate::telemetry;
 use crate::worker;
 
 pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     start_log(&settings.daemon)?;
+    let mut signals = signals()?;
     let listener = bind(settings.admin_listen).await?;
-    let core = assembly::core(&settings.redis, settings.runs).await?;
+    let core = unless_told(&mut signals, core(&settings.redis, settings.runs)).await?;
     let deps = assembly::deps(core.clone(), &settings.machines, &settings.guests)?;
     let health = deps.health.clone();
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
+    shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
     let (metrics, store) = (core.metrics.clone(), core.store.clone());
     let probe = move || {
         let (store, health) = (store.clone(), health.clone());
@@ -41,16 +44,18 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
         }
     };
     shutdown.spawn(admin::serve(listener, metrics, probe, shutdown.clone()));
-    until_told(&shutdown, settings.daemon.drain).await
+    until_told(signals, &shutdown, settings.daemon.drain).await
 }
 
 pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     start_log(&settings.daemon)?;
+    let mut signals = signals()?;
     let listener = bind(settings.endpoint.listen).await?;
     let admin_listener = bind(settings.admin_listen).await?;
-    let core = assembly::core(&settings.redis, settings.runs).await?;
+    let core = unless_told(&mut signals, core(&settings.redis, settings.runs)).await?;
     let ring = assembly::ring(&settings.endpoint.keys)?;
     let shutdown = Shutdown::new();
+    shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
     let (metrics, store) = (core.metrics.clone(), core.store.clone());
     let deps = endpoint::Deps { core, ring };
     shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
@@ -64,7 +69,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
         probe,
         shutdown.clone(),
     ));
-    until_told(&shutdown, settings.daemon.drain).await
+    until_told(signals, &shutdown, settings.daemon.drain).await
 }
 
 pub(super) async fn machines(
@@ -74,6 +79,7 @@ pub(super) async fn machines(
 ) -> anyhow::Result<Status> {
     let rules = rules(args)?;
     start_log(&settings.daemon)?;
+    let signals = signals()?;
     let local = settings.local;
     let listener = bind(local.listen).await?;
     let mut wanted = local::Settings::new(local.token.expose().clone(), local.state_dir);
@@ -89,7 +95,7 @@ pub(super) async fn machines(
     let address = listener.local_addr()?;
     say.line(&format!("http://{address}/v1  {}", machines.report()))?;
     shutdown.spawn(machines.serve(listener));
-    until_told(&shutdown, settings.daemon.drain).await
+    until_told(signals, &shutdown, settings.daemon.drain).await
 }
 
 /// The faults that the words ask for.
@@ -109,6 +115,15 @@ pub(super) fn misbehaving(settings: &mut local::Settings, args: &Misbehave, rule
     }
 }
 
+/// SIGTERM and SIGINT, from before anything is started.
+pub(super) fn signals() -> anyhow::Result<Signals> {
+    Signals::listen().context("hear signals")
+}
+
+async fn core(redis: &config::Redis, runs: Runs) -> anyhow::Result<Core> {
+    Ok(Box::pin(assembly::core(redis, runs)).await?)
+}
+
 pub(super) fn start_log(daemon: &Daemon) -> anyhow::Result<()> {
     Ok(telemetry::start(&daemon.log, daemon.log_format)?)
 }
@@ -121,24 +136,19 @@ pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Waits to be told to end, then ends in two steps; told again, it ends at once.
-pub(super) async fn until_told(shutdown: &Shutdown, drain: Duration) -> anyhow::Result<Status> {
-    shutdown.signalled().await.context("wait for signals")?;
+async fn until_told(
+    mut signals: Signals,
+    shutdown: &Shutdown,
+    drain: Duration,
+) -> anyhow::Result<Status> {
+    signals.told().await;
     info!(
         drain_s = drain.as_secs(),
         "ending: what is in hand is finished"
     );
-    let hurry = async {
-        // The first word has been heard: this is the second one.
-        let again = Shutdown::new();
-        if again.signalled().await.is_ok() {
-            warn!("told again: ending at once");
-            shutdown.abort().cancel();
-        }
-        std::future::pending().await
-    };
     let is_clean = tokio::select! {
         is_clean = shutdown.finish(drain) => is_clean,
-        () = hurry => false,
+        () = hurried(&mut signals, shutdown) => false,
     };
     if !is_clean {
         warn!("what was in hand is left to others, who take it up when its lease ends");
@@ -148,11 +158,20 @@ pub(super) async fn until_told(shutdown: &Shutdown, drain: Duration) -> anyhow::
 }
 
 /// Ends what is in hand when this process is told to end a second time; never returns.
-pub(super) async fn hurried(shutdown: &Shutdown) {
-    // The first word has been heard: this waits for another one.
-    if Shutdown::new().signalled().await.is_ok() {
-        warn!("told again: ending at once");
-        shutdown.abort().cancel();
-    }
+pub(super) async fn hurried(signals: &mut Signals, shutdown: &Shutdown) {
+    signals.told().await;
+    warn!("told again: ending at once");
+    shutdown.abort().cancel();
     std::future::pending().await
+}
+
+/// What comes of starting, unless this process is told to end first.
+pub(super) async fn unless_told<T>(
+    signals: &mut Signals,
+    start: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        started = start => started,
+        () = signals.told() => bail!("told to end before everything was there"),
+    }
 }

@@ -13,19 +13,22 @@ use crate::run::id::Tenant;
 use crate::store::Store;
 use crate::store::tenants::{Change, TenantView, WEIGHTS};
 
+#[derive(Args, Debug)]
+pub(crate) struct Tenants {
+    #[command(subcommand)]
+    pub(crate) what: Option<What>,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Tenants {
-    /// List tenants that have settings, waiting runs or machines
-    List {
-        #[command(flatten)]
-        format: Format,
-    },
+pub(crate) enum What {
+    /// List tenants that have settings, waiting runs or machines; so does `tenants` alone
+    List,
     /// Show one tenant
     Show {
         /// Its name
         tenant: String,
-        #[command(flatten)]
-        format: Format,
     },
     /// Change what is set for a tenant; what is not named stays
     Set(Set),
@@ -51,8 +54,6 @@ pub(crate) struct Set {
     /// Machine seconds on one UTC day, or `none`
     #[arg(long, value_name = "SECONDS")]
     pub(crate) budget_s: Option<String>,
-    #[command(flatten)]
-    pub(crate) format: Format,
 }
 
 #[derive(Args, Debug)]
@@ -63,8 +64,6 @@ pub(crate) struct Scope {
     /// All of them
     #[arg(long)]
     pub(crate) all: bool,
-    #[command(flatten)]
-    pub(crate) format: Format,
 }
 
 /// A tenant's name as it was given.
@@ -74,20 +73,21 @@ pub(crate) fn tenant_name(text: &str) -> Result<Tenant, WrongUse> {
 }
 
 pub(crate) async fn run(args: &Tenants, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
-    match args {
-        Tenants::List { format } => list(&place::store(tool).await?, *format, say).await?,
-        Tenants::Show { tenant, format } => {
+    let format = args.format;
+    match args.what.as_ref().unwrap_or(&What::List) {
+        What::List => list(&place::store(tool).await?, format, say).await?,
+        What::Show { tenant } => {
             let tenant = tenant_name(tenant)?;
-            show(&place::store(tool).await?, &tenant, *format, say).await?;
+            show(&place::store(tool).await?, &tenant, format, say).await?;
         }
-        Tenants::Set(args) => {
+        What::Set(args) => {
             let (tenant, changes) = (tenant_name(&args.tenant)?, changes(args)?);
             let store = place::store(tool).await?;
             store.configure(&tenant, &changes).await?;
-            show(&store, &tenant, args.format, say).await?;
+            show(&store, &tenant, format, say).await?;
         }
-        Tenants::Pause(scope) => pause(scope, true, tool, say).await?,
-        Tenants::Resume(scope) => pause(scope, false, tool, say).await?,
+        What::Pause(scope) => pause(scope, true, format, tool, say).await?,
+        What::Resume(scope) => pause(scope, false, format, tool, say).await?,
     }
     Ok(Status::Done)
 }
@@ -151,11 +151,18 @@ fn weight(text: &str) -> Result<Option<f64>, WrongUse> {
     })
 }
 
-async fn pause(scope: &Scope, is_paused: bool, tool: &Tool, say: &mut Say) -> anyhow::Result<()> {
+async fn pause(
+    scope: &Scope,
+    is_paused: bool,
+    format: Format,
+    tool: &Tool,
+    say: &mut Say,
+) -> anyhow::Result<()> {
     let word = if is_paused { "paused" } else { "resumed" };
     let Some(name) = &scope.tenant else {
-        place::store(tool).await?.pause(is_paused).await?;
-        if scope.format.json {
+        let store = place::store(tool).await?;
+        store.pause(None, is_paused, None).await?;
+        if format.json {
             say.json(&json!({"all": true, "paused": is_paused}))?;
         } else {
             say.line(&format!("everything is {word}"))?;
@@ -164,10 +171,9 @@ async fn pause(scope: &Scope, is_paused: bool, tool: &Tool, say: &mut Say) -> an
     };
     let tenant = tenant_name(name)?;
     let store = place::store(tool).await?;
-    let change = Change::Paused(is_paused);
-    store.configure(&tenant, &[change]).await?;
-    if scope.format.json {
-        return show(&store, &tenant, scope.format, say).await;
+    store.pause(Some(&tenant), is_paused, None).await?;
+    if format.json {
+        return show(&store, &tenant, format, say).await;
     }
     say.line(&format!("{tenant} is {word}"))?;
     Ok(())

@@ -8,7 +8,7 @@ use crate::cli::args::Misbehave;
 use crate::cli::human;
 use crate::cli::place;
 use crate::cli::say::{Say, Tone};
-use crate::cli::service::{hurried, misbehaving, rules, start_log};
+use crate::cli::service::{hurried, misbehaving, rules, signals, start_log, unless_told};
 use crate::cli::status::Status;
 use crate::config::Up;
 use crate::up::Running;
@@ -16,19 +16,23 @@ use crate::up::Running;
 pub(super) async fn run(args: &Misbehave, settings: Up, say: &mut Say) -> anyhow::Result<Status> {
     let rules = rules(args)?;
     start_log(&settings.daemon)?;
+    let mut signals = signals()?;
     let begun = Instant::now();
     let folder = settings.state_dir.display().to_string();
-    let mut running = Running::start(settings, |local| misbehaving(local, args, rules)).await?;
+    let start = Box::pin(Running::start(settings, |local| {
+        misbehaving(local, args, rules);
+    }));
+    let mut running = unless_told(&mut signals, async { Ok(start.await?) }).await?;
     tell(say, &running, &folder, begun)?;
     let services = running.services().clone();
     let broken = tokio::select! {
-        told = services.signalled() => { told?; None }
+        () = signals.told() => None,
         broken = running.broken() => Some(broken),
     };
     info!("ending");
     tokio::select! {
         () = running.end() => {}
-        () = hurried(&services) => {}
+        () = hurried(&mut signals, &services) => {}
     }
     match broken {
         None => Ok(Status::Done),

@@ -3,7 +3,7 @@
 //! A frame is a length (32 bits, little end first) and that many bytes: one for the kind, then the
 //! fields. Both sides are built from this one file, so there are no versions. Nothing here is
 //! async or knows where the bytes come from. The server must take what it reads for the words of a
-//! stranger: a guest can get hold of its own init.
+//! stranger: init runs as the guest's own user.
 
 /// The longest frame the server sends: a program with all its arguments and environment, or the
 /// standard input of an exec.

@@ -20,6 +20,7 @@ use crate::local::refusal::Refusal;
 use crate::local::registry::create::Newborn;
 use crate::local::registry::machine::Curse;
 use crate::local::registry::view::{Region, Reply, Shown, org_page};
+use crate::local::registry::{Live, Registry};
 use crate::local::routes::action::{Action, MachineAction};
 use crate::local::server::Owned;
 use crate::local::{programs, spec};
@@ -43,6 +44,11 @@ impl Calls {
     /// The time.
     pub(crate) fn now(&self) -> UnixMs {
         self.host.now()
+    }
+
+    /// The machines there are.
+    pub(crate) fn live(&self) -> Live {
+        self.host.look(Registry::live)
     }
 
     /// Does nothing for so long, or until the server ends.
@@ -170,10 +176,14 @@ impl Calls {
                 Ok(of_reply(updated))
             }
             act => {
+                let is_delete = matches!(act, MachineAction::Delete { .. });
                 let change = self
                     .host
-                    .change(|registry, now| registry.act(app, id, nonce, act, now));
-                change.map(of_reply)
+                    .change(|registry, now| registry.act(app, id, nonce, act, now))?;
+                if is_delete {
+                    self.host.settle_down(app, id).await;
+                }
+                Ok(of_reply(change))
             }
         }
     }

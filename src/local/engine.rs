@@ -71,6 +71,8 @@ pub struct Exit {
     pub cpu_ms: Option<u64>,
     /// The most memory the machine held at once, in bytes, where it is known.
     pub peak_bytes: Option<u64>,
+    /// Why the program never ran, when it could not be started at all.
+    pub error: Option<String>,
 }
 
 /// What an exec inside a running machine brought.
@@ -297,6 +299,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// The end of a machine whose program cannot be started, as a shell tells it; `None` when it
+    /// was not the program's fault and another try may do better.
+    pub(crate) fn as_exit(&self) -> Option<Exit> {
+        let code = match self {
+            Self::NotFound(_) | Self::Workdir(_) => 127,
+            Self::NotExecutable { .. } => 126,
+            _ => return None,
+        };
+        Some(Exit {
+            code: Some(code),
+            error: Some(self.to_string()),
+            ..Exit::default()
+        })
+    }
+
     /// Puts what was being done to a system's answer.
     pub(super) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();

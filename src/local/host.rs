@@ -25,12 +25,14 @@ use crate::local::registry::view::Reply;
 use crate::local::registry::{Done, Registry};
 use crate::local::relay::Relay;
 use crate::local::runner::{Handle, Runner};
-use crate::local::waits::{self, Hub, Standing, WaitQuery};
+use crate::local::waits::{self, Hub, Standing, Target, WaitQuery};
 use crate::machines::wire::{MachineState, WaitAnswer};
 use crate::shutdown::Shutdown;
 
 /// Orders that a process has not looked at yet.
 const ORDERS_WAITING: usize = 32;
+/// How long the answer to a delete waits for the machine's processes.
+const DESTROYING_MAX: Duration = Duration::from_secs(2);
 
 /// The machines of this computer. Clones share them.
 #[derive(Clone, Debug)]
@@ -218,6 +220,22 @@ impl Host {
         };
         self.0.waits.leave(id, changes);
         outcome
+    }
+
+    /// Waits until the processes of a deleted machine have ended, as far as that takes no longer
+    /// than [`DESTROYING_MAX`]: whoever is told that it is deleted may make another in its place.
+    pub(crate) async fn settle_down(&self, app: &str, id: &str) {
+        let stick = self.look(|registry| registry.by_id(id)?.curse.stick);
+        if matches!(stick, Some((Sticky::Destroying, _))) {
+            return;
+        }
+        let query = WaitQuery {
+            targets: vec![Target::State(MachineState::Destroyed)],
+            timeout: DESTROYING_MAX,
+            version: None,
+            from_event_id: None,
+        };
+        let _ = self.wait(app, id, &query).await;
     }
 
     /// Ends every process, because the server ends. None is started from then on.

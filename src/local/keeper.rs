@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::local::engine::{Exit, OutputSink};
+use crate::local::engine::{Error, Exit, OutputSink};
 use crate::local::faults::rule::Sticky;
 use crate::local::host::Host;
 use crate::local::logs::{Log, Stream};
@@ -45,6 +45,8 @@ enum Early {
     Abandoned,
     /// It was told nothing; it has been reported, or is nobody's any more.
     Reported,
+    /// There is no program to run, and so its run is over.
+    Ended(Exit),
     /// It failed.
     Failed(String),
 }
@@ -57,6 +59,7 @@ pub(crate) async fn keep(host: Host, mut start: Start) {
             Observation::Exited(follow(&host, &mut start, &machine, running).await)
         }
         Err(Early::Abandoned) => Observation::Abandoned,
+        Err(Early::Ended(exit)) => Observation::Exited(exit),
         Err(Early::Failed(reason)) => {
             warn!(machine_id = id, reason, "machine could not be started");
             Observation::Failed(reason)
@@ -98,12 +101,26 @@ async fn boot(host: &Host, start: &mut Start) -> Result<(Arc<Machine>, Running),
         .parts()
         .logs
         .open(&machine.app, &machine.id, &machine.region);
-    let sink = sink(host, log);
-    let running = host.parts().runner.start(spec, sink).await;
-    let running = running.map_err(|error| Early::Failed(error.to_string()))?;
+    let started = host.parts().runner.start(spec, sink(host, log.clone()));
+    let running = match started.await {
+        Ok(running) => running,
+        Err(error) => return Err(no_program(host, start, &log, &error)),
+    };
     host.attach(&start.id, start.generation, running.handle());
     host.observe(&start.id, start.generation, Observation::Started);
     Ok((machine, running))
+}
+
+/// What a program that could not be started means. One that is not there, or cannot be run, will
+/// not be the next time: the machine has started and its program has ended, and its log says why.
+fn no_program(host: &Host, start: &Start, log: &Log, error: &Error) -> Early {
+    let Some(exit) = error.as_exit() else {
+        return Early::Failed(error.to_string());
+    };
+    log.write(Stream::Stderr, format!("{error}\n").as_bytes(), host.now());
+    log.close(host.now());
+    host.observe(&start.id, start.generation, Observation::Started);
+    Early::Ended(exit)
 }
 
 /// Waits for so long, or for ever, unless the machine is told to end.

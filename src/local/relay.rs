@@ -2,7 +2,8 @@
 //! carried to the configured endpoint, and back.
 //!
 //! Nothing is read into or added to what passes. Connections are bounded for each machine and in
-//! all, and end when nothing has moved for a while. When the machine has ended, what its program
+//! all, and end when nothing has moved for a while. One of each machine is always carried, so that
+//! no others can keep it from posting by holding on to all connections there are. When the machine has ended, what its program
 //! had already sent is still delivered, for a grace period.
 
 use std::io;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -28,7 +29,7 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub(crate) struct Bounds {
     /// Connections of one machine at once.
     pub(crate) per_machine: usize,
-    /// Connections of all machines at once.
+    /// Connections of all machines at once, without the first of each.
     pub(crate) overall: usize,
     /// How long a connection may be silent in both directions.
     pub(crate) idle: Duration,
@@ -73,7 +74,7 @@ impl Relay {
 
     /// Serves one machine's listener until `ended`, then those who had connected by then.
     pub(crate) async fn serve(&self, listener: TcpListener, ended: CancellationToken) {
-        let own = Arc::new(Semaphore::new(self.bounds.per_machine));
+        let own = Own::new(self.bounds);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -81,7 +82,7 @@ impl Relay {
                 () = ended.cancelled() => break,
             };
             match accepted {
-                Ok((stream, permits)) => self.spawn(stream, permits, &ended),
+                Ok((stream, permit)) => self.spawn(stream, permit, &ended),
                 Err(error) => {
                     debug!(%error, "a machine's listener failed");
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -89,34 +90,33 @@ impl Relay {
             }
         }
         // What waited in the backlog when the machine ended has been sent: take it along.
-        while let Ok(Ok((stream, permits))) =
+        while let Ok(Ok((stream, permit))) =
             timeout(Duration::from_millis(5), self.accept(&listener, &own)).await
         {
-            self.spawn(stream, permits, &ended);
+            self.spawn(stream, permit, &ended);
         }
     }
 
-    /// The next connection with its permits. Permits come first: what cannot be served stays in
+    /// The next connection with its permit. Permits come first: what cannot be served stays in
     /// the listener's backlog, where it costs nothing.
-    async fn accept(
-        &self,
-        listener: &TcpListener,
-        own: &Arc<Semaphore>,
-    ) -> io::Result<(TcpStream, [OwnedSemaphorePermit; 2])> {
-        let closed = |_| io::Error::other("the relay is closed");
-        let own = Arc::clone(own).acquire_owned().await.map_err(closed)?;
-        let overall = Arc::clone(&self.overall).acquire_owned().await;
-        let overall = overall.map_err(closed)?;
+    async fn accept(&self, listener: &TcpListener, own: &Own) -> io::Result<(TcpStream, Permit)> {
+        let first = Arc::clone(&own.first).acquire_owned();
+        let further = async {
+            let own = Arc::clone(&own.further).acquire_owned().await?;
+            let overall = Arc::clone(&self.overall).acquire_owned().await?;
+            Ok((own, overall))
+        };
+        let permit = tokio::select! {
+            biased;
+            first = first => first.map(Permit::First),
+            further = further => further.map(|(own, overall)| Permit::Further(own, overall)),
+        };
+        let permit = permit.map_err(|_: AcquireError| io::Error::other("the relay is closed"))?;
         let (stream, _) = listener.accept().await?;
-        Ok((stream, [own, overall]))
+        Ok((stream, permit))
     }
 
-    fn spawn(
-        &self,
-        guest: TcpStream,
-        permits: [OwnedSemaphorePermit; 2],
-        ended: &CancellationToken,
-    ) {
+    fn spawn(&self, guest: TcpStream, permit: Permit, ended: &CancellationToken) {
         let (relay, ended) = (self.clone(), ended.clone());
         self.shutdown.spawn(async move {
             let grace = relay.bounds.grace;
@@ -131,7 +131,7 @@ impl Relay {
                 },
                 () = overtime => {}
             }
-            drop(permits);
+            drop(permit);
         });
     }
 
@@ -146,6 +146,29 @@ impl Relay {
         let back = copy(endpoint_read, guest_write, &moved, self.bounds.idle);
         tokio::try_join!(there, back).map(|_| ())
     }
+}
+
+/// What one machine may have.
+struct Own {
+    /// The connection that needs nobody else's leave.
+    first: Arc<Semaphore>,
+    further: Arc<Semaphore>,
+}
+
+impl Own {
+    fn new(bounds: Bounds) -> Self {
+        Self {
+            first: Arc::new(Semaphore::new(1)),
+            further: Arc::new(Semaphore::new(bounds.per_machine.saturating_sub(1))),
+        }
+    }
+}
+
+/// Held for as long as a connection is carried.
+#[expect(dead_code, reason = "permits are given back by being dropped")]
+enum Permit {
+    First(OwnedSemaphorePermit),
+    Further(OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// When bytes last moved on a connection, in either direction.
@@ -264,11 +287,15 @@ mod tests {
     async fn echo_endpoint() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound").to_string();
-        Shutdown::new().spawn(async move {
+        let tasks = Shutdown::new();
+        let served = tasks.clone();
+        tasks.spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut sent = Vec::new();
-                let _ = stream.read_to_end(&mut sent).await;
-                let _ = stream.write_all(&sent).await;
+                served.spawn(async move {
+                    let mut sent = Vec::new();
+                    let _ = stream.read_to_end(&mut sent).await;
+                    let _ = stream.write_all(&sent).await;
+                });
             }
         });
         address
@@ -343,6 +370,30 @@ mod tests {
         assert_eq!(waiting.await.expect("served now"), b"third");
         ended.cancel();
         tasks.finish(Duration::from_secs(10)).await;
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_holds_all_connections_keeps_no_other_from_one() {
+        let bounds = Bounds {
+            overall: 3,
+            ..Bounds::default()
+        };
+        let relay = Relay::new(&echo_endpoint().await, bounds, Shutdown::new());
+        let (greedy, first_ended, first_tasks) = machine(&relay).await;
+        let mut open = Vec::new();
+        for _ in 0..40 {
+            open.push(TcpStream::connect(greedy).await.expect("taken"));
+        }
+        let (address, ended, tasks) = machine(&relay).await;
+        // One at a time, as often as it likes.
+        for word in [b"one", b"two"] {
+            assert_eq!(send(address, word).await.expect("carried"), word);
+        }
+        drop(open);
+        for (ended, tasks) in [(first_ended, first_tasks), (ended, tasks)] {
+            ended.cancel();
+            tasks.finish(Duration::from_secs(10)).await;
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
@@ -18,9 +19,10 @@ use crate::http::serve::Severed;
 use crate::local::answer::{self, Body};
 use crate::local::auth::Gate;
 use crate::local::calls::Calls;
-use crate::local::faults::{Faults, Instead, Spoil, Subject, Verdict};
+use crate::local::faults::{Counts, Faults, Instead, Spoil, Subject, Verdict};
 use crate::local::ids::Ids;
 use crate::local::refusal::{Refusal, Shape};
+use crate::local::registry::Live;
 use crate::local::routes::action::Action;
 use crate::local::routes::query::Query;
 use crate::local::routes::{self, Route, read};
@@ -67,6 +69,13 @@ pub(crate) struct Deps {
     pub(crate) memory_bytes: usize,
     /// Where request ids begin.
     pub(crate) seed: u64,
+}
+
+#[derive(Serialize)]
+struct Control {
+    #[serde(flatten)]
+    counts: Counts,
+    machines: Live,
 }
 
 impl Server {
@@ -195,9 +204,9 @@ impl Server {
         weight: usize,
     ) -> Result<Response<reply::Body>, Refusal> {
         match action {
-            Action::Faults => Ok(reply::json(StatusCode::OK, &self.0.faults.counts())),
+            Action::Faults => Ok(self.control()),
             Action::SetFaults(rules) => match self.0.faults.replace(rules) {
-                true => Ok(reply::json(StatusCode::OK, &self.0.faults.counts())),
+                true => Ok(self.control()),
                 false => Err(Refusal::invalid("there are too many rules")),
             },
             Action::Create { app, request } => {
@@ -223,6 +232,15 @@ impl Server {
             }
             other => self.0.calls.other(other),
         }
+    }
+
+    /// What the control route tells: what the rules did, and the machines as they really are.
+    fn control(&self) -> Response<reply::Body> {
+        let told = Control {
+            counts: self.0.faults.counts(),
+            machines: self.0.calls.live(),
+        };
+        reply::json(StatusCode::OK, &told)
     }
 
     fn request_id(&self) -> String {

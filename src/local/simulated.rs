@@ -4,6 +4,9 @@
 //! posts a small JSON value to the path of `SANDBOX_RESULT_URL`, at the configured endpoint, with
 //! the machine's own token, and the machine exits with 0. A machine without that variable exits
 //! with 0 after the delay.
+//!
+//! A guest can be one that behaves otherwise, by the variable `SIMULATED_GUEST`: `exits` (posts
+//! nothing and exits with 3), `stays` (posts and never exits), `hangs` (neither).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,6 +28,10 @@ const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long one try may take.
 const POST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The variable that says how a guest behaves.
+const BEHAVIOUR: &str = "SIMULATED_GUEST";
+/// What a guest exits with that posts nothing.
+const SILENT: i32 = 3;
 /// Bytes of an answer that are looked at: its first line.
 const ANSWER_BYTES: usize = 256;
 
@@ -91,7 +98,22 @@ impl Running {
         tokio::select! {
             biased;
             signal = ended_by => Exit { signal: Some(signal), ..Exit::default() },
-            code = self.play() => Exit { code: Some(code), ..Exit::default() },
+            code = self.behave() => Exit { code: Some(code), ..Exit::default() },
+        }
+    }
+
+    async fn behave(&self) -> i32 {
+        match self.env.get(BEHAVIOUR).map(String::as_str) {
+            Some("exits") => {
+                tokio::time::sleep(self.delay).await;
+                SILENT
+            }
+            Some("stays") => {
+                self.play().await;
+                std::future::pending().await
+            }
+            Some("hangs") => std::future::pending().await,
+            _ => self.play().await,
         }
     }
 

@@ -4,16 +4,20 @@
 //! machine's name, which follows from run and attempt. At most one machine of that name is live,
 //! and whoever boots the attempt, once or twice or late, ends up with that one.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::clock::UnixMs;
 use crate::machines::{Call, Certainty, Decision, Error as ApiError, judge, wire};
+use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, machine_name};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Machine;
 use crate::run::request::RunRequest;
+use crate::stage::breaker::{Answer, REST_MAX};
 use crate::stage::hold::Hold;
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error, end, pause, roll, spec};
@@ -95,8 +99,12 @@ pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Resu
         deps,
         run,
         hold,
+        region: request.region.as_deref(),
         name: machine_name(&run.id, run.attempt),
     };
+    if let Answer::Wait(until) = boot.way() {
+        return boot.stand_back(begin == Begin::LookUp, until).await;
+    }
     boot.drive(&body, begin).await
 }
 
@@ -105,10 +113,38 @@ struct Boot<'a> {
     deps: &'a Deps,
     run: &'a Claimed,
     hold: &'a Hold,
+    region: Option<&'a str>,
     name: String,
 }
 
 impl Boot<'_> {
+    /// Whether the app and the region may be called.
+    fn way(&self) -> Answer {
+        let now = self.deps.core.clock.now_ms();
+        let breakers = &self.deps.health.breakers;
+        breakers.ask(&self.run.app, self.region, now)
+    }
+
+    /// The same, changing nothing: for a boot that is under way.
+    fn rests(&self) -> Answer {
+        let now = self.deps.core.clock.now_ms();
+        let breakers = &self.deps.health.breakers;
+        breakers.look(&self.run.app, self.region, now)
+    }
+
+    /// The app or the region does not answer: another app may boot the run, if it is sure that
+    /// there is no machine. Else the lease ends, and the sweep looks.
+    async fn stand_back(&self, unsure: bool, until: UnixMs) -> Result<Booted, Error> {
+        if unsure {
+            return Ok(Booted::Left);
+        }
+        let why = "the app or the region does not answer";
+        let soon = budget::after(self.deps.core.clock.now_ms(), REST_MAX);
+        let until = until.min(soon);
+        self.defer(ReasonCode::BootFailed, &why, Some(until), Requeue::Held)
+            .await
+    }
+
     async fn drive(&self, body: &wire::CreateMachine, begin: Begin) -> Result<Booted, Error> {
         let mut next = begin;
         // Whether a machine may be there without our knowing.
@@ -125,12 +161,10 @@ impl Boot<'_> {
             }
             let failed = match next {
                 Begin::LookUp => {
-                    match self
-                        .deps
-                        .machines
-                        .find_by_name(&self.run.app, &self.name)
-                        .await
-                    {
+                    let machines = &self.deps.machines;
+                    let found = machines.find_by_name(&self.run.app, &self.name).await;
+                    milestone!("boot::looked_up");
+                    match found {
                         Ok(Some(machine)) => return self.arrived(&machine).await,
                         Ok(None) => {
                             unsure = false;
@@ -140,14 +174,22 @@ impl Boot<'_> {
                         Err(error) => (Call::List, error),
                     }
                 }
-                Begin::Create => match self.deps.machines.create(&self.run.app, body).await {
-                    Ok(machine) => return self.arrived(&machine).await,
-                    Err(error) => (Call::Create, error),
-                },
+                Begin::Create => {
+                    let created = self.deps.machines.create(&self.run.app, body).await;
+                    milestone!("boot::created");
+                    match created {
+                        Ok(machine) => return self.arrived(&machine).await,
+                        Err(error) => (Call::Create, error),
+                    }
+                }
             };
             tries += 1;
+            self.deps.heard(&self.run.app, self.region, Some(&failed.1));
             if failed.0 == Call::Create && failed.1.certainty() == Certainty::Unknown {
                 unsure = true;
+            }
+            if let Answer::Wait(until) = self.rests() {
+                return self.stand_back(unsure, until).await;
             }
             match self.answer(failed.0, &failed.1).await? {
                 Next::Again(again) if tries < TRIES_MAX => {
@@ -187,6 +229,7 @@ impl Boot<'_> {
             Decision::RateLimited { retry_after } => {
                 let until = budget::after(now, retry_after.unwrap_or(RATE_HOLD));
                 self.deps.core.store.hold(&self.run.app, until, now).await?;
+                milestone!("boot::held_back");
                 let code = ReasonCode::BootFailed;
                 Next::Wait {
                     code,
@@ -203,6 +246,7 @@ impl Boot<'_> {
                 self.deps.health.refused(&error.to_string());
                 let until = budget::after(now, MISCONFIGURED_HOLD);
                 self.deps.core.store.hold(&self.run.app, until, now).await?;
+                milestone!("boot::held_off");
                 let code = ReasonCode::BootFailed;
                 Next::Wait {
                     code,
@@ -227,7 +271,9 @@ impl Boot<'_> {
 
     /// A machine of our name exists: ours, if its name really is.
     async fn adopt(&self, machine_id: &str) -> Result<Next, Error> {
-        match self.deps.machines.get(&self.run.app, machine_id).await {
+        let known = self.deps.machines.get(&self.run.app, machine_id).await;
+        milestone!("boot::adopted");
+        match known {
             Ok(machine) if machine.name == self.name && !machine.state.is_gone() => {
                 info!(run_id = self.run.id.as_str(), machine_id, "adopted");
                 Ok(Next::Done(self.arrived(&machine).await?))
@@ -241,6 +287,7 @@ impl Boot<'_> {
     async fn arrived(&self, machine: &wire::Machine) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
         self.deps.health.accepted();
+        self.deps.heard(&run.app, self.region, None);
         let machine = Machine {
             app: run.app.clone(),
             id: machine.id.clone(),
@@ -248,11 +295,10 @@ impl Boot<'_> {
             region: machine.region.clone(),
         };
         let now = core.clock.now_ms();
-        match core
-            .store
-            .advance(&run.id, run.attempt, &machine, now)
-            .await?
-        {
+        let advanced = core.store.advance(&run.id, run.attempt, &machine, now);
+        let advanced = advanced.await?;
+        milestone!("boot::advanced");
+        match advanced {
             Act::Done(Entered::Running) => {
                 info!(run_id = run.id.as_str(), machine_id = machine.id, "running");
                 Ok(Booted::Running)
@@ -267,6 +313,7 @@ impl Boot<'_> {
     /// The run went on without this boot. A machine that it does not name has no other owner.
     async fn disown(&self, machine: &Machine) -> Result<Booted, Error> {
         let known = self.deps.core.store.view(&self.run.id).await?;
+        milestone!("boot::disowned");
         let owned = known.is_some_and(|view| {
             view.machine_id.as_deref() == Some(machine.id.as_str()) && view.state != "closed"
         });
@@ -288,8 +335,8 @@ impl Boot<'_> {
     async fn defer(
         &self,
         code: ReasonCode,
-        error: &ApiError,
-        until: Option<u64>,
+        error: &(impl Display + Sync),
+        until: Option<UnixMs>,
         counts: Requeue,
     ) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
@@ -304,11 +351,13 @@ impl Boot<'_> {
         let Some(view) = core.store.view(&run.id).await? else {
             return Ok(Booted::Left);
         };
-        match core
+        milestone!("boot::deferred");
+        let requeued = core
             .store
             .requeue(&view, run.attempt, counts, Some(ready), now)
-            .await?
-        {
+            .await?;
+        milestone!("boot::requeued");
+        match requeued {
             Act::Done(_) => Ok(Booted::Queued),
             Act::Over | Act::Older | Act::Refused | Act::Unknown | Act::Repeated => {
                 Ok(Booted::Left)
@@ -340,6 +389,7 @@ pub async fn reboot(deps: &Deps, view: &View, hold: &Hold) -> Result<Booted, Err
     let Some((now_at, request)) = deps.core.store.request(&view.id).await? else {
         return Ok(Booted::Left);
     };
+    milestone!("boot::taken_up");
     let (Some(app), true) = (view.app.clone(), now_at == attempt) else {
         return Ok(Booted::Left);
     };

@@ -2,20 +2,22 @@
 //!
 //! `XADD <ns>:control * cancel RUN`, and in the same way `cancel_tenant TENANT`, `pause TENANT`
 //! and `resume TENANT`, where `*` stands for everything. One entry may hold several orders, which
-//! are obeyed in turn. Every order can be obeyed twice.
+//! are obeyed in turn. Every order can be obeyed twice, and late: of those that pause and resume
+//! the last one on the stream holds.
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
+use crate::milestone::milestone;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::stage::{Core, Error, end};
 use crate::store::acts::Act;
 use crate::store::keys::Inbox;
 use crate::store::requests::Entry;
-use crate::store::tenants::{Change, Walk};
+use crate::store::tenants::Walk;
 
 /// Runs that are cancelled at once.
 const AT_ONCE: usize = 64;
@@ -92,6 +94,7 @@ pub async fn obey(core: &Core, entry: &Entry) -> Result<Obeyed, Error> {
                 reason, "an entry is no order; set aside as dead"
             );
             core.store.bury(Inbox::Control, entry, &reason).await?;
+            milestone!("control::buried");
             return Ok(Obeyed::Done);
         }
     };
@@ -102,6 +105,7 @@ pub async fn obey(core: &Core, entry: &Entry) -> Result<Obeyed, Error> {
                 let until = entry.appended_at_ms(core.clock.now_ms());
                 // Asked first: what is admitted meanwhile is then found.
                 let is_past = core.store.intake_is_past(entry).await?;
+                milestone!("control::tenant_asked");
                 cancel_tenant(core, tenant, until).await?;
                 if is_past {
                     Obeyed::Done
@@ -109,14 +113,15 @@ pub async fn obey(core: &Core, entry: &Entry) -> Result<Obeyed, Error> {
                     Obeyed::NotYet
                 }
             }
-            Order::Pause(scope) => pause(core, scope.as_ref(), true).await?,
-            Order::Resume(scope) => pause(core, scope.as_ref(), false).await?,
+            Order::Pause(scope) => pause(core, scope.as_ref(), true, entry).await?,
+            Order::Resume(scope) => pause(core, scope.as_ref(), false, entry).await?,
         };
         if obeyed == Obeyed::NotYet {
             return Ok(Obeyed::NotYet);
         }
     }
     core.store.done(Inbox::Control, entry).await?;
+    milestone!("control::done");
     Ok(Obeyed::Done)
 }
 
@@ -133,6 +138,7 @@ pub async fn cancel(core: &Core, id: &RunId) -> Result<Act, Error> {
 async fn cancel_when_known(core: &Core, id: &RunId, order: &Entry) -> Result<Obeyed, Error> {
     // Asked first: a request that is admitted meanwhile is then known.
     let is_past = core.store.intake_is_past(order).await?;
+    milestone!("control::run_asked");
     match cancel(core, id).await? {
         Act::Unknown if !is_past => return Ok(Obeyed::NotYet),
         Act::Unknown => {
@@ -155,7 +161,10 @@ pub async fn cancel_tenant(core: &Core, tenant: &Tenant, until: UnixMs) -> Resul
         let mut in_pass = 0;
         let mut walk = Walk::new(tenant);
         while let Some(ids) = core.store.step(&mut walk).await? {
-            let views = core.store.views(&ids).await?.into_iter().flatten();
+            milestone!("control::tenant_walked");
+            let views = core.store.views(&ids).await?;
+            milestone!("control::tenant_read");
+            let views = views.into_iter().flatten();
             let meant = views
                 .filter(|view| view.submitted_at_ms.is_none_or(|at| at <= until))
                 .map(|view| view.id);
@@ -177,16 +186,22 @@ pub async fn cancel_tenant(core: &Core, tenant: &Tenant, until: UnixMs) -> Resul
     Ok(cancelled)
 }
 
-async fn pause(core: &Core, scope: Option<&Tenant>, is_paused: bool) -> Result<Obeyed, Error> {
+/// Pauses or resumes, unless a later order has been obeyed already.
+async fn pause(
+    core: &Core,
+    scope: Option<&Tenant>,
+    is_paused: bool,
+    order: &Entry,
+) -> Result<Obeyed, Error> {
+    let is_latest = core.store.pause(scope, is_paused, Some(&order.id)).await?;
     match scope {
         Some(tenant) => {
-            let change = Change::Paused(is_paused);
-            core.store.configure(tenant, &[change]).await?;
-            info!(tenant = tenant.as_str(), is_paused, "a tenant");
+            milestone!("control::tenant_paused");
+            info!(tenant = tenant.as_str(), is_paused, is_latest, "a tenant");
         }
         None => {
-            core.store.pause(is_paused).await?;
-            info!(is_paused, "everything");
+            milestone!("control::all_paused");
+            info!(is_paused, is_latest, "everything");
         }
     }
     Ok(Obeyed::Done)

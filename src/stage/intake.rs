@@ -3,6 +3,7 @@
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
+use crate::milestone::milestone;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Refusal, RunRequest};
@@ -45,6 +46,7 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
             Sorted::Run(admission) => batch.push(admission),
             Sorted::Dead(reason) => {
                 core.store.bury(Inbox::Runs, entry, &reason).await?;
+                milestone!("intake::buried");
                 warn!(
                     entry = entry.id,
                     reason, "an entry is no request; set aside as dead"
@@ -76,6 +78,7 @@ async fn admit(
         tenant_backlog_max: core.runs.tenant_backlog_max,
     };
     let admitted = core.store.admit(&batch, &terms, now).await?;
+    milestone!("intake::admitted");
     for (admission, admitted) in batch.into_iter().zip(admitted) {
         match admitted {
             Admitted::New => count(core, &admission, taken),

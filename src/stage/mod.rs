@@ -7,6 +7,7 @@
 //! the same code.
 
 pub mod boot;
+pub mod breaker;
 pub mod control;
 pub mod hold;
 pub mod intake;
@@ -24,13 +25,15 @@ use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::config::Runs;
-use crate::machines::{self, Client};
+use crate::machines::{self, Certainty, Client};
+use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Duty;
 use crate::run::request::Limits;
 use crate::stage::boot::Booted;
+use crate::stage::breaker::{Answer, Breakers};
 use crate::stage::hold::Hold;
 use crate::stage::spec::GuestUrls;
 use crate::stage::teardown::TornDown;
@@ -90,12 +93,27 @@ impl Deps {
     pub fn owner(&self) -> &str {
         self.core.store.keys().namespace()
     }
+
+    /// Notes whether a call to `app`, for `region` if it had one, was answered: with `failed`, it
+    /// went wrong.
+    fn heard(&self, app: &str, region: Option<&str>, failed: Option<&machines::Error>) {
+        let breakers = &self.health.breakers;
+        if failed.is_some_and(is_silence) {
+            breakers.silent(app, region, self.core.clock.now_ms(), roll());
+        } else {
+            breakers.answered(app, region);
+        }
+        let closed = i64::try_from(breakers.closed()).unwrap_or(i64::MAX);
+        self.core.metrics.ways_closed.set(closed);
+    }
 }
 
 /// Whether the provider takes our calls at all: what readiness shows, and what is logged once.
 #[derive(Debug, Default)]
 pub struct Health {
     refused: AtomicBool,
+    /// Apps and regions that do not answer.
+    pub breakers: Breakers,
 }
 
 impl Health {
@@ -172,16 +190,36 @@ pub async fn perform(deps: &Deps, view: &View, hold: &Hold) -> Result<Performed,
                 return Ok(Performed::Room);
             }
         }
-        Duty::Teardown => match teardown::teardown(deps, view).await? {
+        Duty::Teardown => match tear_down(deps, view).await? {
             TornDown::Closed { waiting: true } => return Ok(Performed::Room),
             TornDown::TooEarly { again_at_ms } => {
                 deps.core.store.look_again(&view.id, again_at_ms).await?;
+                milestone!("teardown::put_off");
             }
             TornDown::Closed { waiting: false } | TornDown::Nothing => {}
         },
         Duty::Boot | Duty::Await | Duty::Nothing => {}
     }
     Ok(Performed::Done)
+}
+
+/// Tears down, unless the app does not answer: then later, and the permit is free for others.
+async fn tear_down(deps: &Deps, view: &View) -> Result<TornDown, Error> {
+    let app = view.app.as_deref().unwrap_or_default();
+    let now = deps.core.clock.now_ms();
+    let answer = deps.health.breakers.ask(app, None, now);
+    if let Answer::Wait(until) = answer {
+        let again_at_ms = until.min(budget::after(now, breaker::REST_MAX));
+        return Ok(TornDown::TooEarly { again_at_ms });
+    }
+    let torn_down = teardown::teardown(deps, view).await;
+    match &torn_down {
+        // An app that tears down and does not boot is no better for it, save on trial.
+        Ok(_) if answer == Answer::Try => deps.heard(app, None, None),
+        Err(Error::Machines(error)) if is_silence(error) => deps.heard(app, None, Some(error)),
+        Ok(_) | Err(_) => {}
+    }
+    torn_down
 }
 
 /// Ends a run without a result. One round trip.
@@ -204,11 +242,21 @@ pub async fn end(
         .store
         .settle(id, attempt, &settlement, core.clock.now_ms())
         .await?;
+    milestone!("end::settled");
     if let Act::Done(_) = act {
         info!(run_id = id.as_str(), ?ending, "ended without a result");
         core.metrics.results.of(ending.outcome()).inc();
     }
     Ok(act)
+}
+
+/// Whether the provider said nothing that tells it is there and at work.
+fn is_silence(error: &machines::Error) -> bool {
+    match error.certainty() {
+        Certainty::Unknown => true,
+        Certainty::NothingSent => matches!(error, machines::Error::NotSent { .. }),
+        Certainty::Refused => false,
+    }
 }
 
 /// Pauses between two tries, with full jitter.

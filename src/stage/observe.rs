@@ -7,6 +7,7 @@ use tracing::info;
 use crate::clock::UnixMs;
 use crate::machines::wire::{self, HostStatus};
 use crate::machines::{Call, Decision, judge};
+use crate::milestone::milestone;
 use crate::run::budget::{self, EXIT_GRACE};
 use crate::run::id::Attempt;
 use crate::run::outcome::{Ending, ExitStatus, Reason, ReasonCode};
@@ -84,7 +85,9 @@ pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
     let Phase::Running { attempt, machine } = view.phase() else {
         return Ok(());
     };
-    let known = match deps.machines.get(&machine.app, &machine.id).await {
+    let known = deps.machines.get(&machine.app, &machine.id).await;
+    milestone!("observe::looked");
+    let known = match known {
         Ok(known) => Some(known),
         Err(error) if judge(Call::Get, &error).decision == Decision::Gone => None,
         Err(error) => return Err(Error::Machines(error)),
@@ -97,7 +100,7 @@ pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
             // The result may have been posted with the guest's last breath.
             tokio::time::sleep(EXIT_GRACE).await;
             let ending = Ending::Without {
-                reason: exit_reason(exit),
+                reason: exit_reason(exit, exit_error(known.as_ref())),
                 exit: Some(exit),
             };
             end(&deps.core, &view.id, Some(*attempt), &ending)
@@ -127,7 +130,9 @@ pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
     let Phase::Running { attempt, machine } = view.phase() else {
         return Ok(false);
     };
-    let Ok(known) = deps.machines.get(&machine.app, &machine.id).await else {
+    let known = deps.machines.get(&machine.app, &machine.id).await;
+    milestone!("observe::looked_late");
+    let Ok(known) = known else {
         return Ok(false);
     };
     let (since, now) = (view.running_at_ms.unwrap_or(0), deps.core.clock.now_ms());
@@ -135,7 +140,7 @@ pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
         return Ok(false);
     };
     let ending = Ending::Without {
-        reason: exit_reason(exit),
+        reason: exit_reason(exit, exit_error(Some(&known))),
         exit: Some(exit),
     };
     end(&deps.core, &view.id, Some(*attempt), &ending).await?;
@@ -150,7 +155,13 @@ fn launch_error(machine: Option<&wire::Machine>) -> Option<&str> {
         .next()
 }
 
-fn exit_reason(exit: ExitStatus) -> Reason {
+/// What the machine's own init says of the program's end, if it says anything.
+fn exit_error(machine: Option<&wire::Machine>) -> Option<String> {
+    let error = machine?.last_exit()?.guest_error?;
+    (!error.is_empty()).then_some(error)
+}
+
+fn exit_reason(exit: ExitStatus, error: Option<String>) -> Reason {
     if exit.oom_killed {
         return Reason::new(
             ReasonCode::OomKilled,
@@ -164,7 +175,10 @@ fn exit_reason(exit: ExitStatus) -> Reason {
     };
     Reason::new(
         ReasonCode::ExitedWithoutResult,
-        format!("the guest {how} and posted no result"),
+        match error {
+            Some(error) => format!("the guest {how} and posted no result: {error}"),
+            None => format!("the guest {how} and posted no result"),
+        },
     )
 }
 
@@ -199,5 +213,6 @@ async fn another(
         .store
         .requeue(view, attempt, Requeue::Failed, None, now)
         .await?;
+    milestone!("observe::requeued");
     Ok(())
 }

@@ -4,6 +4,7 @@ use ring::digest;
 use serde_json::value::RawValue;
 use tracing::info;
 
+use crate::milestone::milestone;
 use crate::run::outcome::Ending;
 use crate::run::request::RunRequest;
 use crate::stage::{Core, Error};
@@ -57,6 +58,7 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
         .store
         .settle(&grant.run, Some(grant.attempt), &settlement, now)
         .await?;
+    milestone!("report::settled");
     Ok(match act {
         Act::Done(_) => {
             info!(
@@ -81,6 +83,7 @@ pub async fn input(core: &Core, grant: &Grant) -> Result<Option<Box<RawValue>>, 
     let Some((attempt, request)) = core.store.request(&grant.run).await? else {
         return Ok(None);
     };
+    milestone!("report::input_read");
     if attempt != grant.attempt {
         return Ok(None);
     }

@@ -12,6 +12,7 @@ use tracing::warn;
 
 use crate::clock::UnixMs;
 use crate::machines::{Call, Decision, Detail, ListFilter, judge, wire};
+use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, MACHINE_PREFIX, RunId, machine_name};
 use crate::run::phase::Phase;
@@ -66,7 +67,9 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
         .list(app, &filter)
         .await
         .map_err(Error::Machines)?;
+    milestone!("sweep::listed");
     let in_flight = deps.core.store.in_flight(app).await?;
+    milestone!("sweep::counted");
     let mut names: HashMap<String, (&RunId, Attempt)> = in_flight
         .iter()
         .map(|(run, attempt)| (machine_name(run, *attempt), (run, *attempt)))
@@ -99,7 +102,9 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
     );
     for page in suspects.chunks(PAGE) {
         let ids: Vec<RunId> = page.iter().map(|(run, _)| run.clone()).collect();
-        for (view, (_, age)) in deps.core.store.views(&ids).await?.into_iter().zip(page) {
+        let views = deps.core.store.views(&ids).await?;
+        milestone!("sweep::suspected");
+        for (view, (_, age)) in views.into_iter().zip(page) {
             survey
                 .doubtful
                 .extend(view.filter(|view| may_be_judged(view, *age, began)));
@@ -135,7 +140,9 @@ fn may_be_judged(view: &View, age: Duration, began: UnixMs) -> bool {
 /// # Errors
 /// When the provider or Redis does not answer.
 pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> {
-    let machine = match deps.machines.get(&orphan.app, &orphan.id).await {
+    let known = deps.machines.get(&orphan.app, &orphan.id).await;
+    milestone!("sweep::orphan_read");
+    let machine = match known {
         Ok(machine) => machine,
         Err(error) if judge(Call::Get, &error).decision == Decision::Gone => return Ok(false),
         Err(error) => return Err(Error::Machines(error)),
@@ -148,6 +155,7 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> 
         return Ok(false);
     }
     let in_flight = deps.core.store.in_flight(&orphan.app).await?;
+    milestone!("sweep::orphan_doubted");
     let owned = in_flight
         .iter()
         .any(|(run, attempt)| machine_name(run, *attempt) == orphan.name);

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::clock::UnixMs;
 use crate::machines::wire::{self, MachineState};
 use crate::machines::{Call, Decision, Error as ApiError, Force, Wait, judge};
+use crate::milestone::milestone;
 use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
 use crate::run::phase::{Machine, Phase};
@@ -89,7 +90,9 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
 pub async fn remove(deps: &Deps, app: &str, id: &str) -> Result<(), Error> {
     let mut tries = 0;
     loop {
-        let Err(error) = deps.machines.delete(app, id, Force::Yes).await else {
+        let deleted = deps.machines.delete(app, id, Force::Yes).await;
+        milestone!("teardown::forced");
+        let Err(error) = deleted else {
             return Ok(());
         };
         if gone(Call::Delete, &error) {
@@ -131,7 +134,9 @@ async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<
 async fn get(deps: &Deps, machine: &Machine) -> Result<Option<wire::Machine>, Error> {
     let mut tries = 0;
     loop {
-        match deps.machines.get(&machine.app, &machine.id).await {
+        let known = deps.machines.get(&machine.app, &machine.id).await;
+        milestone!("teardown::read");
+        match known {
             Ok(known) => return Ok(Some(known)),
             Err(error) if gone(Call::Get, &error) => return Ok(None),
             Err(error) => again(&mut tries, error).await?,
@@ -158,7 +163,9 @@ async fn wait_for_end(
         version: known.version_id().or(machine.instance_id.as_deref()),
         timeout: grace,
     };
-    match deps.machines.wait(&machine.app, &machine.id, &wait).await {
+    let waited = deps.machines.wait(&machine.app, &machine.id, &wait).await;
+    milestone!("teardown::waited");
+    match waited {
         Ok(_) => true,
         Err(error) => gone(Call::Wait, &error),
     }
@@ -166,11 +173,10 @@ async fn wait_for_end(
 
 /// Deletes without force; whether that was not enough.
 async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> {
-    match deps
-        .machines
-        .delete(&machine.app, &machine.id, Force::No)
-        .await
-    {
+    let machines = &deps.machines;
+    let deleted = machines.delete(&machine.app, &machine.id, Force::No).await;
+    milestone!("teardown::deleted");
+    match deleted {
         Ok(()) => Ok(false),
         Err(error) => Ok(!gone(Call::Delete, &error)),
     }
@@ -179,7 +185,9 @@ async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> 
 async fn find(deps: &Deps, app: &str, name: &str) -> Result<Option<Machine>, Error> {
     let mut tries = 0;
     loop {
-        match deps.machines.find_by_name(app, name).await {
+        let found = deps.machines.find_by_name(app, name).await;
+        milestone!("teardown::looked_up");
+        match found {
             Ok(found) => {
                 return Ok(found.map(|machine| Machine {
                     app: app.to_owned(),
@@ -207,6 +215,7 @@ async fn close(
         .store
         .close(id, attempt, removed.started_at_ms, now, retention)
         .await?;
+    milestone!("teardown::closed");
     if act != Act::Done(Entered::Closed) {
         return Ok(TornDown::Nothing);
     }

@@ -16,6 +16,12 @@ use crate::store::scripts;
 /// How long what a worker told of its limits stands.
 const ANNOUNCED: Duration = Duration::from_secs(30);
 
+/// How long nobody must have looked at a run that is due for it to count as overdue: sweeps look
+/// every second.
+const OVERDUE_AFTER: Duration = Duration::from_secs(5);
+/// Tenants whose queues a census looks at, of those that take turns and of those that may not.
+const TENANTS_LOOKED_AT: usize = 64;
+
 /// How many of what there is at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -25,10 +31,13 @@ pub struct Census {
     pub in_flight: u64,
     /// Requests that no worker has read.
     pub unread: u64,
-    /// Runs at which somebody should have looked by now.
+    /// Runs past a deadline or a lease by [`OVERDUE_AFTER`] at which nobody has looked.
     pub overdue: u64,
-    /// Tear-downs that no worker has taken up.
-    pub duties: u64,
+    /// Tear-downs owed: runs that have ended and whose machine may still be there.
+    pub owed: u64,
+    /// When the first of the waiting runs was asked for, as far as a look at
+    /// [`TENANTS_LOOKED_AT`] tenants can tell.
+    pub oldest_queued_ms: Option<UnixMs>,
     /// Orders that were not obeyed yet.
     pub orders: u64,
     /// Tenants with waiting runs whose turn comes.
@@ -176,16 +185,20 @@ impl Store {
         Ok(facts.explain(now))
     }
 
-    /// Counts what there is. Two round trips.
+    /// Counts what there is. Three round trips.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn census(&self, now: UnixMs) -> Result<Census, Error> {
         let apps = self.apps().await?;
+        let mut oldest = scripts::OLDEST.prepare_invoke();
+        oldest.key(self.keys.tenants()).key(self.keys.parked());
+        oldest.arg(self.keys.namespace()).arg(TENANTS_LOOKED_AT);
+        let late = u64::try_from(OVERDUE_AFTER.as_millis()).unwrap_or(u64::MAX);
         let mut pipe = redis::pipe();
         pipe.zcard(self.keys.due())
-            .zcount(self.keys.due(), "-inf", now);
-        pipe.llen(self.keys.duties()).xlen(self.keys.runs());
+            .zcount(self.keys.due(), "-inf", now.saturating_sub(late));
+        pipe.scard(self.keys.owed()).xlen(self.keys.runs());
         pipe.xlen(self.keys.control());
         pipe.zcard(self.keys.tenants()).zcard(self.keys.parked());
         for app in &apps {
@@ -198,7 +211,8 @@ impl Store {
         Ok(Census {
             queued: count(0).saturating_sub(in_flight),
             overdue: count(1),
-            duties: count(2),
+            owed: count(2),
+            oldest_queued_ms: self.door.script(&oldest).await?,
             unread: count(3),
             orders: count(4),
             tenants_waiting: count(5),

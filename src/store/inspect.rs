@@ -13,7 +13,7 @@ use crate::run::phase::State;
 use crate::store::Store;
 use crate::store::codec::View;
 use crate::store::error::Error;
-use crate::store::requests::Entry;
+use crate::store::requests::{Entry, Row};
 
 /// Keys looked at in one step of a scan.
 const SCAN_STEP: usize = 1000;
@@ -196,8 +196,8 @@ impl Store {
             .arg("-")
             .arg("COUNT")
             .arg(most);
-        let reply: StreamRangeReply = self.door.query(&command).await?;
-        Ok(reply.ids.into_iter().map(Entry::new).collect())
+        let rows: Vec<Row> = self.door.query(&command).await?;
+        Ok(rows.into_iter().map(Entry::new).collect())
     }
 
     /// Redis's clock.

@@ -19,11 +19,13 @@
 //! | `<ns>:delayed` | zset | tenants with delayed runs by the first of their times, ms | while any run is delayed |
 //! | `<ns>:due` | zset | every run that is not closed, by when somebody must look at it, ms | until the run is closed |
 //! | `<ns>:duties` | list | ids of settled runs whose tear-down is owed now: a bell, `due` is the truth | until a worker takes them |
+//! | `<ns>:owed` | set | ids of settled runs, for counting them | until the run is closed |
 //! | `<ns>:apps` | set | every app that ever had a machine in flight | for ever, a few names |
 //! | `<ns>:inflight:<app>` | hash | run id → attempt, space, tenant, for every run that may have a machine | until the run is closed or queued |
 //! | `<ns>:busy:<tenant>` | set | ids of the tenant's runs that may have a machine | as there |
 //! | `<ns>:settings` | hash | `paused` when everything is | until it is resumed |
 //! | `<ns>:settings:<tenant>` | hash | what was set for a tenant: `max_in_flight`, `weight`, `paused`, `backlog_max`, `budget_s` | until it is unset |
+//! | `<ns>:order` and `<ns>:order:<tenant>` | string | id of the last order that paused or resumed all, or a tenant | a day |
 //! | `<ns>:configured` | set | tenants with settings | as those |
 //! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms` | minutes |
@@ -163,6 +165,15 @@ impl Keys {
         format!("{}:settings:{tenant}", self.namespace)
     }
 
+    /// The last order that paused or resumed a tenant; `None` for everything.
+    #[must_use]
+    pub fn order(&self, tenant: Option<&str>) -> String {
+        match tenant {
+            Some(tenant) => format!("{}:order:{tenant}", self.namespace),
+            None => self.of("order"),
+        }
+    }
+
     /// Tenants with settings.
     #[must_use]
     pub fn configured(&self) -> String {
@@ -197,6 +208,12 @@ impl Keys {
     #[must_use]
     pub fn duties(&self) -> String {
         self.of("duties")
+    }
+
+    /// Ended runs whose machine may still be there.
+    #[must_use]
+    pub fn owed(&self) -> String {
+        self.of("owed")
     }
 
     /// Every app that ever had a machine.

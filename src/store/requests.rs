@@ -5,15 +5,18 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamAutoClaimReply, StreamId, StreamRangeReply, StreamReadReply};
+use redis::streams::StreamRangeReply;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
 use crate::store::error::Error;
 use crate::store::keys::{GROUP, Inbox};
+use crate::store::scripts;
 
 /// How many dead entries are kept.
 const DEAD_MAX: usize = 10_000;
+/// Fields of a dead entry that are kept: a script can take some 8000 words at once.
+const BURIED_FIELDS_MAX: usize = 3000;
 
 /// How old an entry can be at the most, judging by its id.
 const OLDEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -29,17 +32,13 @@ pub struct Entry {
     pub fields: Vec<(String, Vec<u8>)>,
 }
 
+/// An entry as Redis answers it: its id, and its fields in the order in which they were appended,
+/// of which two may have one name.
+pub(crate) type Row = (String, Vec<(String, Vec<u8>)>);
+
 impl Entry {
-    pub(crate) fn new(entry: StreamId) -> Self {
-        let fields = entry
-            .map
-            .into_iter()
-            .map(|(name, value)| (name, redis::from_redis_value(value).unwrap_or_default()))
-            .collect();
-        Self {
-            id: entry.id,
-            fields,
-        }
+    pub(crate) fn new((id, fields): Row) -> Self {
+        Self { id, fields }
     }
 
     /// The request's JSON, if the entry has a field `run` that is text.
@@ -131,14 +130,10 @@ impl Requests {
             .arg("STREAMS")
             .arg(self.store.keys.inbox(self.inbox))
             .arg(">");
-        let reply: Option<StreamReadReply> = command.query_async(&mut connection).await?;
+        let reply: Option<Vec<(String, Vec<Row>)>> = command.query_async(&mut connection).await?;
         self.connection = Some(Blocking(connection));
-        let keys = reply.map(|reply| reply.keys).unwrap_or_default();
-        Ok(keys
-            .into_iter()
-            .flat_map(|key| key.ids)
-            .map(Entry::new)
-            .collect())
+        let streams = reply.unwrap_or_default().into_iter();
+        Ok(streams.flat_map(|(_, rows)| rows).map(Entry::new).collect())
     }
 
     /// Takes over at most `count` requests that some worker read and did not admit for `idle`.
@@ -152,8 +147,8 @@ impl Requests {
             .arg(GROUP)
             .arg(&self.consumer);
         command.arg(millis(idle)).arg("0-0").arg("COUNT").arg(count);
-        let reply: StreamAutoClaimReply = self.store.door.query(&command).await?;
-        Ok(reply.claimed.into_iter().map(Entry::new).collect())
+        let (_, rows, _): (String, Vec<Row>, Vec<String>) = self.store.door.query(&command).await?;
+        Ok(rows.into_iter().map(Entry::new).collect())
     }
 
     /// Leaves the group. Only for a consumer that has nothing pending; otherwise it stays, and
@@ -246,24 +241,26 @@ impl Store {
     }
 
     /// Sets an entry aside that is not what its stream is for: as it came, with the reason, on the
-    /// dead stream. Acknowledged and deleted in the same transaction.
+    /// dead stream, and acknowledged and deleted. Of an entry with more fields than a script can
+    /// take the first ones are kept, and the reason says so. Safe to repeat. One round trip.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error`]; it may have happened.
     pub async fn bury(&self, inbox: Inbox, entry: &Entry, reason: &str) -> Result<(), Error> {
-        let mut pipe = redis::pipe();
-        let add = pipe.atomic().cmd("XADD").arg(self.keys.dead());
-        add.arg("MAXLEN").arg("~").arg(DEAD_MAX).arg("*");
-        for (name, value) in &entry.fields {
-            add.arg(name).arg(value);
+        let mut script = scripts::BURY.prepare_invoke();
+        script.key(self.keys.inbox(inbox)).key(self.keys.dead());
+        script.arg(GROUP).arg(&entry.id).arg(DEAD_MAX);
+        for (name, value) in entry.fields.iter().take(BURIED_FIELDS_MAX) {
+            script.arg(name).arg(value);
         }
-        add.arg("reason")
-            .arg(reason)
-            .arg("source_id")
-            .arg(&entry.id)
-            .ignore();
-        self.dispose(&mut pipe, inbox, entry);
-        self.door.pipe::<()>(&pipe).await
+        let left_out = entry.fields.len().saturating_sub(BURIED_FIELDS_MAX);
+        let reason = match left_out {
+            0 => reason.to_owned(),
+            more => format!("{reason} ({more} of its fields are left out)"),
+        };
+        script.arg("reason").arg(reason);
+        script.arg("source_id").arg(&entry.id);
+        self.door.script(&script).await
     }
 
     /// Acknowledges and deletes an entry with which nothing more is to be done. One round trip.

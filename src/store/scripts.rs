@@ -39,10 +39,16 @@ scripts! {
     LEAD = "lua/lead.lua";
     /// What is set for a tenant.
     CONFIGURE = "lua/configure.lua";
+    /// Nothing boots, or it goes on.
+    PAUSE = "lua/pause.lua";
     /// What is known of runs is made to agree with their hashes.
     MEND = "lua/mend.lua";
+    /// When the first of the waiting runs was asked for.
+    OLDEST = "lua/oldest.lua";
     /// What a waiting run waits for.
     WHY = "lua/why.lua";
+    /// An entry is set aside as dead.
+    BURY = "lua/bury.lua";
     /// A dead entry goes back on the requests stream.
     REVIVE = "lua/revive.lua";
 }

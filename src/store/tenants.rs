@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -10,6 +11,7 @@ use crate::run::day::Day;
 use crate::run::id::{RunId, Tenant};
 use crate::store::Store;
 use crate::store::error::Error;
+use crate::store::requests::millis;
 use crate::store::scripts;
 use crate::store::usage::seconds;
 
@@ -18,6 +20,8 @@ const LISTED_MAX: usize = 100_000;
 
 /// Tenants looked at in one round trip.
 const PAGE: usize = 500;
+/// How long it is known which order was the last: far longer than one is on its way.
+const ORDER_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// What was set for a tenant. `None` stands for what the workers' settings say, or for no limit
 /// where they have none.
@@ -172,22 +176,36 @@ impl Store {
         self.door.script(&script).await
     }
 
-    /// Nothing boots any more, or everything goes on. What runs goes on either way, and nothing
-    /// is lost. One round trip. Safe to repeat.
+    /// Nothing of a tenant boots any more, or it goes on; `None` for everything. What runs goes on
+    /// either way, and nothing is lost. `order` is the id of the order that says so, `None` for
+    /// now: one that is obeyed after a later one changes nothing. Answers whether it was the
+    /// latest. One round trip. Safe to repeat.
     ///
     /// # Errors
     /// [`Error`]; it may have happened.
-    pub async fn pause(&self, is_paused: bool) -> Result<(), Error> {
-        let key = self.keys.fleet_settings();
-        let mut pipe = redis::pipe();
-        if is_paused {
-            pipe.hset(key, "paused", 1).ignore();
-        } else {
-            pipe.hdel(key, "paused").ignore();
-            // Calls a worker.
-            pipe.rpush(self.keys.duties(), "").ignore();
-        }
-        self.door.pipe(&pipe).await
+    pub async fn pause(
+        &self,
+        tenant: Option<&Tenant>,
+        is_paused: bool,
+        order: Option<&str>,
+    ) -> Result<bool, Error> {
+        let tenant = tenant.map(Tenant::as_str);
+        let settings = match tenant {
+            Some(tenant) => self.keys.settings(tenant),
+            None => self.keys.fleet_settings(),
+        };
+        let mut script = scripts::PAUSE.prepare_invoke();
+        script
+            .key(settings)
+            .key(self.keys.order(tenant))
+            .key(self.keys.configured())
+            .key(self.keys.duties())
+            .arg(self.keys.namespace())
+            .arg(tenant.unwrap_or_default())
+            .arg(if is_paused { "1" } else { "" })
+            .arg(order.unwrap_or_default())
+            .arg(millis(ORDER_KEPT));
+        self.door.script(&script).await
     }
 
     /// Whether everything is paused. One round trip.

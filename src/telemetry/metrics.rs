@@ -36,6 +36,8 @@ pub struct Metrics {
     /// Boots begun, repeats included.
     pub boots_started: IntCounter,
     machines_answers: IntCounterVec,
+    /// Apps and regions that do not answer this worker, and are left alone.
+    pub ways_closed: IntGauge,
     /// From the start of a boot to a running machine.
     pub boot_duration: Histogram,
     /// From a running machine to its result.
@@ -54,9 +56,11 @@ pub struct Metrics {
     pub oldest_queued_age: Gauge,
     /// Tear-downs owed, whole fleet, as last seen.
     pub teardowns_owed: IntGauge,
-    /// Runs past their deadline and not yet ended, as last seen.
+    /// Runs at which nobody has looked for five seconds past a deadline or a lease, as last seen.
     pub runs_overdue: IntGauge,
-    /// Machines found that no run owns: each was a leak until it was deleted.
+    /// Machines at the provider that no run has, as this worker's last survey saw them.
+    pub machines_unowned: IntGauge,
+    /// Machines that no run had and that were deleted.
     pub machines_without_run: IntCounter,
     /// What the endpoint answered, by status.
     pub endpoint_answers: Counters<AnswerCode>,
@@ -102,6 +106,11 @@ impl Metrics {
                 "Answers of the Machines API.",
                 &["call", "class"],
             ),
+            ways_closed: gauge(
+                r,
+                "machines_api_ways_closed",
+                "Apps, and regions of apps, that do not answer this worker and are left alone.",
+            ),
             boot_duration: histogram(
                 r,
                 "boot_duration_seconds",
@@ -145,12 +154,17 @@ impl Metrics {
             runs_overdue: gauge(
                 r,
                 "runs_overdue",
-                "Runs past their deadline and not yet ended.",
+                "Runs at which nobody has looked for five seconds past a deadline or a lease.",
+            ),
+            machines_unowned: gauge(
+                r,
+                "machines_without_run",
+                "Machines at the provider that no run has, as this worker's last survey saw them.",
             ),
             machines_without_run: counter(
                 r,
-                "machines_without_run_total",
-                "Machines found that no run owns.",
+                "machines_without_run_removed_total",
+                "Machines that no run had and that were deleted.",
             ),
             endpoint_answers: counters(r, "endpoint_answers_total", "Answers to guests.", "code"),
             redis_errors: counter(r, "redis_errors_total", "Calls to Redis that failed."),

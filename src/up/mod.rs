@@ -236,6 +236,7 @@ async fn services(
         ring: deps.ring.clone(),
     };
     shutdown.spawn(endpoint::serve(listener, guests_door, shutdown.clone()));
+    shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
     let name = worker::unique_name();
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::milestone::milestone;
 use crate::stage::control::{Obeyed, obey};
 use crate::store::requests::{Entry, Requests};
 use crate::worker::crew::Crew;
@@ -36,7 +37,12 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
             tokio::time::sleep(AGAIN).await;
         } else {
             match orders.next(room, block).await {
-                Ok(entries) => in_hand.extend(entries),
+                Ok(entries) => {
+                    if !entries.is_empty() {
+                        milestone!("orders::read");
+                    }
+                    in_hand.extend(entries);
+                }
                 Err(error) => {
                     outage.met(&crew, &error).await;
                     continue;
@@ -47,6 +53,9 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
             match orders.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
                     back.looked(stalled.len() >= BATCH);
+                    if !stalled.is_empty() {
+                        milestone!("orders::taken_over");
+                    }
                     adopt(&mut in_hand, stalled);
                 }
                 Err(error) => outage.met(&crew, &error).await,

@@ -6,11 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tracing::{Instrument as _, info_span, warn};
 
+use crate::clock::UnixMs;
+use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::phase::Duty;
 use crate::shutdown::Shutdown;
 use crate::stage::boot::{Begin, Booted, boot};
+use crate::stage::breaker::Answer;
 use crate::stage::hold::Hold;
 use crate::stage::{Deps, Performed, perform};
 use crate::store::acts::{Claimed, Room, Work};
@@ -24,6 +27,17 @@ pub(crate) struct InHand {
     pub(crate) attempt: Attempt,
     pub(crate) work: Work,
     pub(crate) hold: Hold,
+}
+
+/// Where a worker may boot.
+#[derive(Debug, Default)]
+pub(crate) struct Apps {
+    /// Apps that answer.
+    pub(crate) open: Vec<String>,
+    /// An app that did not, and may be tried with one run.
+    pub(crate) trial: Option<String>,
+    /// When the first of the others may be tried.
+    pub(crate) wake_at_ms: Option<UnixMs>,
 }
 
 /// What a worker has in hand.
@@ -73,11 +87,26 @@ impl Crew {
         }
     }
 
-    /// Boots a claimed run in a task of its own.
-    pub(crate) fn boot(self: &Arc<Self>, run: Claimed, permit: OwnedSemaphorePermit) {
+    /// The apps in which this worker may boot now.
+    pub(crate) fn apps(&self, now: UnixMs) -> Apps {
+        let mut apps = Apps::default();
+        for app in &self.deps.apps {
+            match self.deps.health.breakers.look(app, None, now) {
+                Answer::Go => apps.open.push(app.clone()),
+                Answer::Try => apps.trial = Some(app.clone()),
+                Answer::Wait(until) => {
+                    apps.wake_at_ms = Some(apps.wake_at_ms.map_or(until, |at| at.min(until)));
+                }
+            }
+        }
+        apps
+    }
+
+    /// Boots a run that was claimed at `now`, in a task of its own.
+    pub(crate) fn boot(self: &Arc<Self>, run: Claimed, now: UnixMs, permit: OwnedSemaphorePermit) {
         let crew = self.clone();
         let span = info_span!("boot", run_id = run.id.as_str(), attempt = run.attempt.0);
-        let hold = self.hold(&run.id, run.attempt, Work::Boot);
+        let hold = self.hold(&run.id, run.attempt, Work::Boot, now);
         let task = async move {
             let metrics = crew.deps.core.metrics.clone();
             metrics.work_in_hand(Gauge::Boot).inc();
@@ -104,8 +133,8 @@ impl Crew {
         self.shutdown.spawn(task.instrument(span));
     }
 
-    /// Does what a run owes, in a task of its own.
-    pub(crate) fn perform(self: &Arc<Self>, view: View, permit: OwnedSemaphorePermit) {
+    /// Does what a run owes that was looked up at `now`, in a task of its own.
+    pub(crate) fn perform(self: &Arc<Self>, view: View, now: UnixMs, permit: OwnedSemaphorePermit) {
         let attempt = Attempt(view.attempt);
         // The same run may be heard of twice; once at a time is enough.
         if self.lock().contains_key(&view.id) {
@@ -116,7 +145,7 @@ impl Crew {
             Duty::Reboot => Work::Boot,
             Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => Work::Duty,
         };
-        let hold = self.hold(&view.id, attempt, work);
+        let hold = self.hold(&view.id, attempt, work, now);
         let span = info_span!("perform", run_id = view.id.as_str(), attempt = attempt.0);
         let task = async move {
             let metrics = crew.deps.core.metrics.clone();
@@ -138,9 +167,12 @@ impl Crew {
     pub(crate) async fn some_run_waits(&self) {
         if self.boots.available_permits() > 0 && !self.shutdown.quiet().is_cancelled() {
             self.room.notify_one();
-        } else if let Err(error) = self.deps.core.store.ring_for_room().await {
+            return;
+        }
+        if let Err(error) = self.deps.core.store.ring_for_room().await {
             warn!(%error, "could not call another worker; each looks within a second");
         }
+        milestone!("crew::rung");
     }
 
     /// Does what a run owes now, in this task's turn.
@@ -148,8 +180,11 @@ impl Crew {
         let Ok(permit) = self.late.clone().acquire_owned().await else {
             return;
         };
-        match self.deps.core.store.view(id).await {
-            Ok(Some(view)) => self.perform(view, permit),
+        let now = self.deps.core.clock.now_ms();
+        let view = self.deps.core.store.view(id).await;
+        milestone!("crew::looked_after");
+        match view {
+            Ok(Some(view)) => self.perform(view, now, permit),
             Ok(None) => {}
             Err(error) => warn!(%error, "left until its lease ends"),
         }
@@ -160,9 +195,10 @@ impl Crew {
         self.lock().values().cloned().collect()
     }
 
-    fn hold(&self, id: &RunId, attempt: Attempt, work: Work) -> Hold {
-        let core = &self.deps.core;
-        let hold = Hold::until(budget::after(core.clock.now_ms(), core.runs.lease));
+    /// Holds a run for as long as its lease, which began when Redis was asked and not when it
+    /// answered: the process may have stood still between.
+    fn hold(&self, id: &RunId, attempt: Attempt, work: Work, since: UnixMs) -> Hold {
+        let hold = Hold::until(budget::after(since, self.deps.core.runs.lease));
         let in_hand = InHand {
             id: id.clone(),
             attempt,

@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::{info, warn};
 
+use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::RunId;
 use crate::stage::intake as take_in;
 use crate::store::Error;
-use crate::store::acts::Stop;
+use crate::store::acts::{Claim, Room, Stop};
 use crate::store::duties::{Call, Duties};
 use crate::store::requests::Requests;
 use crate::worker::crew::Crew;
@@ -114,11 +115,17 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
                 continue;
             }
         };
+        if !entries.is_empty() {
+            milestone!("requests::read");
+        }
         // What another worker read and did not admit.
         if back.is_due() {
             match requests.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
                     back.looked(stalled.len() >= BATCH);
+                    if !stalled.is_empty() {
+                        milestone!("requests::taken_over");
+                    }
                     entries.extend(stalled);
                 }
                 Err(error) => outage.met(&crew, &error).await,
@@ -179,6 +186,7 @@ pub(super) async fn pump(crew: Arc<Crew>) {
 /// unless called.
 async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
     let core = &crew.deps.core;
+    try_an_app(crew).await?;
     loop {
         let mut permits = take(crew);
         // A boot that ends calls.
@@ -186,30 +194,66 @@ async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
             return Ok(LOOK);
         }
         let now = core.clock.now_ms();
-        let claim = core
-            .store
-            .claim(&crew.limits(), permits.len(), now, core.runs.lease)
-            .await?;
-        for run in claim.runs {
-            if let Some(permit) = permits.pop() {
-                crew.boot(run, permit);
-            }
+        let apps = crew.apps(now);
+        if apps.open.is_empty() {
+            let wake = apps.wake_at_ms.map(|at| budget::left(now, at));
+            return Ok(wake.map_or(LOOK, |wake| wake.min(LOOK)));
         }
-        match claim.stop {
+        let stopped = claim_in(crew, apps.open, &mut permits).await?;
+        match stopped.stop {
             Stop::Wanted if crew.boots.available_permits() == 0 => {
                 // More may wait than this worker can boot at once.
                 core.store.ring_for_room().await?;
+                milestone!("pump::rung");
                 return Ok(LOOK);
             }
             Stop::Wanted => {}
             Stop::Empty | Stop::Full | Stop::Held | Stop::Paused => {
-                let wake = claim
+                let wake = stopped
                     .wake_at_ms
                     .map(|at| budget::left(core.clock.now_ms(), at));
                 return Ok(wake.map_or(LOOK, |wake| wake.min(LOOK)));
             }
         }
     }
+}
+
+/// Boots one run in an app that did not answer and has rested, if there is one.
+async fn try_an_app(crew: &Arc<Crew>) -> Result<(), Error> {
+    let Some(app) = crew.apps(crew.deps.core.clock.now_ms()).trial else {
+        return Ok(());
+    };
+    if let Ok(permit) = crew.boots.clone().try_acquire_owned() {
+        claim_in(crew, vec![app], &mut vec![permit]).await?;
+    }
+    Ok(())
+}
+
+/// Claims as many runs for these apps as there are permits, and boots them.
+async fn claim_in(
+    crew: &Arc<Crew>,
+    apps: Vec<String>,
+    permits: &mut Vec<OwnedSemaphorePermit>,
+) -> Result<Claim, Error> {
+    let core = &crew.deps.core;
+    let now = core.clock.now_ms();
+    let room = Room {
+        apps,
+        ..crew.limits()
+    };
+    let mut claim = core
+        .store
+        .claim(&room, permits.len(), now, core.runs.lease)
+        .await?;
+    if !claim.runs.is_empty() {
+        milestone!("pump::claimed");
+    }
+    for run in claim.runs.drain(..) {
+        if let Some(permit) = permits.pop() {
+            crew.boot(run, now, permit);
+        }
+    }
+    Ok(claim)
 }
 
 fn take(crew: &Crew) -> Vec<OwnedSemaphorePermit> {
@@ -244,6 +288,9 @@ pub(super) async fn bell(crew: Arc<Crew>, mut duties: Duties) {
                 continue;
             }
         };
+        if !calls.is_empty() {
+            milestone!("bell::heard");
+        }
         if let Err(error) = answer(&crew, calls, permits).await {
             outage.met(&crew, &error).await;
         } else {
@@ -265,17 +312,14 @@ async fn answer(
             Call::Teardown(id) => ids.extend(id.parse().ok()),
         }
     }
-    for view in crew
-        .deps
-        .core
-        .store
-        .views(&ids)
-        .await?
-        .into_iter()
-        .flatten()
-    {
+    let now = crew.deps.core.clock.now_ms();
+    let views = crew.deps.core.store.views(&ids).await?;
+    if !views.is_empty() {
+        milestone!("bell::looked_up");
+    }
+    for view in views.into_iter().flatten() {
         if let Some(permit) = permits.pop() {
-            crew.perform(view, permit);
+            crew.perform(view, now, permit);
         }
     }
     Ok(())
@@ -307,6 +351,7 @@ pub(super) async fn renew(crew: Arc<Crew>) {
         let now = core.clock.now_ms();
         match core.store.renew(&named, now, core.runs.lease).await {
             Ok(lost) => {
+                milestone!("leases::renewed");
                 for run in &held {
                     if lost.iter().any(|lost| lost == run.id.as_str()) {
                         run.hold.lose();

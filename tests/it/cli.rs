@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::command::{Ended, cofferdam, ended, fed};
 use crate::support::redis;
@@ -272,6 +272,23 @@ fn what_is_not_known_is_told_by_name() {
 }
 
 #[test]
+fn a_group_of_commands_lists_when_no_word_is_given() {
+    let tools = Tools::new();
+    tools
+        .run(&["submit", "--tenant", "acme", "--", "true"])
+        .done();
+    tools
+        .run(&["tenants", "set", "acme", "--weight", "3"])
+        .done();
+    let tenants = tools.run(&["tenants", "--json"]).json();
+    assert_eq!(tenants[0]["tenant"], "acme", "{tenants:?}");
+    assert_eq!(tools.run(&["tenants", "list", "--json"]).json(), tenants);
+    let none = tools.run(&["dead"]);
+    assert_eq!(none.status, 0);
+    assert!(none.stderr.contains("no dead entries"), "{}", none.stderr);
+}
+
+#[test]
 fn doctor_finds_what_could_lose_runs() {
     let tools = Tools::new();
     let findings = tools.run(&["doctor", "--json"]).json();
@@ -298,4 +315,34 @@ fn doctor_finds_what_could_lose_runs() {
         broken.stdout
     );
     assert!(broken.stdout.contains("fail  redis"), "{}", broken.stdout);
+}
+
+#[test]
+fn doctor_runs_a_machine_where_it_is_asked_to() {
+    let tools = Tools::new();
+    let folder = tempfile::tempdir().unwrap();
+    let find = |findings: &[Value], what: &str| {
+        let found = findings.iter().find(|finding| finding["what"] == what);
+        found.cloned().unwrap_or_default()
+    };
+    let findings = tools.run(&["doctor", "--json"]).json();
+    assert!(find(&findings, "sandbox").is_null(), "{findings:#?}");
+
+    let mut asked = tools.command(&["doctor", "--sandbox", "--json"]);
+    asked.env("COFFERDAM_STATE_DIR", folder.path());
+    let findings = ended(asked).json();
+    let sandbox = find(&findings, "sandbox");
+    assert_eq!(sandbox["verdict"], "ok", "{findings:#?}");
+    let limits = find(&findings, "sandbox limits");
+    let found = limits["found"].as_str().unwrap();
+    assert!(found.starts_with("limits="), "{found}");
+    let holds = !["=none", "=process"].iter().any(|no| found.contains(no));
+    assert_eq!(limits["verdict"], if holds { "ok" } else { "warn" });
+
+    // A host on which no machine can be run.
+    let mut broken = tools.command(&["doctor", "--sandbox"]);
+    broken.env("COFFERDAM_STATE_DIR", "/dev/null");
+    let broken = ended(broken);
+    assert_eq!(broken.status, 1, "{}", broken.stdout);
+    assert!(broken.stdout.contains("fail  sandbox"), "{}", broken.stdout);
 }

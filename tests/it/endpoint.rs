@@ -334,6 +334,37 @@ async fn half_a_body_is_no_result() {
 }
 
 #[tokio::test]
+async fn a_token_that_expires_while_its_body_is_read_opens_nothing() {
+    let guest = Guest::new(json!({})).await;
+    let address = guest.base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /results HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-length: 2\r\nconnection: close\r\n\r\n1",
+        guest.token(1, 2)
+    );
+    let expires_s = guest.core.clock.now_ms() / 1000 + 2;
+    stream.write_all(head.as_bytes()).await.unwrap();
+    until("the token to expire", async || {
+        let now_s = guest.core.clock.now_ms() / 1000;
+        if now_s >= expires_s {
+            Ok(())
+        } else {
+            Err(now_s.to_string())
+        }
+    })
+    .await;
+    stream.write_all(b"7").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    // It had been let in: what was refused came after the body.
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    assert!(guest.results().await.is_empty());
+    assert_eq!(guest.post(&guest.token(1, 60), "17").await.0, 201);
+    guest.end().await;
+}
+
+#[tokio::test]
 async fn only_the_paths_of_the_contract_exist() {
     let guest = Guest::new(json!({})).await;
     let client = parts::http();

@@ -16,6 +16,7 @@ const RANKS: &[(&str, u8)] = &[
     ("config", 1),
     ("telemetry", 1),
     ("shutdown", 1),
+    ("milestone", 1),
     // Doors: each owns one outside thing.
     ("store", 2),
     ("machines", 2),
@@ -68,6 +69,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "main.rs",
         ],
     ),
+    ("fail::", &["milestone.rs"]),
     ("clap::", &["cli/"]),
     ("anyhow::", &["cli/", "main.rs"]),
     ("Command::new", &["local/", "up/", "init/"]),

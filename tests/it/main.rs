@@ -8,21 +8,28 @@
 )]
 
 mod agreement;
+mod breaker;
 mod cli;
 mod crashes;
 mod endpoint;
+mod gauges;
+mod guests;
 mod hotspots;
 mod images;
 mod isolation;
 mod layering;
 mod machines_api;
 mod machines_client;
+mod milestones;
 mod packaging;
 mod pipeline;
 mod promises;
 mod readme;
 mod services;
+mod shutdown;
 mod store;
 mod support;
 mod tenants;
+mod times;
+mod token;
 mod up;

@@ -141,6 +141,106 @@ async fn a_guest_that_exits_without_a_result_is_told_apart_by_its_exit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_cannot_be_started_is_not_tried_again() {
+    let (stack, _folder) = stack().await;
+    let mut ids = Vec::new();
+    for (program, code, why) in [
+        ("/no/such-program", 127, "no such program"),
+        ("/etc/passwd", 126, "cannot be executed"),
+    ] {
+        let id = stack
+            .submit(json!({"image": "host", "cmd": [program]}))
+            .await;
+        let result = stack.result(&id).await;
+        assert_eq!(
+            result["reason"]["code"], "exited_without_result",
+            "{result}"
+        );
+        let message = result["reason"]["message"].as_str().unwrap();
+        assert!(
+            message.contains(why) && message.contains(program),
+            "{result}"
+        );
+        assert_eq!(result["exit"]["code"], code, "{result}");
+        assert_eq!(result["attempts"], 1, "{result}");
+        ids.push(id);
+    }
+    stack.settles(&ids, Duration::from_secs(30)).await;
+    stack.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_any_command_ends_at_once() {
+    let (stack, _folder) = stack().await;
+    let id = stack.submit(json!({"image": "host"})).await;
+    let result = stack.result(&id).await;
+    assert_eq!(result["reason"]["code"], "boot_failed", "{result}");
+    let message = result["reason"]["message"].as_str().unwrap();
+    assert!(message.contains("no command"), "{result}");
+    assert_eq!(result["attempts"], 1, "{result}");
+    stack.settles(&[id], Duration::from_secs(30)).await;
+    stack.end().await;
+}
+
+/// Opens connections until no more are taken, sends half a post on each, and stays.
+const GREEDY: &str = "import os, socket, time, urllib.parse as p\n\
+    url = p.urlparse(os.environ['SANDBOX_RESULT_URL'])\n\
+    half = f'POST {url.path} HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 9\\r\\n'\\\n\
+    \x20   f'Authorization: Bearer {os.environ[\"SANDBOX_RUN_TOKEN\"]}\\r\\n\\r\\n1'\n\
+    kept = []\n\
+    for n in range(2000):\n\
+    \x20   s = socket.socket(); s.setblocking(False); kept.append(s)\n\
+    \x20   s.connect_ex((url.hostname, url.port))\n\
+    for s in kept:\n\
+    \x20   try: s.send(half.encode())\n\
+    \x20   except OSError: pass\n\
+    time.sleep(600)";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_holds_every_connection_it_can_get_keeps_nobody_from_posting() {
+    let (stack, _folder) = stack().await;
+    let greedy = json!({"image": "host", "cmd": ["python3", "-c", GREEDY], "timeout_s": 10});
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(stack.submit(greedy.clone()).await);
+    }
+    for id in &ids {
+        stack.reaches(id, "running").await;
+    }
+    for n in 0..10 {
+        let id = stack.submit(guest(&format!("post {n}"))).await;
+        let result = stack.result(&id).await;
+        assert_eq!(result["payload"], json!(n), "{result}");
+        ids.push(id);
+    }
+    for id in &ids[..3] {
+        let result = stack.result(id).await;
+        assert_eq!(result["outcome"], "timed_out", "{result}");
+    }
+    stack.settles(&ids, Duration::from_secs(60)).await;
+    stack.end().await;
+}
+
+/// Init then tells nothing any more, neither that the program runs nor that it has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_stops_its_init_is_gone_at_its_deadline() {
+    let (stack, _folder) = stack().await;
+    let mut ids = Vec::new();
+    for then in ["sleep 600", "exit 3"] {
+        let script = format!("kill -STOP 2; {then}");
+        let request = with(guest(&script), "timeout_s", json!(2));
+        ids.push(stack.submit(request).await);
+    }
+    for id in &ids {
+        let result = stack.result(id).await;
+        assert_eq!(result["outcome"], "timed_out", "{result}");
+        assert_eq!(result["attempts"], 1, "{result}");
+    }
+    stack.settles(&ids, Duration::from_secs(60)).await;
+    stack.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_eats_all_its_memory_is_told_so() {
     let (stack, _folder) = stack().await;
     // Where no control group can be had, memory is limited by process, and nothing kills.

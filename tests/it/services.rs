@@ -1,72 +1,16 @@
 //! `worker`, `serve` and `machines` as processes of their own, as they are deployed.
 
-use crate::support::command::{Daemon, cofferdam, ended};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::support::command::{Daemon, is_well};
+use crate::support::fleet::{Fleet, KEYS};
 use crate::support::parts;
 use crate::support::redis;
-use crate::support::until::until;
-
-const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-
-/// The three services on the shared Redis, in a namespace of their own.
-struct Fleet {
-    env: Vec<(&'static str, String)>,
-    serve: Daemon,
-    machines: Daemon,
-    worker: Daemon,
-    endpoint: String,
-    worker_admin: String,
-    _state: tempfile::TempDir,
-}
-
-impl Fleet {
-    async fn start() -> Self {
-        let redis = redis::settings();
-        let state = tempfile::tempdir().unwrap();
-        let mut env = vec![
-            ("REDIS_URL", redis.url.expose().to_string()),
-            ("COFFERDAM_NAMESPACE", redis.namespace),
-            ("COFFERDAM_SIGNING_KEYS", KEYS.to_owned()),
-            ("COFFERDAM_ADMIN_LISTEN", "127.0.0.1:0".to_owned()),
-            ("COFFERDAM_LISTEN", "127.0.0.1:0".to_owned()),
-            ("COFFERDAM_MACHINES_LISTEN", "127.0.0.1:0".to_owned()),
-            (
-                "COFFERDAM_STATE_DIR",
-                state.path().to_str().unwrap().to_owned(),
-            ),
-            ("COFFERDAM_APPS", "sandboxes".to_owned()),
-            ("COFFERDAM_IMAGE", "host".to_owned()),
-            ("COFFERDAM_BOOT_RATE", "0".to_owned()),
-            ("COFFERDAM_GUEST_URL", "http://127.0.0.1:8080".to_owned()),
-            ("FLY_API_TOKEN", "token-of-the-test".to_owned()),
-        ];
-        let mut serve = start(&["serve"], &env);
-        let endpoint = serve.addresses(2).await.remove(0);
-        env.push(("COFFERDAM_MACHINES_ENDPOINT", endpoint.clone()));
-        let mut machines = start(&["machines", "--simulate", "20"], &env);
-        let line = machines.line("/v1").await;
-        let api = line.split_whitespace().next().unwrap().to_owned();
-        env.push(("FLY_API_URL", api));
-        let mut worker = start(&["worker"], &env);
-        let worker_admin = worker.addresses(1).await.remove(0);
-        Self {
-            env,
-            serve,
-            machines,
-            worker,
-            endpoint,
-            worker_admin,
-            _state: state,
-        }
-    }
-}
-
-fn start(args: &[&str], env: &[(&'static str, String)]) -> Daemon {
-    let env: Vec<_> = env
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    Daemon::start(args, &env)
-}
+use crate::support::until::{until, until_within};
 
 async fn get(address: &str, path: &str) -> (u16, String) {
     let answer = parts::http()
@@ -79,21 +23,22 @@ async fn get(address: &str, path: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn the_services_do_a_run_together_and_end_when_told() {
-    let fleet = Fleet::start().await;
-    let mut submit = cofferdam(["submit", "--wait", "--json", "--", "true"]);
-    submit.envs(fleet.env.iter().map(|(name, value)| (name, value)));
-    let result = ended(submit).json();
-    assert_eq!(result[0]["outcome"], "completed", "{}", fleet.worker.said());
+    let fleet = Fleet::start(&["--simulate", "20"], &[]).await;
+    let (worker, worker_admin) = fleet.worker().await;
+    let result = fleet
+        .tool(&["submit", "--wait", "--json", "--", "true"])
+        .json();
+    assert_eq!(result[0]["outcome"], "completed", "{}", worker.said());
 
     until("the worker to be ready", async || {
-        match get(&fleet.worker_admin, "/readyz").await {
+        match get(&worker_admin, "/readyz").await {
             (200, _) => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
     .await;
     until("the boot to be counted", async || {
-        let (_, metrics) = get(&fleet.worker_admin, "/metrics").await;
+        let (_, metrics) = get(&worker_admin, "/metrics").await;
         let is_counted = [
             "cofferdam_runs_admitted_total 1",
             "cofferdam_boots_started_total 1",
@@ -113,17 +58,89 @@ async fn the_services_do_a_run_together_and_end_when_told() {
     // Metrics are not for guests.
     assert_eq!(get(&fleet.endpoint, "/metrics").await.0, 404);
 
-    let mut doctor = cofferdam(["doctor", "--json"]);
-    doctor.envs(fleet.env.iter().map(|(name, value)| (name, value)));
-    let findings = ended(doctor).json();
-    assert!(
-        findings.iter().all(|finding| finding["verdict"] == "ok"),
-        "{findings:#?}"
-    );
+    let findings = fleet.tool(&["doctor", "--json"]).json();
+    assert!(findings.iter().all(is_well), "{findings:#?}");
 
-    fleet.worker.finish().await;
-    fleet.machines.finish().await;
-    fleet.serve.finish().await;
+    worker.finish().await;
+    fleet.finish().await;
+}
+
+/// Posts a result soon, stays a little, and ends.
+const GUEST: &str = "sleep 0.$(($1 % 7)); curl -fsS --oauth2-bearer \"$SANDBOX_RUN_TOKEN\" \\
+    -d $1 \"$SANDBOX_RESULT_URL\"; sleep 0.$(($1 % 5))";
+
+/// Real workers, real sandboxes: what the dead one had in hand, its successor finishes.
+#[tokio::test]
+async fn a_worker_is_killed_with_a_hundred_runs_in_every_phase() {
+    let slow = [
+        "--fault",
+        "create every=2: delay ms=300",
+        "--fault",
+        "wait every=2: delay ms=300",
+    ];
+    let settings = [
+        ("COFFERDAM_LEASE_S", "2"),
+        ("COFFERDAM_SWEEP_S", "1"),
+        ("COFFERDAM_MAX_IN_FLIGHT", "30"),
+    ];
+    let fleet = Fleet::start(&slow, &settings).await;
+    let raw = fleet.raw().await;
+    let ids: Vec<String> = (0..100).map(|n| format!("n{n}")).collect();
+    for (n, id) in ids.iter().enumerate() {
+        let request = json!({"id": id, "cmd": ["sh", "-c", GUEST, "sh", n.to_string()]});
+        raw.add("runs", &[("run", &request.to_string())]).await;
+    }
+    let (mut first, _) = fleet.worker().await;
+    until("runs in every phase", async || {
+        let mut phases = BTreeMap::new();
+        for id in &ids {
+            let phase: Option<String> = raw.say("HGET", &format!("run:{id}"), &["state"]).await;
+            *phases.entry(phase.unwrap_or_default()).or_insert(0) += 1;
+        }
+        let all = ["queued", "booting", "running", "settled", "closed"];
+        if all.iter().all(|phase| phases.contains_key(*phase)) {
+            Ok(())
+        } else {
+            Err(format!("{phases:?}"))
+        }
+    })
+    .await;
+    first.signal(Signal::KILL);
+    first.ended(Duration::from_secs(10)).await;
+
+    let (second, _) = fleet.worker().await;
+    until_within(
+        Duration::from_secs(120),
+        "every run to be closed",
+        async || {
+            let due: usize = raw.say("ZCARD", "due", &[]).await;
+            let left = raw.length("runs").await;
+            if (due, left) == (0, 0) {
+                Ok(())
+            } else {
+                Err(format!("{due} due, {left} unread"))
+            }
+        },
+    )
+    .await;
+    let results = fleet.tool(&["results", "--limit", "1000", "--json"]).json();
+    let mut told: Vec<_> = results
+        .iter()
+        .map(|result| result["run_id"].as_str().unwrap())
+        .collect();
+    told.sort_unstable();
+    let mut asked: Vec<_> = ids.iter().map(String::as_str).collect();
+    asked.sort_unstable();
+    assert_eq!(told, asked);
+    for result in &results {
+        assert_eq!(result["outcome"], "completed", "{result}");
+        let n: u64 = result["run_id"].as_str().unwrap()[1..].parse().unwrap();
+        assert_eq!(result["payload"], n, "{result}");
+    }
+    assert_eq!(raw.pending("runs").await, 0);
+    assert_eq!(fleet.machines_left().await, Vec::<String>::new());
+    second.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]
@@ -148,7 +165,7 @@ async fn a_service_without_its_redis_says_so_and_waits() {
     until("the endpoint to answer", async || {
         match parts::http()
             .get(format!("http://{address}/readyz"))
-            .timeout(std::time::Duration::from_secs(2))
+            .timeout(Duration::from_secs(2))
             .send()
             .await
         {
@@ -158,4 +175,28 @@ async fn a_service_without_its_redis_says_so_and_waits() {
     })
     .await;
     serve.finish().await;
+}
+
+#[tokio::test]
+async fn a_service_that_waits_for_its_redis_ends_when_told() {
+    let env = [
+        ("REDIS_URL", "redis://127.0.0.1:1"),
+        ("COFFERDAM_SIGNING_KEYS", KEYS),
+        ("COFFERDAM_LISTEN", "127.0.0.1:0"),
+        ("COFFERDAM_ADMIN_LISTEN", "127.0.0.1:0"),
+    ];
+    let mut serve = Daemon::start(&["serve"], &env);
+    until("a word about Redis", async || match serve.said() {
+        said if said.contains("waiting for redis") => Ok(()),
+        said => Err(said),
+    })
+    .await;
+    serve.signal(Signal::TERM);
+    let status = serve.ended(Duration::from_secs(10)).await;
+    assert_eq!(status.code(), Some(1), "{}", serve.said());
+    assert!(
+        serve.said().contains("told to end before"),
+        "{}",
+        serve.said()
+    );
 }

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use cofferdam::config::{self, Secret};
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::command::{Daemon, Ended, cofferdam, ended, fed};
+use crate::isolation::lab::{groups, mark};
+use crate::isolation::leftovers::marked;
+use crate::support::command::{Daemon, Ended, cofferdam, ended, fed, is_well};
+use crate::support::raw::Raw;
 use crate::support::until::until;
 
 /// An `up` with a state folder of its own.
@@ -55,6 +59,18 @@ impl Everything {
 
     fn run(&self, args: &[&str]) -> Ended {
         ended(self.tool(args))
+    }
+
+    async fn raw(&self) -> Raw {
+        let url = self.ready().unwrap()["redis_url"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        Raw::new(&config::Redis {
+            url: Secret::new(url.parse().unwrap()),
+            namespace: "cofferdam".to_owned(),
+        })
+        .await
     }
 
     fn ready(&self) -> Option<Value> {
@@ -109,10 +125,7 @@ async fn a_run_goes_in_and_its_result_comes_out() {
     let text = all.run(&["show", "one"]).done();
     assert!(text.contains("exited_without_result"), "{text}");
     let findings = all.run(&["doctor", "--json"]).json();
-    assert!(
-        findings.iter().all(|finding| finding["verdict"] == "ok"),
-        "{findings:#?}"
-    );
+    assert!(findings.iter().all(is_well), "{findings:#?}");
 
     let ready = all.ready().unwrap();
     up.finish().await;
@@ -157,6 +170,128 @@ async fn a_batch_is_waited_for_and_counted() {
         .json();
     assert_eq!(listed.len(), 30);
     up.finish().await;
+}
+
+/// What real machines take of this computer, in numbers: processes, mounts, groups, files.
+#[derive(Debug, PartialEq, Eq)]
+struct Taken {
+    processes: usize,
+    mounts: usize,
+    groups: usize,
+    files: Vec<PathBuf>,
+}
+
+impl Taken {
+    fn by(up: &Daemon, state: &Path) -> Self {
+        let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", up.pid())).unwrap();
+        let groups = groups(state);
+        let inner = groups.iter().map(|group| fs::read_dir(group).unwrap());
+        let inner = inner.flat_map(|entries| entries.filter_map(Result::ok));
+        Self {
+            processes: marked(state).len(),
+            mounts: mounts.lines().count(),
+            groups: inner.filter(|entry| entry.path().is_dir()).count(),
+            files: files_below(&state.join("engine")),
+        }
+    }
+}
+
+/// Every file and folder below this one, in order.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        found.push(entry.path());
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(files_below(&entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// So many runs of real guests, each of which posts its number: each has one result, and nothing
+/// of them is left.
+async fn many_runs(count: usize) {
+    let all = Everything::new();
+    let scratch = tempfile::tempdir().unwrap();
+    let [(name, folder)] = all.env();
+    let env = [
+        (name, folder.as_str()),
+        ("TMPDIR", scratch.path().to_str().unwrap()),
+    ];
+    let mut up = Daemon::start(&["up"], &env);
+    up.line("cofferdam is up").await;
+    let warm = ["submit", "--wait", "--", "sh", "-c", POST, "sh", "0"];
+    all.run(&warm).done();
+    let raw = all.raw().await;
+    nothing_owed(&raw).await;
+    let before = Taken::by(&up, &all.state());
+
+    let lines: String = (0..count)
+        .map(|n| json!({"id": format!("n{n}"), "cmd": ["sh", "-c", POST, "sh", n.to_string()]}))
+        .map(|request| format!("{request}\n"))
+        .collect();
+    let sent = fed(all.tool(&["submit", "-", "--wait", "--json"]), &lines);
+    assert_eq!(sent.status, 0, "{}{}", sent.stderr, up.said());
+    let mut seen: Vec<u64> = Vec::new();
+    for result in sent.json() {
+        let n = result["payload"]["n"].as_u64().unwrap();
+        assert_eq!(result["run_id"], format!("n{n}"), "{result}");
+        seen.push(n);
+    }
+    seen.sort_unstable();
+    assert!(
+        seen.into_iter().eq(0..count as u64),
+        "a result is missing or doubled"
+    );
+    nothing_owed(&raw).await;
+    assert_eq!(raw.length("results").await, count + 1);
+    assert_eq!(Taken::by(&up, &all.state()), before);
+
+    let (groups_of, mark) = (all.state(), mark(&all.state()));
+    up.finish().await;
+    assert_eq!(groups(&groups_of), Vec::<PathBuf>::new());
+    assert_eq!(marked(&groups_of), Vec::<u32>::new());
+    assert_eq!(processes_with(&groups_of), Vec::<String>::new());
+    assert_eq!(files_below(scratch.path()), Vec::<PathBuf>::new());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&mark) && !mounts.contains(groups_of.to_str().unwrap()));
+    let in_run = fs::read_dir("/run").unwrap().flatten();
+    let in_run: Vec<_> = in_run.map(|entry| entry.file_name()).collect();
+    assert!(
+        !in_run
+            .iter()
+            .any(|name| name.to_str().is_some_and(|name| name.contains(&mark)))
+    );
+}
+
+/// Posts its first argument.
+const POST: &str = "exec curl -fsS --oauth2-bearer \"$SANDBOX_RUN_TOKEN\" -d \"{\\\"n\\\": $1}\" \
+    \"$SANDBOX_RESULT_URL\"";
+
+/// Waits until nothing is owed for any run and no stream has anything for the workers.
+async fn nothing_owed(raw: &Raw) {
+    until("every run to be closed", async || {
+        let due: usize = raw.say("ZCARD", "due", &[]).await;
+        let (left, pending) = (raw.length("runs").await, raw.pending("runs").await);
+        if (due, left, pending) == (0, 0, 0) {
+            Ok(())
+        } else {
+            Err(format!("{due} due, {left} unread, {pending} pending"))
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hundred_runs_leave_nothing() {
+    many_runs(100).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_thousand_runs_leave_nothing() {
+    many_runs(1000).await;
 }
 
 #[tokio::test]

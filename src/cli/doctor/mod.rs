@@ -2,6 +2,7 @@
 
 mod address;
 mod machines;
+mod sandbox;
 mod store;
 
 use serde::Serialize;
@@ -82,6 +83,7 @@ pub(super) async fn run(
     let mut findings: Vec<Finding> = faults.into_iter().map(fault).collect();
     findings.extend(store::look(&tool).await);
     findings.extend(machines::look(&tool).await);
+    findings.extend(sandbox::look(&tool, args.sandbox).await);
     findings.push(keys(&tool));
     findings.push(address::look(&tool).await);
     for finding in &findings {

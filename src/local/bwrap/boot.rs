@@ -42,6 +42,9 @@ use crate::local::engine::{Error, Limits, OutputSink, Spec};
 
 /// A machine that is not up by then is given up. It usually takes some milliseconds.
 const BOOT_MAX: Duration = Duration::from_secs(10);
+/// So long init may take to say that the guest's program runs. By then it does: init was told to
+/// start it, and what keeps it silent may be the guest.
+const WORD_MAX: Duration = Duration::from_secs(5);
 /// What bubblewrap says when it fails is cut at this.
 const COMPLAINT_MAX_BYTES: u64 = 4096;
 /// What bubblewrap tells of a sandbox is shorter, or it is not what we know.
@@ -84,10 +87,14 @@ impl Plan {
 pub(super) async fn boot(core: Arc<Core>, plan: Plan) -> Result<Running, Error> {
     let (mut launched, waiting) = launch(&core, &plan).await?;
     let up = tokio::time::timeout(BOOT_MAX, launched.come_up(&core, &plan, waiting)).await;
+    let up = match up {
+        Ok(Ok(told)) => launched.begin(&plan, told).await,
+        Ok(Err(fault)) => Err(fault),
+        Err(_) => Err(Fault::Known(Error::Late(BOOT_MAX))),
+    };
     let fault = match up {
-        Ok(Ok(up)) => return Ok(launched.live(core, plan, up)),
-        Ok(Err(fault)) => fault,
-        Err(_) => Fault::Known(Error::Late(BOOT_MAX)),
+        Ok(up) => return Ok(launched.live(core, plan, up)),
+        Err(fault) => fault,
     };
     let complaint = launched.bury(&core, &plan.name).await;
     Err(match fault {
@@ -109,24 +116,30 @@ impl From<Error> for Fault {
     }
 }
 
-/// A machine that is up.
-struct Up {
-    sandbox: Process,
+/// A machine whose init has been told to start the guest's program.
+struct Told {
     init: u32,
-    main: u32,
     listener: TcpListener,
     reports: Reports,
     orders: Orders,
 }
 
+/// A machine that is up.
+struct Up {
+    sandbox: Process,
+    /// The main program's number inside the sandbox; 0 when nobody tells.
+    main: u32,
+    told: Told,
+}
+
 impl Launched {
-    /// From the start of bubblewrap to that of the guest's program.
+    /// From the start of bubblewrap to the order to start the guest's program.
     async fn come_up(
         &mut self,
         core: &Arc<Core>,
         plan: &Plan,
         waiting: Waiting,
-    ) -> Result<Up, Fault> {
+    ) -> Result<Told, Fault> {
         // While bubblewrap is still at its beginnings; what it starts is born in the group.
         let adopting = self.group.clone().filter(Group::adopts);
         let joining = join(adopting, self.monitor.pid());
@@ -158,7 +171,7 @@ impl Launched {
             .and_then(TcpListener::from_std)
             .map_err(Error::io("take the listener out of the sandbox"))?;
 
-        let (mut reports, mut orders) = waiting.split();
+        let (reports, mut orders) = waiting.split();
         orders
             .send(&Order::Go(plan.program()))
             .await
@@ -168,23 +181,30 @@ impl Launched {
                 )),
                 _ => Fault::Gone,
             })?;
-        let main = match reports.next().await {
-            Some(News::Started { pid }) => pid,
-            Some(News::Failed(failure)) => {
+        Ok(Told {
+            init,
+            listener,
+            reports,
+            orders,
+        })
+    }
+
+    /// Waits until init says that the guest's program runs, or why it cannot.
+    async fn begin(&mut self, plan: &Plan, mut told: Told) -> Result<Up, Fault> {
+        let main = match tokio::time::timeout(WORD_MAX, told.reports.next()).await {
+            Ok(Some(News::Started { pid })) => pid,
+            Ok(Some(News::Failed(failure))) => {
                 return Err(refusal(failure, &plan.spec.argv[0], plan.workdir()).into());
             }
-            // The guest ran and ended its init, or the kernel did, before that could say so. It is
-            // a machine that has ended, and no process has this number.
+            // The guest ran and ended or stopped its init, or the kernel did, before that could
+            // say so. It is a machine all the same, and no process has this number.
             _ => 0,
         };
         let sandbox = self.sandbox.take().ok_or(Fault::Gone)?;
         Ok(Up {
             sandbox,
-            init,
             main,
-            listener,
-            reports,
-            orders,
+            told,
         })
     }
 
@@ -235,16 +255,16 @@ impl Launched {
         let machine = Arc::new(Machine {
             monitor: self.monitor,
             sandbox: up.sandbox,
-            init: up.init,
+            init: up.told.init,
             main: up.main,
-            orders: tokio::sync::Mutex::new(up.orders),
+            orders: tokio::sync::Mutex::new(up.told.orders),
             execs: Execs::default(),
             killed: AtomicBool::new(false),
         });
         let keeper = Keeper {
             machine: Arc::clone(&machine),
             child: self.child,
-            reports: up.reports,
+            reports: up.told.reports,
             output,
             over,
             group: self.group,
@@ -257,7 +277,7 @@ impl Launched {
         });
         Running {
             machine,
-            listener: Some(up.listener),
+            listener: Some(up.told.listener),
             exit,
         }
     }

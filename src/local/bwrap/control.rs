@@ -1,8 +1,10 @@
 //! The server's side of the conversation with a machine's init.
 //!
 //! Until the guest is started, what comes is init's own word. From then on it may be the guest's:
-//! it runs as the same user and can take its init over. So lengths are bounded, what does not fit
-//! in is dropped, and nothing that is said changes anything but how this one machine's end is told.
+//! it runs as the same user, and though init's memory is closed to it and the socket too, nothing
+//! here leans on that. Lengths are bounded, what does not fit in is dropped, and nothing that is
+//! said changes anything but how this one machine's end is told. What is not said at all, because
+//! init was killed or stopped, is not waited for: ending a machine needs no word of it.
 
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -22,6 +24,9 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 
 use crate::local::bwrap::process::Process;
 use crate::local::bwrap::wire::{FROM_INIT_MAX_BYTES, Frame, News, Order, TO_INIT_MAX_BYTES};
+
+/// So much that a guest sent may wait in one connection to the endpoint; the system doubles it.
+const RECEIVE_BYTES: usize = 64 << 10;
 
 /// A connection to an init that has not said yet that it is ready.
 #[derive(Debug)]
@@ -138,6 +143,9 @@ pub(super) fn take_listener(init: &Process, number: u32) -> io::Result<TcpListen
     if !sockopt::socket_acceptconn(socket.as_fd())? {
         return Err(io::ErrorKind::InvalidData.into());
     }
+    // Connections inherit it. What a guest sends and nobody reads yet is the server's memory, not
+    // the machine's.
+    sockopt::set_socket_recv_buffer_size(socket.as_fd(), RECEIVE_BYTES)?;
     let listener = TcpListener::from(socket);
     listener.set_nonblocking(true)?;
     Ok(listener)

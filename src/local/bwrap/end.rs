@@ -142,6 +142,7 @@ pub(super) fn exit(ending: Option<Ending>, by_server: bool, counters: Counters) 
         oom_elsewhere: short && !oom_killed,
         cpu_ms: counters.cpu_ms,
         peak_bytes: counters.peak_bytes,
+        error: None,
     }
 }
 

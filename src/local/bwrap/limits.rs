@@ -17,6 +17,9 @@ pub(super) const PROCESSES_MAX: u64 = 512;
 const PROCESSES_OURS: u64 = 16;
 /// Less memory than this and the sandbox itself does not come up.
 const MEMORY_MIN_MB: u64 = 16;
+/// The kernel hands the memory of a crashed process to a program of the host, where the host has
+/// one for that, even if none may be stored (0). With one byte it does not.
+const CORE_BYTES_MAX: u64 = 1;
 const OPEN_FILES_MAX: u64 = 4096;
 const LOCKED_BYTES_MAX: u64 = 64 << 10;
 const QUEUE_BYTES_MAX: u64 = 800 << 10;
@@ -50,13 +53,18 @@ impl Quota {
         }
     }
 
+    /// What may wait in the machine's own connections, where the kernel counts that apart.
+    pub(super) fn sockets_bytes(&self) -> u64 {
+        self.memory_bytes / 4
+    }
+
     /// The limits that each process gets. Without a group there are two more: on processes, if
     /// the kernel counts them where `count_processes` says, and on each one's own memory. That is
     /// the memory it can write to, not its addresses: languages that reserve much and use little
     /// must go on running.
     pub(super) fn per_process(&self, kind: Limits, count_processes: bool) -> Vec<(Resource, u64)> {
         let mut limits = vec![
-            (Resource::Core, 0),
+            (Resource::Core, CORE_BYTES_MAX),
             (Resource::Nofile, OPEN_FILES_MAX),
             (Resource::Fsize, self.memory_bytes),
             (Resource::Memlock, LOCKED_BYTES_MAX),

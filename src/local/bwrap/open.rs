@@ -5,9 +5,9 @@
 //! other. bubblewrap processes carry the mark in their environment, control groups in their name;
 //! where groups were made is written down in the folder.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -30,8 +30,18 @@ static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 
 /// Where bubblewrap is looked for when no place is given.
 const PROGRAM_FOLDERS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
-/// Files of `/proc` that tell about the host and that every process could read.
-const MASKS: [&str; 2] = ["/proc/cmdline", "/proc/kallsyms"];
+/// Files of `/proc` that are covered: two that tell about the host and that every process could
+/// read, and the memory of process 1, bubblewrap, which a guest's user may write to.
+const MASKS: [&str; 4] = [
+    "/proc/cmdline",
+    "/proc/kallsyms",
+    "/proc/1/mem",
+    "/proc/1/task/1/mem",
+];
+/// Init can be run and not be read. A process that runs such a file is closed to others of its
+/// user: its memory cannot be read or written, and it cannot be traced. That holds for the file's
+/// owner too, who is the guest's user where the server is not root.
+const INIT_MODE: u32 = 0o111;
 /// The first descriptor after the standard ones.
 const FIRST_INHERITED: i32 = 3;
 /// Where control groups were made, a folder a line.
@@ -135,22 +145,21 @@ impl Folder {
             .try_for_each(|folder| writeln!(file, "{}", folder.display()))
     }
 
-    /// Writes init and the guests' `/etc` anew if they are not as they should be.
+    /// Writes init and the guests' `/etc`.
     fn fill(&self) -> io::Result<(PathBuf, PathBuf)> {
         let (init, etc) = (self.path.join("init"), self.path.join("etc"));
-        if fs::read(&init).is_ok_and(|found| found == INIT) {
-            prepare_etc(&etc)?;
-            return Ok((init, etc));
-        }
         // In one step, since a file that runs cannot be written to.
         let next = self.path.join("init.next");
         let _ = fs::remove_file(&next);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o755)
             .open(&next)?;
         file.write_all(INIT)?;
+        file.set_permissions(Permissions::from_mode(INIT_MODE))?;
+        // In a folder that passes its group on the file would have one that no sandbox knows, and
+        // then the kernel would close init to a server that is not root, too.
+        std::os::unix::fs::fchown(&file, None, Some(rustix::process::getegid().as_raw()))?;
         drop(file);
         fs::rename(&next, &init)?;
         prepare_etc(&etc)?;

@@ -6,9 +6,10 @@
 //! made here, in a folder of the engine.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, FileType};
+use std::fs::{self, FileType, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::local::bwrap::layout::{Entry, Kind, Step};
@@ -93,11 +94,13 @@ impl Source {
 }
 
 /// Writes the folder that is `/etc` on the host's root: the files, and the places that the host's
-/// part is mounted on.
+/// part is mounted on. Every guest can read it, whatever the server's file mode mask.
 pub(super) fn prepare_etc(etc: &Path) -> io::Result<()> {
     fs::create_dir_all(etc)?;
+    fs::set_permissions(etc, Permissions::from_mode(0o755))?;
     for (name, text) in ETC {
         fs::write(etc.join(name), text)?;
+        fs::set_permissions(etc.join(name), Permissions::from_mode(0o644))?;
     }
     for name in HOST_ETC {
         let place = etc.join(name);

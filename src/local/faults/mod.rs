@@ -85,6 +85,8 @@ struct State {
     rules: Vec<Armed>,
     limits: Buckets,
     limited: u64,
+    /// What rules did that are in force no longer.
+    fired_before: u64,
 }
 
 #[derive(Debug)]
@@ -110,6 +112,8 @@ pub(crate) struct Count {
 #[derive(Debug, Serialize)]
 pub(crate) struct Counts {
     rules: Vec<Count>,
+    /// What they did, and rules before them: since the server opened.
+    fired: u64,
     /// Calls that the documented limits refused.
     rate_limited: u64,
 }
@@ -125,13 +129,15 @@ impl Faults {
         faults
     }
 
-    /// Puts `rules` in place of all that are there; counts begin at zero. Says whether it did: it
-    /// does not when they are too many.
+    /// Puts `rules` in place of all that are there; each begins to count at zero. Says whether it
+    /// did: it does not when they are too many.
     pub(crate) fn replace(&self, rules: Vec<Rule>) -> bool {
         if rules.len() > MOST_RULES {
             return false;
         }
-        self.locked().rules = rules.into_iter().map(Armed::new).collect();
+        let mut state = self.locked();
+        state.fired_before += fired(&state.rules);
+        state.rules = rules.into_iter().map(Armed::new).collect();
         true
     }
 
@@ -145,6 +151,7 @@ impl Faults {
         };
         Counts {
             rules: state.rules.iter().map(count).collect(),
+            fired: state.fired_before + fired(&state.rules),
             rate_limited: state.limited,
         }
     }
@@ -238,6 +245,10 @@ impl Armed {
         }
         self.fired += 1;
     }
+}
+
+fn fired(rules: &[Armed]) -> u64 {
+    rules.iter().map(|armed| armed.fired).sum()
 }
 
 fn about(on: &Match, subject: Subject<'_>) -> bool {

@@ -95,6 +95,7 @@ impl Registry {
         };
         self.sequence += 1;
         self.live += 1;
+        self.most_live = self.most_live.max(self.live);
         self.config_bytes += weight;
         let skip_launch = request.skip_launch == Some(true);
         let effect = life::born(&mut machine, skip_launch, &mut self.now(now));

@@ -20,7 +20,7 @@ pub(crate) fn request(machine: &Machine, exit: &Exit, restarting: bool, now: Uni
         requested_stop: machine.next != Next::Policy,
         restarting,
         error: Some(error(exit).to_owned()),
-        guest_error: Some(String::new()),
+        guest_error: Some(exit.error.clone().unwrap_or_default()),
         exited_at: Some(stamp::millis(now)),
     };
     let mut request = event.into_request(machine.restarts);

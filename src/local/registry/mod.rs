@@ -28,6 +28,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use crate::clock::UnixMs;
 use crate::local::faults::rule::Spell;
 use crate::local::ids::Ids;
@@ -67,9 +69,20 @@ pub(crate) struct Registry {
     /// Destroyed machines, the oldest first, with the time of their end.
     destroyed: VecDeque<(UnixMs, String)>,
     live: usize,
+    /// The most that were live at once.
+    most_live: usize,
     config_bytes: usize,
     sequence: u64,
     generation: u64,
+}
+
+/// The machines there are, as those count them who test what a server is asked to do.
+#[derive(Debug, Serialize)]
+pub(crate) struct Live {
+    /// Their names.
+    names: Vec<String>,
+    /// The most that there were at once since the server opened.
+    most: usize,
 }
 
 /// What came of a request: the answer, and what is to be done.
@@ -100,6 +113,7 @@ impl Registry {
             machines: HashMap::new(),
             destroyed: VecDeque::new(),
             live: 0,
+            most_live: 0,
             config_bytes: 0,
             sequence: 0,
             generation: 0,
@@ -125,6 +139,16 @@ impl Registry {
     /// A machine by its id alone.
     pub(crate) fn by_id(&self, id: &str) -> Option<&Arc<Machine>> {
         self.machines.get(id)
+    }
+
+    /// Every machine that is not destroyed, whether readers see it or not.
+    pub(crate) fn live(&self) -> Live {
+        let alive = self.machines.values();
+        let alive = alive.filter(|machine| !machine.state.is_gone());
+        Live {
+            names: alive.map(|machine| machine.name.clone()).collect(),
+            most: self.most_live,
+        }
     }
 
     /// Takes in what was seen of a machine's process. `None` for a report that came too late.

@@ -319,6 +319,10 @@ mod tests {
             r#"{"files":[{"guest_path":"/a","raw_value":""},{"guest_path":"/a","raw_value":""}]}"#,
             "files: [1].guest_path /a is given twice",
         );
+        check_refused(
+            r#"{"files":[{"guest_path":"/a/b","raw_value":""},{"guest_path":"/a","raw_value":""}]}"#,
+            "files: [1].guest_path /a and /a/b cannot both be files",
+        );
         check_refused(r#"{"cmd":[]}"#, "cmd: must have 1 to");
         check_refused(r#"{"cmd":[""]}"#, "cmd: has an empty program name");
         check_refused(r#"{"guest":{"cpu_kind":"big"}}"#, "guest: cpu_kind \"big\"");

@@ -94,18 +94,27 @@ pub(super) fn files(list: Vec<File>) -> Result<Vec<File>, String> {
                 "[{index}].guest_path must be an absolute path of 1024 bytes at most, without . or .."
             ));
         }
-        if list
-            .iter()
-            .take(index)
-            .any(|earlier| earlier.guest_path == *path)
-        {
-            return Err(format!("[{index}].guest_path {path} is given twice"));
+        for earlier in list.iter().take(index).map(|file| &file.guest_path) {
+            if earlier == path {
+                return Err(format!("[{index}].guest_path {path} is given twice"));
+            }
+            if is_within(path, earlier) || is_within(earlier, path) {
+                return Err(format!(
+                    "[{index}].guest_path {path} and {earlier} cannot both be files"
+                ));
+            }
         }
         if let Err(error) = STANDARD.decode(&file.raw_value) {
             return Err(format!("[{index}].raw_value is not base64: {error}"));
         }
     }
     Ok(list)
+}
+
+/// Whether a path lies below another, which then is a folder.
+fn is_within(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder)
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 pub(super) fn cmd(words: Vec<String>) -> Result<Vec<String>, String> {

@@ -128,6 +128,7 @@ end
 local function land(ns, app, tenant, id)
   redis.call('HDEL', ns .. ':inflight:' .. app, id)
   redis.call('SREM', ns .. ':busy:' .. tenant, id)
+  redis.call('SREM', ns .. ':owed', id)
   unpark(ns, tenant)
 end
 

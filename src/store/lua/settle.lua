@@ -38,6 +38,7 @@ if to == 'closed' then
   dequeue(ns, run.tenant, id)
 else
   redis.call('ZADD', KEYS[2], ARGV[7], id)
+  redis.call('SADD', ns .. ':owed', id)
   redis.call('RPUSH', KEYS[3], id)
 end
 return to

@@ -127,35 +127,65 @@ async fn a_guest_that_kills_all_it_can_only_ends_itself() {
     lab.close().await;
 }
 
-/// The guest runs as init's own user and can write to its memory: it makes init say nonsense.
+/// The guest runs as the same user as its init and bubblewrap's inner process. It tries to write to
+/// their memory, to read what tells where that is, and to take the control socket out of them.
+const TAKE_OVER: &str = "import ctypes, errno, os\n\
+    libc = ctypes.CDLL(None, use_errno=True)\n\
+    def attempt(name, what):\n\
+    \x20   try: what(); print(name, 'ok')\n\
+    \x20   except OSError as e: print(name, errno.errorcode[e.errno])\n\
+    for pid in (1, 2):\n\
+    \x20   for name in ('mem', f'task/{pid}/mem'):\n\
+    \x20       path = f'/proc/{pid}/{name}'\n\
+    \x20       attempt(f'{pid} write {name}', lambda: os.close(os.open(path, os.O_RDWR)))\n\
+    attempt('2 maps', lambda: open('/proc/2/maps').read())\n\
+    attempt('2 environ', lambda: open('/proc/2/environ').read())\n\
+    attempt('2 fds', lambda: os.listdir('/proc/2/fd'))\n\
+    attempt('2 root', lambda: os.listdir('/proc/2/root'))\n\
+    attempt('2 program', lambda: open('/proc/2/exe').read())\n\
+    attempt('init file', lambda: open('/.init').read())\n\
+    attempt('init chmod', lambda: os.chmod('/.init', 0o755))";
+
 #[tokio::test]
-async fn a_guest_that_takes_its_init_over_gains_nothing() {
+async fn the_memory_of_init_and_of_process_1_is_closed_to_the_guest() {
     let lab = Lab::open().await;
-    let scribble = "import re\n\
-        maps = open('/proc/2/maps').read()\n\
-        mem = open('/proc/2/mem', 'r+b', 0)\n\
-        for line in maps.splitlines():\n\
-        \x20   m = re.match('([0-9a-f]+)-([0-9a-f]+) r.x', line)\n\
-        \x20   if m and 'vdso' not in line:\n\
-        \x20       start, end = (int(x, 16) for x in m.groups())\n\
-        \x20       mem.seek(start); mem.write(b'\\xcc' * (end - start))\n\
-        print('done', flush=True)";
-    let mut spec = python(scribble);
-    spec.argv = vec![
-        "/usr/bin/python3".into(),
-        "-I".into(),
-        "-c".into(),
-        scribble.into(),
-    ];
-    let (running, output) = lab.start(spec).await;
-    let exit = running.wait().await;
-    assert!(output.stdout().contains("done"), "{}", output.stderr());
-    // Init died at its next instruction, before it could tell of the main program's end.
+    let said = lab.python(TAKE_OVER).await;
+    let expected = "1 write mem EACCES\n\
+        1 write task/1/mem EACCES\n\
+        2 write mem EACCES\n\
+        2 write task/2/mem EACCES\n\
+        2 maps EACCES\n\
+        2 environ EACCES\n\
+        2 fds EACCES\n\
+        2 root EACCES\n\
+        2 program EACCES\n\
+        init file EACCES\n\
+        init chmod EROFS";
+    assert_eq!(said, expected);
+    // Its own are its own.
     assert_eq!(
-        (exit.code, exit.signal, exit.oom_killed),
-        (None, Some(9), false)
+        lab.sh("head -c1 /proc/self/mem; wc -l < /proc/self/maps >/dev/null && echo on")
+            .await,
+        "on"
     );
-    assert_eq!(lab.sh("echo on").await, "on");
+    lab.close().await;
+}
+
+/// Stopped, init says nothing any more, not even that the main program has ended.
+#[tokio::test]
+async fn a_guest_that_stops_its_init_is_ended_like_any_other() {
+    let lab = Lab::open().await;
+    for then in ["echo stopped; sleep 1000", "echo stopped; exit 3"] {
+        let (running, output) = lab.start(sh(&format!("kill -STOP 2; {then}"))).await;
+        output.says("stopped").await;
+        let handle = running.handle();
+        let argv = vec!["true".to_owned()];
+        let exec = handle.exec(argv, Vec::new(), None, Vec::new(), Duration::from_millis(1));
+        let exec = exec.await.unwrap_err();
+        assert!(matches!(exec, Error::Ended), "{exec:?}");
+        handle.kill();
+        assert_eq!(running.wait().await.signal, Some(9), "{then}");
+    }
     lab.close().await;
 }
 

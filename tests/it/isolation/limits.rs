@@ -185,6 +185,7 @@ async fn each_process_has_limits_of_its_own() {
     let [core, files, soft_files, locked, file_blocks] = limits[..] else {
         panic!("{limits:?}")
     };
+    // In blocks: the one byte that it is allowed is none.
     assert_eq!((core, locked), (0, 64));
     assert!(files <= 4096 && soft_files <= 4096);
     assert_eq!(file_blocks * 512, 128 << 20);

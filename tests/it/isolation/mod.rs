@@ -4,8 +4,9 @@
 //! when nothing stops it.
 
 mod ends;
-mod lab;
-mod leftovers;
+mod hostile;
+pub(crate) mod lab;
+pub(crate) mod leftovers;
 mod limits;
 mod network;
 mod roots;

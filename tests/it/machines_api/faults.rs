@@ -279,8 +279,11 @@ async fn rules_are_changed_and_counted_over_http() {
             .len(),
         2
     );
+    assert_eq!(counts["machines"], json!({"names": ["a"], "most": 1}));
     server.delete("/_faults").await.expect(200);
-    assert_eq!(server.get("/_faults").await.expect(200)["rules"], json!([]));
+    let counts = server.get("/_faults").await.expect(200);
+    assert_eq!(counts["rules"], json!([]));
+    assert_eq!(counts["fired"], 1, "what gone rules did still counts");
     server.end().await;
 }
 

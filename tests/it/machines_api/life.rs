@@ -297,19 +297,19 @@ async fn a_machine_that_is_not_launched_rests_until_it_is_started() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_takes_its_machine_with_it() {
+async fn a_program_that_is_not_there_ends_as_a_shell_would_tell_it() {
     let Some(server) = sandboxed().await else {
         return;
     };
-    let body = json!({"config": {"image": "host", "init": {"exec": ["/no/such/program"]}}});
-    let id = server.create(body).await;
-    let gone = server.reach(&id, "destroyed").await;
-    let failed = gone["events"].as_array().unwrap().iter();
-    let failed = failed
-        .into_iter()
-        .find(|event| event["status"] == "launch_failed")
-        .unwrap();
-    let reason = failed["request"]["error"].as_str().unwrap();
+    let config = json!({"image": "host", "init": {"exec": ["/no/such/program"]},
+                        "restart": {"policy": "no"}});
+    let id = server.create(json!({"config": config})).await;
+    let stopped = server.reach(&id, "stopped").await;
+    let events = stopped["events"].as_array().unwrap();
+    let exit = events.iter().find(|event| event["type"] == "exit").unwrap();
+    let exit = &exit["request"]["exit_event"];
+    assert_eq!(exit["exit_code"], 127, "{exit}");
+    let reason = exit["guest_error"].as_str().unwrap();
     assert!(reason.contains("/no/such/program"), "{reason}");
     server.end().await;
 }
@@ -451,4 +451,20 @@ async fn the_end_of_the_server_is_the_end_of_its_machines() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn a_machine_that_is_said_to_be_deleted_runs_no_more() {
+    let Some(server) = sandboxed().await else {
+        return;
+    };
+    for _ in 0..10 {
+        let id = server.create(shell("sleep 600 & sleep 600")).await;
+        server.reach(&id, "started").await;
+        let answer = server.delete(&machine(&id, "?force=true")).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let now = server.get(&machine(&id, "")).await;
+        assert_eq!(now.body["state"], "destroyed", "{}", now.body);
+    }
+    server.end().await;
 }

@@ -77,6 +77,17 @@ pub(crate) fn fed(mut command: Command, input: &str) -> Ended {
     child.wait_with_output().unwrap().into()
 }
 
+/// Whether a finding of `doctor` is as it should be. Which limits hold is the host's affair.
+pub(crate) fn is_well(finding: &serde_json::Value) -> bool {
+    let expected: &[&str] = match finding["what"].as_str() {
+        Some("sandbox limits") => &["ok", "warn"],
+        _ => &["ok"],
+    };
+    finding["verdict"]
+        .as_str()
+        .is_some_and(|verdict| expected.contains(&verdict))
+}
+
 /// A command that stays, until the test ends it. What it says lies in files, so that nothing waits
 /// for the test to read it. It dies with the test's thread.
 #[derive(Debug)]
@@ -166,6 +177,18 @@ impl Daemon {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().cast_signed()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Whether a signal has stopped it, and it waits to go on.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        after_name.trim_start().starts_with('T')
     }
 
     /// Waits until it has ended.

@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "a helper may wait for its first test")]
 
 pub(crate) mod command;
+pub(crate) mod fleet;
 pub(crate) mod parts;
 pub(crate) mod raw;
 pub(crate) mod redis;
+pub(crate) mod relay;
 pub(crate) mod stack;
 pub(crate) mod until;

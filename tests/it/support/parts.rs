@@ -51,6 +51,9 @@ pub(crate) async fn core(redis: &config::Redis, runs: Runs) -> Core {
     }
 }
 
+/// The keys of [`ring`], as a setting.
+pub(crate) const SIGNING_KEYS: &str = "test:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
 /// The keys that tests sign with.
 pub(crate) fn ring() -> KeyRing {
     KeyRing::new([("test".to_owned(), [7; 32])]).unwrap()

@@ -1,8 +1,11 @@
 //! Redis itself, as a producer, a consumer or an operator with `redis-cli` meets it.
 
 use cofferdam::config;
+use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamPendingReply, StreamReadReply};
+
+use crate::support::until::LONG;
 
 /// A connection that prefixes keys with the namespace.
 pub(crate) struct Raw {
@@ -13,7 +16,14 @@ pub(crate) struct Raw {
 impl Raw {
     pub(crate) async fn new(settings: &config::Redis) -> Self {
         let client = redis::Client::open(settings.url.expose().as_str()).unwrap();
-        let connection = client.get_multiplexed_async_connection().await.unwrap();
+        // By itself it waits for a second or less, which a busy computer may take.
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(LONG))
+            .set_response_timeout(Some(LONG));
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&patient)
+            .await
+            .unwrap();
         Self {
             connection,
             namespace: settings.namespace.clone(),
@@ -66,9 +76,21 @@ impl Raw {
 
     /// Entries of the workers' group that were read and not acknowledged.
     pub(crate) async fn pending(&self, stream: &str) -> usize {
+        self.pending_of(stream, "cofferdam").await
+    }
+
+    /// Entries that the group has read and not acknowledged.
+    pub(crate) async fn pending_of(&self, stream: &str, group: &str) -> usize {
         let mut command = redis::cmd("XPENDING");
-        command.arg(self.key(stream)).arg("cofferdam");
+        command.arg(self.key(stream)).arg(group);
         self.ask::<StreamPendingReply>(&command).await.count()
+    }
+
+    /// Consumers that the group knows.
+    pub(crate) async fn consumers(&self, stream: &str, group: &str) -> usize {
+        let mut command = redis::cmd("XINFO");
+        command.arg("CONSUMERS").arg(self.key(stream)).arg(group);
+        self.ask::<Vec<redis::Value>>(&command).await.len()
     }
 
     /// Every key of a run expires some day.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use cofferdam::clock::Clock;
 use cofferdam::config::{self, Runs};
 use cofferdam::local;
 use cofferdam::machines::{self, Client, Detail, ListFilter};
@@ -21,9 +22,10 @@ use crate::support::parts;
 use crate::support::raw::Raw;
 use crate::support::until::{until, until_within};
 
-/// The one app of every stack.
+/// The one app of a stack, unless its plan has others.
 pub(crate) const APP: &str = "sandboxes";
-const TOKEN: &str = "a-token-of-the-tests";
+/// The token that its Machines server accepts.
+pub(crate) const TOKEN: &str = "a-token-of-the-tests";
 
 /// What a stack is to be.
 pub(crate) struct Plan {
@@ -32,8 +34,17 @@ pub(crate) struct Plan {
     pub(crate) guests: local::Guests,
     pub(crate) faults: Vec<String>,
     pub(crate) workers: usize,
+    pub(crate) apps: Vec<String>,
+    /// Regions that the Machines server has, unless it is to have its usual one.
+    pub(crate) regions: Option<Vec<String>>,
+    /// How long a call to the Machines API may take.
+    pub(crate) call_timeout: Duration,
     /// Machines alive at the most; the server refuses more.
     pub(crate) machines: usize,
+    /// Where guests reach the endpoint, if not directly.
+    pub(crate) endpoint: Option<String>,
+    /// The endpoint's clock.
+    pub(crate) clock: Clock,
 }
 
 impl Plan {
@@ -45,7 +56,12 @@ impl Plan {
             guests: local::Guests::Simulated(delay),
             faults: Vec::new(),
             workers: 1,
+            apps: vec![APP.to_owned()],
+            regions: None,
+            call_timeout: Duration::from_secs(30),
             machines: 100_000,
+            endpoint: None,
+            clock: Clock::system(),
         }
     }
 
@@ -61,6 +77,24 @@ impl Plan {
     /// With rules by which the Machines server misbehaves.
     pub(crate) fn faults(mut self, rules: &[&str]) -> Self {
         self.faults = rules.iter().map(|rule| (*rule).to_owned()).collect();
+        self
+    }
+
+    /// With these apps.
+    pub(crate) fn apps(mut self, apps: &[&str]) -> Self {
+        self.apps = apps.iter().map(|app| (*app).to_owned()).collect();
+        self
+    }
+
+    /// With a Machines server that has these regions.
+    pub(crate) fn regions(mut self, regions: &[&str]) -> Self {
+        self.regions = Some(regions.iter().map(|region| (*region).to_owned()).collect());
+        self
+    }
+
+    /// With calls to the Machines API that last no longer than this.
+    pub(crate) fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
         self
     }
 
@@ -110,7 +144,10 @@ pub(crate) struct Stack {
     pub(crate) core: Core,
     pub(crate) raw: Raw,
     pub(crate) machines: Client,
+    apps: Vec<String>,
     pub(crate) endpoint: Url,
+    /// The Machines server's address.
+    pub(crate) api: String,
     pub(crate) workers: Vec<Worker>,
     /// What keeps machines apart and limits them here.
     pub(crate) report: String,
@@ -129,7 +166,10 @@ impl Stack {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let front_address = listener.local_addr().unwrap();
         let deps = endpoint::Deps {
-            core: core.clone(),
+            core: Core {
+                clock: plan.clock,
+                ..core.clone()
+            },
             ring: parts::ring(),
         };
         front.spawn(endpoint::serve(listener, deps, front.clone()));
@@ -138,8 +178,12 @@ impl Stack {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let mut settings = local::Settings::new(TOKEN.to_owned(), folder.path().to_owned());
-        settings.apps = vec![APP.to_owned()];
-        settings.endpoint = Some(front_address.to_string());
+        settings.apps.clone_from(&plan.apps);
+        if let Some(regions) = plan.regions {
+            settings.regions = regions;
+        }
+        let endpoint = plan.endpoint;
+        settings.endpoint = Some(endpoint.unwrap_or_else(|| front_address.to_string()));
         settings.guests = plan.guests;
         settings.bounds.machines = plan.machines;
         settings.faults.rules = plan
@@ -154,9 +198,11 @@ impl Stack {
 
         let mut stack = Self {
             raw: Raw::new(&plan.redis).await,
-            machines: client(&base),
+            machines: client(&base, plan.call_timeout),
+            apps: plan.apps,
             endpoint: Url::parse(&format!("http://{front_address}")).unwrap(),
             core,
+            api: base,
             workers: Vec::new(),
             report,
             server,
@@ -180,7 +226,7 @@ impl Stack {
         Deps {
             core: self.core.clone(),
             machines: self.machines.clone(),
-            apps: vec![APP.to_owned()],
+            apps: self.apps.clone(),
             ring: parts::ring(),
             // Inside every local machine the endpoint is here.
             urls: GuestUrls::below(&Url::parse("http://127.0.0.1:8080").unwrap()),
@@ -190,9 +236,14 @@ impl Stack {
 
     /// Starts another worker.
     pub(crate) fn add_worker(&mut self) {
+        self.add_worker_of(self.deps());
+    }
+
+    /// Starts another worker, with these parts.
+    pub(crate) fn add_worker_of(&mut self, deps: Deps) {
         let shutdown = Shutdown::new();
         let name = worker::unique_name();
-        let crew = worker::start(self.deps(), &name, &shutdown);
+        let crew = worker::start(deps, &name, &shutdown);
         sweeper::start(crew, &name, &shutdown);
         self.workers.push(Worker { shutdown });
     }
@@ -284,6 +335,14 @@ impl Stack {
         }
     }
 
+    /// The Machines server behaves from now on.
+    pub(crate) async fn mend_faults(&self) {
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let call = http.delete(format!("{}/_faults", self.api));
+        let answer = call.bearer_auth(TOKEN).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+    }
+
     /// Waits until the provider lists no machine.
     pub(crate) async fn no_machine(&self) {
         until("no machine to be left", || async {
@@ -303,15 +362,19 @@ impl Stack {
             detail: Detail::Summary,
             ..ListFilter::default()
         };
-        // A rule may make this call fail too.
-        match self.machines.list(APP, &filter).await {
-            Ok(list) => list
-                .into_iter()
-                .filter(|machine| !machine.state.is_gone())
-                .map(|machine| machine.name)
-                .collect(),
-            Err(error) => vec![error.to_string()],
+        let mut names = Vec::new();
+        for app in &self.apps {
+            // A rule may make this call fail too.
+            match self.machines.list(app, &filter).await {
+                Ok(list) => names.extend(
+                    list.into_iter()
+                        .filter(|machine| !machine.state.is_gone())
+                        .map(|machine| machine.name),
+                ),
+                Err(error) => names.push(error.to_string()),
+            }
         }
+        names
     }
 
     /// Ends everything.
@@ -330,7 +393,9 @@ impl Stack {
     }
 }
 
-fn client(base: &str) -> Client {
-    let settings = machines::Settings::new(Url::parse(base).unwrap(), machines::Token::new(TOKEN));
+fn client(base: &str, timeout: Duration) -> Client {
+    let mut settings =
+        machines::Settings::new(Url::parse(base).unwrap(), machines::Token::new(TOKEN));
+    settings.timeout = timeout;
     Client::new(settings).unwrap()
 }

@@ -100,6 +100,52 @@ async fn an_order_waits_for_the_request_that_was_there_before_it() {
     assert_eq!(lab.raw.length("control").await, 0);
 }
 
+/// The worker that had the first of two orders died or stood still, and another obeys it later.
+#[tokio::test]
+async fn an_order_that_was_overtaken_changes_nothing() {
+    let lab = Lab::new().await;
+    for scope in ["a", "*"] {
+        let pause = order(&lab, &[("pause", scope)]).await;
+        let resume = order(&lab, &[("resume", scope)]).await;
+        for entry in [&resume, &pause] {
+            assert_eq!(obey(&lab.core, entry).await.unwrap(), Obeyed::Done);
+        }
+    }
+    assert!(!lab.core.store.is_paused().await.unwrap());
+    lab.submit_many("a", 1).await;
+    assert_eq!(ids(&lab.claim(1).await), ["a-0"]);
+    // What is set by hand comes after every order on the stream.
+    let late = order(&lab, &[("resume", "a")]).await;
+    let (store, a) = (&lab.core.store, tenant("a"));
+    store.pause(Some(&a), true, None).await.unwrap();
+    assert_eq!(obey(&lab.core, &late).await.unwrap(), Obeyed::Done);
+    assert!(store.tenant(&a, lab.now()).await.unwrap().settings.paused);
+}
+
+#[tokio::test]
+async fn the_orders_of_one_entry_are_obeyed_in_turn_each_of_them() {
+    let lab = Lab::new().await;
+    lab.submit_many("a", 3).await;
+    // As many of one kind as there are, and the last word on the tenant is the last one.
+    let mut words = vec![("cancel", "a-0"), ("cancel", "a-1"), ("cancel", "a-2")];
+    words.extend([("pause", "b"), ("resume", "b")].repeat(4));
+    words.push(("pause", "b"));
+    words.push(("resume", "c"));
+    words.push(("pause", "c"));
+    assert_eq!(obeyed(&lab, &words).await, Obeyed::Done);
+    for run in ["a-0", "a-1", "a-2"] {
+        assert_eq!(
+            outcome(&lab, run).await.1,
+            Some(Outcome::Cancelled),
+            "{run}"
+        );
+    }
+    for name in ["b", "c"] {
+        let view = lab.core.store.tenant(&tenant(name), lab.now()).await;
+        assert!(view.unwrap().settings.paused, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn an_order_for_a_run_that_nobody_asked_for_is_done_with() {
     let lab = Lab::new().await;
@@ -125,6 +171,25 @@ async fn what_is_no_order_is_set_aside_and_the_rest_goes_on() {
     assert_eq!(field("abolish"), "x");
     assert_eq!(field("reason"), "\"abolish\" is no order");
     assert_eq!(lab.raw.pending("control").await, 0);
+}
+
+/// Its answer was lost, or the worker that did it was thought dead: it is done again.
+#[tokio::test]
+async fn what_is_set_aside_again_is_there_once() {
+    let lab = Lab::new().await;
+    let entry = order(&lab, &[("abolish", "x")]).await;
+    for _ in 0..2 {
+        assert_eq!(obey(&lab.core, &entry).await.unwrap(), Obeyed::Done);
+    }
+    assert_eq!(lab.raw.length("dead").await, 1);
+    let many = vec![("abolish", "x"); 10_000];
+    assert_eq!(obeyed(&lab, &many).await, Obeyed::Done);
+    let dead = lab.core.store.newest_dead(1).await.unwrap();
+    let (_, reason) = &dead[0].fields[3000];
+    assert_eq!(
+        String::from_utf8_lossy(reason),
+        "\"abolish\" is no order (7000 of its fields are left out)"
+    );
 }
 
 #[tokio::test]

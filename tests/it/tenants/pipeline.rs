@@ -72,10 +72,10 @@ async fn fifty_thousand_runs_of_one_do_not_keep_ten_of_another_waiting() {
         .runs(|runs| runs.max_in_flight = 10.try_into().unwrap())
         .start()
         .await;
-    stack.core.store.pause(true).await.unwrap();
+    stack.core.store.pause(None, true, None).await.unwrap();
     submit_many(&stack, "a", 0, 50_000).await;
     backlog(&stack, "a", 50_000).await;
-    stack.core.store.pause(false).await.unwrap();
+    stack.core.store.pause(None, false, None).await.unwrap();
     // The house is full, and has been for a while.
     results(&stack, 20, |_| true).await;
     for id in submit_many(&stack, "b", 0, 10).await {
@@ -99,7 +99,7 @@ async fn fifty_thousand_runs_of_one_do_not_keep_ten_of_another_waiting() {
     let first_b = boots.iter().position(|(_, tenant)| *tenant == "b").unwrap();
     let between = boots[..first_b].iter().filter(|(at, _)| *at > known_at);
     assert_eq!(between.count(), 0, "b's first boots at the next free slot");
-    stack.core.store.pause(true).await.unwrap();
+    stack.core.store.pause(None, true, None).await.unwrap();
     stack.end().await;
 }
 
@@ -115,12 +115,12 @@ async fn weights_share_out_completions() {
         .configure(&tenant("a"), &[Change::Weight(Some(3.0))])
         .await
         .unwrap();
-    stack.core.store.pause(true).await.unwrap();
+    stack.core.store.pause(None, true, None).await.unwrap();
     submit_many(&stack, "a", 0, 1500).await;
     submit_many(&stack, "b", 0, 1500).await;
     backlog(&stack, "a", 1500).await;
     backlog(&stack, "b", 1500).await;
-    stack.core.store.pause(false).await.unwrap();
+    stack.core.store.pause(None, false, None).await.unwrap();
     let all = results(&stack, 1000, |_| true).await;
     let a = all[..1000]
         .iter()
@@ -128,7 +128,7 @@ async fn weights_share_out_completions() {
         .count();
     // 3 : 1 within 5 %.
     assert!((741..=759).contains(&a), "{a} of 1000");
-    stack.core.store.pause(true).await.unwrap();
+    stack.core.store.pause(None, true, None).await.unwrap();
     stack.end().await;
 }
 

@@ -118,7 +118,7 @@ async fn everything_can_be_paused() {
     let store = &lab.core.store;
     lab.submit_many("a", 2).await;
     let flying = lab.claim(1).await;
-    store.pause(true).await.unwrap();
+    store.pause(None, true, None).await.unwrap();
     assert!(store.is_paused().await.unwrap());
     assert_eq!(lab.ask(9).await.stop, Stop::Paused);
     // What runs goes on.
@@ -126,7 +126,7 @@ async fn everything_can_be_paused() {
     lab.finish(&flying[0]).await;
     assert_eq!(lab.submit(&[request("a", 2)]).await.queued, 1);
     assert!(lab.claim(9).await.is_empty());
-    store.pause(false).await.unwrap();
+    store.pause(None, false, None).await.unwrap();
     assert!(!store.is_paused().await.unwrap());
     let mut duties = Duties::new(store.clone());
     let calls = duties.next(9, BLOCK).await.unwrap();

@@ -41,9 +41,9 @@ async fn each_hold_is_told() {
     let mut lab = Lab::new().await;
     let store = lab.core.store.clone();
     lab.submit_many("a", 3).await;
-    store.pause(true).await.unwrap();
+    store.pause(None, true, None).await.unwrap();
     assert_eq!(held(&lab, "a-0").await, [Hold::Paused]);
-    store.pause(false).await.unwrap();
+    store.pause(None, false, None).await.unwrap();
 
     let a = tenant("a");
     store.configure(&a, &[Change::Paused(true)]).await.unwrap();

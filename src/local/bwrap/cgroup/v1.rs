@@ -71,6 +71,12 @@ impl Groups {
         if with_swap.exists() {
             fs::write(with_swap, quota.memory_bytes.to_string())?;
         }
+        // What waits in connections is not counted as memory here, but by itself if it is limited.
+        // Without this a guest could fill up what the host has for all connections.
+        let sockets = memory.join("memory.kmem.tcp.limit_in_bytes");
+        if sockets.exists() {
+            fs::write(sockets, quota.sockets_bytes().to_string())?;
+        }
         fs::write(
             self.pids.join(name).join("pids.max"),
             quota.processes.to_string(),

@@ -1,5 +1,7 @@
 //! What the README tells is held to the code.
 
+mod snippets;
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -1,0 +1,136 @@
+//! The endpoint alone: verified results per second of one core, beside hyper with nothing behind.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cofferdam::clock::Clock;
+use cofferdam::config;
+use cofferdam::run::id::RunId;
+use cofferdam::run::phase::Machine;
+use cofferdam::run::request::Guest;
+use cofferdam::store::Store;
+use cofferdam::store::acts::{Admission, Fate, Room, Terms};
+use cofferdam::token::{Grant, KeyRing};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use hyper::Method;
+use tokio::net::TcpStream;
+
+use crate::procs::{Process, Redis, free_port};
+use crate::report::{Part, Report};
+use crate::stack::{APP, cofferdam, itself};
+use crate::wire::Connections;
+
+const CONNECTIONS: usize = 16;
+const BATCH: usize = 500;
+const KEEP: Duration = Duration::from_secs(3600);
+const BODY: &[u8] = br#"{"score":17,"passed":true,"notes":"nothing of note","files":["src/lib.rs","src/main.rs"],"took_ms":1234}"#;
+
+pub(crate) async fn measure(report: &mut Report, runs: usize) {
+    let redis = Redis::start().await;
+    let tokens = running(&redis, runs).await;
+    let port = free_port();
+    let mut serve = cofferdam("serve", &redis);
+    serve.env("COFFERDAM_LISTEN", format!("127.0.0.1:{port}"));
+    let serve = Process::start(&mut serve);
+    let ours = per_core(&serve, port, &tokens).await;
+    drop(serve);
+    let port = free_port();
+    let bare = Process::start(itself().args(["bare", &port.to_string()]));
+    let ceiling = per_core(&bare, port, &tokens).await;
+    let mut part = Part::new(
+        format!("The endpoint alone, {runs} results over {CONNECTIONS} connections"),
+        &["cofferdam", "bare hyper", "share"],
+    );
+    let values = vec![Some(ours), Some(ceiling), Some(ours / ceiling)];
+    part.row("results per second of one core", values);
+    report.parts.push(part);
+}
+
+/// Posts every result once; how many a second of processor time is enough for.
+async fn per_core(process: &Process, port: u16, tokens: &[String]) -> f64 {
+    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let connections = Connections::to(&format!("127.0.0.1:{port}"));
+    let post = async |token: &String| {
+        let mut request = connections.request(Method::POST, "/results", Bytes::from_static(BODY));
+        let value = format!("Bearer {token}").parse().unwrap();
+        request.headers_mut().insert("authorization", value);
+        let (status, _) = connections.send(request).await;
+        assert_eq!(status.as_u16(), 201);
+    };
+    let before = process.cpu_s();
+    let posts = stream::iter(tokens).map(post);
+    posts.buffer_unordered(CONNECTIONS).collect::<()>().await;
+    tokens.len() as f64 / (process.cpu_s() - before)
+}
+
+/// Makes runs whose results are awaited; answers their tokens.
+async fn running(redis: &Redis, runs: usize) -> Vec<String> {
+    let settings = config::Redis {
+        url: config::Secret::new(redis.url.parse().unwrap()),
+        namespace: "cofferdam".into(),
+    };
+    let store = Store::connect(&settings).await.unwrap();
+    let secret = b"01234567890123456789012345678901";
+    let ring = KeyRing::new([("k1".to_owned(), secret)]).unwrap();
+    let room = Room {
+        apps: vec![APP.into()],
+        max_in_flight: u32::MAX,
+        app_max_in_flight: None,
+        tenant_max_in_flight: None,
+        boot_rate: 0.0,
+        boot_burst: 1,
+    };
+    let mut tokens = Vec::with_capacity(runs);
+    while tokens.len() < runs {
+        let now = Clock::system().now_ms();
+        let batch: Vec<Admission> = (0..BATCH)
+            .map(|n| admission(format!("b-{}", tokens.len() + n).parse().unwrap(), now))
+            .collect();
+        let terms = Terms {
+            retention: KEEP,
+            backlog_max: None,
+            tenant_backlog_max: None,
+        };
+        store.admit(&batch, &terms, now).await.unwrap();
+        let claim = store.claim(&room, BATCH, now, KEEP).await.unwrap();
+        for run in claim.runs {
+            let machine = Machine {
+                app: APP.into(),
+                id: "4d891234a56789".into(),
+                instance_id: Some("01J".into()),
+                region: Some("ams".into()),
+            };
+            store
+                .advance(&run.id, run.attempt, &machine, now)
+                .await
+                .unwrap();
+            tokens.push(ring.sign(&Grant {
+                run: run.id,
+                attempt: run.attempt,
+                expires_s: run.deadline_ms / 1000,
+            }));
+        }
+    }
+    tokens
+}
+
+fn admission(id: RunId, now: u64) -> Admission {
+    Admission {
+        id,
+        entry: String::new(),
+        tenant: "bench".parse().unwrap(),
+        submitted_at_ms: now,
+        fate: Fate::Queued {
+            request: r#"{"image":"busybox"}"#.into(),
+            timeout: KEEP,
+            queue_ttl: None,
+            priority: 5,
+            not_before: None,
+            size: Guest::default(),
+            metadata: None,
+        },
+    }
+}

@@ -1,0 +1,104 @@
+//! Named points at the awaits of the steps, where a test can kill, stop or delay the process.
+//!
+//! ```text
+//! FAILPOINTS='boot::created=return(die)'               the process dies there, as by `kill -9`
+//! FAILPOINTS='boot::created=1*return(stop)'            it stops there, once, until SIGCONT
+//! FAILPOINTS='report::settled=2*off->return(delay 50)' from the third time on it waits 50 ms
+//! ```
+//!
+//! A milestone stands after each await at which the world outside may have changed, and is named
+//! for what has happened by then. It exists only with the cargo feature `milestones`, which no
+//! release has: without it `milestone!` is nothing at all.
+
+#[cfg(feature = "milestones")]
+pub(crate) use armed::{arm, reach};
+
+/// Marks a point of a step: `milestone!("boot::created")`. Only in async functions.
+macro_rules! milestone {
+    ($name:literal) => {
+        #[cfg(feature = "milestones")]
+        $crate::milestone::reach($name).await;
+    };
+}
+
+pub(crate) use milestone;
+
+#[cfg(feature = "milestones")]
+mod armed {
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+    use tracing::warn;
+
+    /// How long a signal takes at the most to be seen by every thread.
+    const SEEN: Duration = Duration::from_millis(200);
+
+    /// What happens at a milestone.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Act {
+        Die,
+        Stop,
+        Delay(Duration),
+    }
+
+    impl Act {
+        fn read(word: &str) -> Option<Self> {
+            match word.split_once(' ') {
+                None if word == "die" => Some(Self::Die),
+                None if word == "stop" => Some(Self::Stop),
+                Some(("delay", ms)) => Some(Self::Delay(Duration::from_millis(ms.parse().ok()?))),
+                _ => None,
+            }
+        }
+    }
+
+    /// Takes what `FAILPOINTS` says. To be kept for as long as the milestones are to count.
+    #[must_use]
+    pub(crate) fn arm() -> fail::FailScenario<'static> {
+        fail::FailScenario::setup()
+    }
+
+    /// The process has come to a milestone.
+    ///
+    /// # Panics
+    /// When something else than `die`, `stop` or `delay MILLISECONDS` is to happen there.
+    pub(crate) async fn reach(name: &str) {
+        let Some(word) = fail::eval(name, Option::unwrap_or_default) else {
+            return;
+        };
+        let act = Act::read(&word)
+            .unwrap_or_else(|| panic!("milestone {name}: {word:?} is nothing that can happen"));
+        warn!(name, ?act, "milestone");
+        match act {
+            Act::Die => signal(Signal::KILL),
+            Act::Stop => signal(Signal::STOP),
+            Act::Delay(wait) => tokio::time::sleep(wait).await,
+        }
+    }
+
+    /// Sends this process a signal that it cannot handle. Another thread may be the one to take it,
+    /// so this one waits here until it is seen by all.
+    fn signal(signal: Signal) {
+        kill_process(getpid(), signal).expect("a process may send itself a signal");
+        std::thread::sleep(SEEN);
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn what_happens_is_read_from_a_word() {
+            for (word, act) in [
+                ("die", Some(Act::Die)),
+                ("stop", Some(Act::Stop)),
+                ("delay 50", Some(Act::Delay(Duration::from_millis(50)))),
+                ("delay", None),
+                ("delay x", None),
+                ("", None),
+            ] {
+                assert_eq!(Act::read(word), act, "{word:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What is left of a storm, counted from the outside: in Redis, at the provider, on the host.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use redis::streams::{StreamId, StreamPendingReply, StreamRangeReply};
+use serde_json::Value;
+
+use crate::args::Args;
+use crate::consume;
+use crate::fleet::APPS;
+use crate::link::Link;
+use crate::produce::Sent;
+
+/// Entries read in one go.
+const PAGE: usize = 2000;
+/// Ids that are told of each kind.
+const TOLD: usize = 20;
+
+/// What went wrong, and how the runs ended.
+#[derive(Debug, Default)]
+pub(crate) struct Count {
+    /// Accepted, and without a result; or no request, and not set aside as one.
+    pub(crate) lost: Vec<String>,
+    /// With more than one result, or set aside more than once.
+    pub(crate) doubled: Vec<String>,
+    /// Machines and processes that are left.
+    pub(crate) leaked: Vec<String>,
+    /// What is still open in Redis.
+    pub(crate) stuck: Vec<String>,
+    /// Caps that were passed.
+    pub(crate) over: Vec<String>,
+    /// Results by outcome and reason.
+    pub(crate) outcomes: BTreeMap<String, usize>,
+    /// Ids of all runs with a result.
+    pub(crate) ended: HashSet<String>,
+}
+
+impl Count {
+    /// Whether nothing went wrong.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.faults().iter().all(|(_, found)| found.is_empty())
+    }
+
+    /// What went wrong, by kind.
+    pub(crate) fn faults(&self) -> [(&'static str, &Vec<String>); 5] {
+        [
+            ("lost", &self.lost),
+            ("doubled", &self.doubled),
+            ("leaked", &self.leaked),
+            ("stuck", &self.stuck),
+            ("over a cap", &self.over),
+        ]
+    }
+
+    /// `0 lost, 0 doubled, …`.
+    pub(crate) fn line(&self) -> String {
+        let parts = self
+            .faults()
+            .map(|(what, found)| format!("{} {what}", found.len()));
+        parts.join(", ")
+    }
+
+    /// The same with the ids.
+    pub(crate) fn evidence(&self) -> String {
+        let mut text = String::new();
+        for (what, found) in self.faults() {
+            let told: Vec<_> = found.iter().take(TOLD).collect();
+            if !told.is_empty() {
+                text += &format!("{what} ({}): {told:#?}\n", found.len());
+            }
+        }
+        text
+    }
+
+    /// Reads every result and everything that was set aside.
+    pub(crate) async fn results(&mut self, link: &mut Link, sent: &Sent) {
+        let mut entries: HashMap<String, usize> = HashMap::new();
+        for entry in all(link, "cofferdam:results").await {
+            let run: String = entry.get("run_id").unwrap();
+            let result: String = entry.get("result").unwrap();
+            let result: Value = serde_json::from_str(&result).unwrap();
+            let outcome = result["outcome"].as_str().unwrap_or("?");
+            let how = match result["reason"]["code"].as_str() {
+                Some(code) if code != outcome => format!("{outcome}:{code}"),
+                _ => outcome.to_owned(),
+            };
+            *self.outcomes.entry(how).or_default() += 1;
+            *entries.entry(run).or_default() += 1;
+        }
+        let missing = |run: &&String| !entries.contains_key(*run);
+        self.lost
+            .extend(sent.accepted.iter().filter(missing).cloned());
+        let twice = entries.iter().filter(|(_, count)| **count > 1);
+        self.doubled.extend(twice.map(|(run, _)| run.clone()));
+        self.ended = entries.into_keys().collect();
+        self.set_aside(link, sent).await;
+    }
+
+    async fn set_aside(&mut self, link: &mut Link, sent: &Sent) {
+        let mut garbage: HashSet<String> = HashSet::new();
+        let mut sources: HashSet<String> = HashSet::new();
+        for entry in all(link, "cofferdam:dead").await {
+            garbage.extend(entry.get::<String>("run"));
+            let source = entry.get::<String>("source_id").unwrap_or_default();
+            if !sources.insert(source.clone()) {
+                self.doubled.push(format!("dead: {source}"));
+            }
+        }
+        let missing = sent.garbage.difference(&garbage);
+        self.lost
+            .extend(missing.map(|text| format!("dead: {text}")));
+    }
+
+    /// Looks for what is still open.
+    pub(crate) async fn open(&mut self, link: &mut Link) {
+        for stream in ["cofferdam:runs", "cofferdam:control"] {
+            let length: usize = link.ask(&["XLEN", stream]).await;
+            self.unless_zero(&format!("{stream}: entries"), length);
+            let pending: StreamPendingReply = link.ask(&["XPENDING", stream, "cofferdam"]).await;
+            self.unless_zero(&format!("{stream}: pending"), pending.count());
+        }
+        let group = consume::GROUP;
+        let pending: StreamPendingReply = link.ask(&["XPENDING", "cofferdam:results", group]).await;
+        self.unless_zero("cofferdam:results: pending", pending.count());
+        for key in ["due", "tenants", "parked", "delayed"] {
+            let key = format!("cofferdam:{key}");
+            let members: Vec<String> = link.ask(&["ZRANGE", &key, "0", "-1"]).await;
+            self.stuck
+                .extend(members.iter().map(|member| format!("{key}: {member}")));
+        }
+        for app in APPS.split(',') {
+            let key = format!("cofferdam:inflight:{app}");
+            let runs: Vec<String> = link.ask(&["HKEYS", &key]).await;
+            self.stuck
+                .extend(runs.iter().map(|run| format!("{key}: {run}")));
+        }
+        self.runs(link).await;
+    }
+
+    /// Every run must be closed, and forgotten some day.
+    async fn runs(&mut self, link: &mut Link) {
+        let ids: Vec<String> = self.ended.iter().cloned().collect();
+        for page in ids.chunks(PAGE) {
+            let mut pipe = redis::pipe();
+            for id in page {
+                let key = format!("cofferdam:run:{id}");
+                pipe.cmd("HGET").arg(&key).arg("state");
+                pipe.cmd("PTTL").arg(&key);
+            }
+            let answers: Vec<redis::Value> = link.surely(&pipe).await;
+            for (id, answer) in page.iter().zip(answers.chunks(2)) {
+                let state: Option<String> = redis::from_redis_value(answer[0].clone()).unwrap();
+                let left: i64 = redis::from_redis_value(answer[1].clone()).unwrap();
+                if state.as_deref() != Some("closed") || left <= 0 {
+                    let state = state.unwrap_or_default();
+                    self.stuck
+                        .push(format!("{id}: {state:?}, forgotten in {left} ms"));
+                }
+            }
+        }
+    }
+
+    fn unless_zero(&mut self, what: &str, found: usize) {
+        if found > 0 {
+            self.stuck.push(format!("{what}: {found}"));
+        }
+    }
+
+    /// Compares the most machines that there were at once with what was allowed.
+    pub(crate) fn caps(&mut self, args: &Args, most: usize, most_of_tenant: usize) {
+        if most > args.cap {
+            self.over
+                .push(format!("{most} machines where {} may be", args.cap));
+        }
+        if most_of_tenant > args.tenant_cap {
+            let cap = args.tenant_cap;
+            self.over.push(format!(
+                "{most_of_tenant} machines of a tenant where {cap} may be"
+            ));
+        }
+    }
+}
+
+/// Whether nothing is left to be done, at a glance.
+pub(crate) async fn is_quiet(link: &mut Link) -> bool {
+    let runs: usize = link.ask(&["XLEN", "cofferdam:runs"]).await;
+    let control: usize = link.ask(&["XLEN", "cofferdam:control"]).await;
+    let due: usize = link.ask(&["ZCARD", "cofferdam:due"]).await;
+    runs + control + due == 0
+}
+
+async fn all(link: &mut Link, stream: &str) -> Vec<StreamId> {
+    let mut found: Vec<StreamId> = Vec::new();
+    loop {
+        let from = found
+            .last()
+            .map_or_else(|| "-".to_owned(), |last| format!("({}", last.id));
+        let count = PAGE.to_string();
+        let page: StreamRangeReply = link
+            .ask(&["XRANGE", stream, &from, "+", "COUNT", &count])
+            .await;
+        if page.ids.is_empty() {
+            return found;
+        }
+        found.extend(page.ids);
+    }
+}

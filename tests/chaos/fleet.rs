@@ -1,0 +1,287 @@
+//! The processes: Redis, the Machines server, workers, endpoints, and a balancer before those.
+
+use std::cell::RefCell;
+use std::net::TcpListener as Listener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+
+use crate::args::{Args, Guests, Kind};
+use crate::plan::Who;
+use crate::process::{Leaving, Process};
+
+/// Apps that machines are booted in.
+pub(crate) const APPS: &str = "sandboxes-a,sandboxes-b";
+/// What the API asks for.
+pub(crate) const TOKEN: &str = "token-of-the-storm";
+/// What tokens of guests are signed with.
+const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+/// How long a process that is told to end may take; it is told to take 5 s.
+const LEAVE_BOUND: Duration = Duration::from_secs(30);
+
+/// All processes that are tried.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    redis: Process,
+    machines: Process,
+    workers: Vec<Process>,
+    serves: Vec<Serve>,
+    leaving: Vec<Leaving>,
+    doors: Rc<RefCell<Vec<u16>>>,
+    /// What went wrong that should not have.
+    pub(crate) troubles: Vec<String>,
+    pub(crate) redis_url: String,
+    pub(crate) machines_url: String,
+}
+
+/// An endpoint has two ports, so that an old one and a new one can stand side by side.
+#[derive(Debug)]
+struct Serve {
+    process: Process,
+    ports: [u16; 2],
+}
+
+impl Fleet {
+    /// Makes the fleet, and starts it.
+    pub(crate) async fn start(args: &Args, folder: &Path) -> Self {
+        let mut ports = Ports(Rng::new());
+        let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = front.local_addr().unwrap().to_string();
+        let (redis_port, machines_port) = (ports.free(), ports.free());
+        let redis_url = format!("redis://127.0.0.1:{redis_port}");
+        let command = args.command.clone();
+        let command = command.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_cofferdam")));
+        let env = settings(args, folder, &redis_url, machines_port, &endpoint);
+        let cofferdam =
+            |name: &str, words: &[String]| Process::new(name, &command, words, &env, folder);
+        let (workers, serves) = match args.kind {
+            Kind::Storm => (3, 2),
+            Kind::Rolling => (2, 1),
+        };
+        let worker = |n| cofferdam(&format!("worker-{n}"), &["worker".to_owned()]);
+        let mut serve = |n| Serve {
+            process: cofferdam(&format!("serve-{n}"), &["serve".to_owned()]),
+            ports: [ports.free(), ports.free()],
+        };
+        let mut words = vec!["machines".to_owned(), "--fault-control".to_owned()];
+        if let Guests::Simulated(ms) = args.guests {
+            words.extend(["--simulate".to_owned(), ms.to_string()]);
+        }
+        let mut fleet = Self {
+            redis: redis(redis_port, folder),
+            machines: cofferdam("machines", &words),
+            workers: (0..workers).map(worker).collect(),
+            serves: (0..serves).map(&mut serve).collect(),
+            leaving: Vec::new(),
+            doors: Rc::default(),
+            troubles: Vec::new(),
+            redis_url,
+            machines_url: format!("http://127.0.0.1:{machines_port}"),
+        };
+        let doors = fleet.serves.iter().map(|serve| serve.ports[0]).collect();
+        fleet.doors = Rc::new(RefCell::new(doors));
+        spawn_local(balance(front, fleet.doors.clone()));
+        fleet.redis.start();
+        fleet.machines.start();
+        for n in 0..serves {
+            fleet.begin(Who::Serve(n));
+        }
+        for worker in &mut fleet.workers {
+            worker.start();
+        }
+        fleet
+    }
+
+    /// The process that is meant.
+    pub(crate) fn get(&mut self, who: Who) -> &mut Process {
+        match who {
+            Who::Worker(n) => &mut self.workers[n],
+            Who::Serve(n) => &mut self.serves[n].process,
+            Who::Machines => &mut self.machines,
+            Who::Redis => &mut self.redis,
+        }
+    }
+
+    fn begin(&mut self, who: Who) {
+        if let Who::Serve(n) = who {
+            let serve = &mut self.serves[n];
+            let port = serve.ports[serve.process.starts as usize % 2];
+            let listen = format!("127.0.0.1:{port}");
+            serve.process.set("COFFERDAM_LISTEN", listen);
+            self.doors.borrow_mut()[n] = port;
+        }
+        self.get(who).start();
+    }
+
+    /// Kills one and starts another in its place.
+    pub(crate) fn kill(&mut self, who: Who) {
+        self.get(who).kill();
+        self.begin(who);
+    }
+
+    /// Tells one to end and starts another beside it.
+    pub(crate) fn replace(&mut self, who: Who) {
+        if let Some(leaving) = self.get(who).leave() {
+            self.leaving.push(leaving);
+        }
+        self.begin(who);
+    }
+
+    /// Looks for processes that ended by themselves, starts them again, and sees off those that
+    /// were told to end.
+    pub(crate) fn look_after(&mut self) {
+        let workers = (0..self.workers.len()).map(Who::Worker);
+        let serves = (0..self.serves.len()).map(Who::Serve);
+        let all: Vec<Who> = workers
+            .chain(serves)
+            .chain([Who::Machines, Who::Redis])
+            .collect();
+        for who in all {
+            if let Some(trouble) = self.get(who).died() {
+                self.troubles.push(trouble);
+                self.begin(who);
+            }
+        }
+        for mut leaving in std::mem::take(&mut self.leaving) {
+            match leaving.ended() {
+                // 1: told to end before it had reached Redis.
+                Some(status) if matches!(status.code(), Some(0 | 1)) => {}
+                Some(status) => {
+                    let trouble = format!("{} was told to end and did, {status}", leaving.name);
+                    self.troubles.push(trouble);
+                }
+                None if leaving.age() > LEAVE_BOUND => {
+                    let trouble = format!("{} was told to end and did not", leaving.name);
+                    self.troubles.push(trouble);
+                }
+                None => self.leaving.push(leaving),
+            }
+        }
+    }
+
+    /// Ends all of them, Redis last.
+    pub(crate) async fn end(mut self) -> Vec<String> {
+        let mut leaving = std::mem::take(&mut self.leaving);
+        leaving.extend(self.workers.iter_mut().filter_map(Process::leave));
+        let serves = self.serves.iter_mut();
+        leaving.extend(serves.filter_map(|serve| serve.process.leave()));
+        for one in leaving {
+            let name = one.name.clone();
+            if !one.wait(LEAVE_BOUND).await {
+                self.troubles.push(format!("{name} did not end"));
+            }
+        }
+        for mut process in [self.machines, self.redis] {
+            let Some(one) = process.leave() else { continue };
+            let name = one.name.clone();
+            if !one.wait(LEAVE_BOUND).await {
+                self.troubles.push(format!("{name} did not end"));
+            }
+        }
+        self.troubles
+    }
+}
+
+fn settings(
+    args: &Args,
+    folder: &Path,
+    redis_url: &str,
+    machines_port: u16,
+    endpoint: &str,
+) -> Vec<(String, String)> {
+    let (cap, tenant_cap) = (args.cap.to_string(), args.tenant_cap.to_string());
+    let machines = format!("127.0.0.1:{machines_port}");
+    let api = format!("http://{machines}/v1");
+    let state = folder.join("state");
+    let settings = [
+        ("REDIS_URL", redis_url),
+        ("FLY_API_URL", &api),
+        ("FLY_API_TOKEN", TOKEN),
+        ("COFFERDAM_APPS", APPS),
+        ("COFFERDAM_SIGNING_KEYS", KEYS),
+        ("COFFERDAM_GUEST_URL", "http://127.0.0.1:8080"),
+        ("COFFERDAM_IMAGE", "host"),
+        ("COFFERDAM_LISTEN", "127.0.0.1:0"),
+        ("COFFERDAM_ADMIN_LISTEN", "127.0.0.1:0"),
+        ("COFFERDAM_MACHINES_LISTEN", &machines),
+        ("COFFERDAM_MACHINES_ENDPOINT", endpoint),
+        ("COFFERDAM_STATE_DIR", state.to_str().unwrap()),
+        ("COFFERDAM_BOOT_RATE", "0"),
+        ("COFFERDAM_MAX_IN_FLIGHT", &cap),
+        ("COFFERDAM_TENANT_MAX_IN_FLIGHT", &tenant_cap),
+        ("COFFERDAM_RUN_TIMEOUT_S", "20"),
+        ("COFFERDAM_BOOT_TIMEOUT_S", "10"),
+        ("COFFERDAM_LEASE_S", "3"),
+        ("COFFERDAM_GRACE_S", "1"),
+        ("COFFERDAM_SWEEP_S", "1"),
+        ("COFFERDAM_DRAIN_S", "5"),
+        ("COFFERDAM_LOG", &args.log),
+    ];
+    let owned = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    owned.into()
+}
+
+/// A kill loses nothing that the system has been given; `everysec` may keep answers back in the
+/// process for a second, so everything that was answered is written first.
+fn redis(port: u16, folder: &Path) -> Process {
+    let port = port.to_string();
+    let words = [
+        "--port",
+        &port,
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+        "--maxmemory-policy",
+        "noeviction",
+        "--dir",
+    ];
+    let mut words = words.map(str::to_owned).to_vec();
+    words.push(folder.to_str().unwrap().to_owned());
+    Process::new("redis", Path::new("redis-server"), &words, &[], folder)
+}
+
+/// Passes connections on to the endpoints in turn, and to another where one does not answer.
+async fn balance(front: TcpListener, doors: Rc<RefCell<Vec<u16>>>) {
+    let mut turn = 0;
+    loop {
+        let Ok((mut guest, _)) = front.accept().await else {
+            continue;
+        };
+        turn += 1;
+        let ports = doors.borrow().clone();
+        spawn_local(async move {
+            for n in 0..ports.len() {
+                let port = ports[(turn + n) % ports.len()];
+                if let Ok(mut endpoint) = TcpStream::connect(("127.0.0.1", port)).await {
+                    let _ = copy_bidirectional(&mut guest, &mut endpoint).await;
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// Ports that stay a process's own while it is away: outside of the range from which the system
+/// gives ports to connections.
+struct Ports(Rng);
+
+impl Ports {
+    fn free(&mut self) -> u16 {
+        loop {
+            let port = self.0.u16(10_000..32_000);
+            if Listener::bind(("127.0.0.1", port)).is_ok() {
+                return port;
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What an operator sees of leaks and of what is stuck: each gauge is made to show something.
+
+use std::time::Duration;
+
+use cofferdam::clock::Clock;
+use cofferdam::store::Store;
+use serde_json::json;
+
+use crate::support::fleet::Fleet;
+use crate::support::parts;
+use crate::support::redis;
+use crate::support::until::until_within;
+
+/// The value of a metric without labels, if it is told.
+fn value(metrics: &str, name: &str) -> Option<f64> {
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line?.parse().ok()
+}
+
+/// Waits until a worker's metrics have this one above nothing. They are counted every five
+/// seconds.
+async fn shows(admin: &str, name: &str) {
+    let url = format!("http://{admin}/metrics");
+    until_within(Duration::from_secs(60), name, async || {
+        let text = parts::http()
+            .get(&url)
+            .send()
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        match value(&text, name) {
+            Some(number) if number > 0.0 => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn leaks_and_what_waits_can_be_seen() {
+    let stays = [
+        "--simulate",
+        "600000",
+        "--fault",
+        "delete name=sandbox-kept-*: refuse status=500",
+    ];
+    let settings = [("COFFERDAM_SWEEP_S", "1"), ("COFFERDAM_MAX_IN_FLIGHT", "1")];
+    let fleet = Fleet::start(&stays, &settings).await;
+    let (worker, admin) = fleet.worker().await;
+
+    // A run that has ended and whose machine cannot be deleted, and so one that waits for room.
+    fleet.tool(&["submit", "--id", "kept", "--", "true"]).done();
+    fleet.until_state("kept", "running").await;
+    fleet
+        .tool(&["submit", "--id", "waits", "--", "true"])
+        .done();
+    fleet.until_state("waits", "queued").await;
+    fleet.tool(&["cancel", "kept"]).done();
+    shows(&admin, "cofferdam_teardowns_owed").await;
+    shows(&admin, "cofferdam_oldest_queued_age_seconds").await;
+    shows(&admin, "cofferdam_runs_queued").await;
+    shows(&admin, "cofferdam_machines_in_flight").await;
+
+    // A machine of our kind that no run has.
+    let body = json!({"name": "sandbox-nobody-1", "config": {"image": "host", "init": {"exec": ["/bin/true"]}}});
+    fleet.make_machine(&body).await;
+    shows(&admin, "cofferdam_machines_without_run").await;
+    shows(
+        &admin,
+        "cofferdam_machines_api_answers_total{call=\"delete\",class=\"server_error\"}",
+    )
+    .await;
+    // And it is removed, once it has been one for long enough.
+    shows(&admin, "cofferdam_machines_without_run_removed_total").await;
+    drop(worker);
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn what_nobody_has_looked_at_or_taken_in_is_counted() {
+    let settings = redis::settings();
+    let store = Store::connect(&settings).await.unwrap();
+    let raw = crate::support::raw::Raw::new(&settings).await;
+    let now = Clock::system().now_ms();
+    let before = |ms: u64| (now - ms).to_string();
+    for (run, due) in [
+        ("stuck", before(10_000)),
+        ("late", before(1_000)),
+        ("early", before(0)),
+    ] {
+        raw.say::<i64>("ZADD", "due", &[&due, run]).await;
+    }
+    raw.add("runs", &[("run", "{}")]).await;
+    let census = store.census(now).await.unwrap();
+    assert_eq!(
+        census.overdue, 1,
+        "only what nobody looked at for five seconds"
+    );
+    assert_eq!(census.unread, 1);
+    assert_eq!(census.oldest_queued_ms, None);
+}

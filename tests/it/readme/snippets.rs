@@ -1,0 +1,337 @@
+//! The README's producers, consumers, guests and commands, run as they stand there.
+
+use std::fs::{self, File};
+use std::process::{Child, Command, Stdio};
+
+use cofferdam::config::{self, Secret};
+use cofferdam::run::outcome::Outcome;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::command::{Daemon, Ended, cofferdam, ended};
+use crate::support::raw::Raw;
+use crate::support::until::until;
+
+/// A language that the README has snippets in.
+#[derive(Clone, Copy, Debug)]
+enum Language {
+    Shell,
+    Python,
+    Ruby,
+}
+
+impl Language {
+    /// The word behind the fence.
+    fn fence(self) -> &'static str {
+        match self {
+            Self::Shell => "sh",
+            Self::Python => "python",
+            Self::Ruby => "ruby",
+        }
+    }
+
+    /// A command line that runs `program`.
+    fn line(self, program: &str) -> [String; 3] {
+        let (interpreter, flag) = match self {
+            Self::Shell => ("/bin/sh", "-euc"),
+            Self::Python => ("/usr/bin/python3", "-c"),
+            Self::Ruby => ("/usr/bin/ruby", "-e"),
+        };
+        [interpreter.into(), flag.into(), program.into()]
+    }
+
+    /// The snippet with the Redis of this test in the place of the one on the usual port.
+    fn on(self, socket: &str, snippet: &str) -> String {
+        match self {
+            Self::Shell => {
+                let there = format!("redis-cli -s {socket} ");
+                assert!(snippet.contains("redis-cli "), "{snippet}");
+                snippet.replace("redis-cli ", &there)
+            }
+            Self::Python => {
+                let there = format!("redis.Redis(unix_socket_path={socket:?}, ");
+                assert!(snippet.contains("redis.Redis("), "{snippet}");
+                snippet.replace("redis.Redis(", &there)
+            }
+            // Its client reads REDIS_URL.
+            Self::Ruby => format!("$stdout.sync = true\n{snippet}"),
+        }
+    }
+}
+
+/// The section of the README under `heading`.
+fn section(heading: &str) -> String {
+    let text = fs::read_to_string(super::readme()).unwrap();
+    let (_, rest) = text
+        .split_once(&format!("\n## {heading}\n"))
+        .unwrap_or_else(|| panic!("no section {heading:?}"));
+    rest.split("\n## ").next().unwrap().to_owned()
+}
+
+/// The first snippet in `language` under `heading`.
+fn snippet(heading: &str, language: &str) -> String {
+    let section = section(heading);
+    let (_, rest) = section
+        .split_once(&format!("\n```{language}\n"))
+        .unwrap_or_else(|| panic!("no {language} under {heading:?}"));
+    rest.split("\n```").next().unwrap().to_owned()
+}
+
+/// An `up` with real sandboxes, and its Redis.
+struct Place {
+    folder: TempDir,
+    up: Daemon,
+    socket: String,
+    url: String,
+    raw: Raw,
+}
+
+impl Place {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let mut up = Daemon::start(&["up"], &[("COFFERDAM_STATE_DIR", state.to_str().unwrap())]);
+        up.line("cofferdam is up").await;
+        let ready: Value =
+            serde_json::from_slice(&fs::read(state.join("up.json")).unwrap()).unwrap();
+        let url = ready["redis_url"].as_str().unwrap().to_owned();
+        Self {
+            socket: url.strip_prefix("unix://").unwrap().to_owned(),
+            raw: Raw::new(&config::Redis {
+                url: Secret::new(url.parse().unwrap()),
+                namespace: "cofferdam".to_owned(),
+            })
+            .await,
+            url,
+            up,
+            folder,
+        }
+    }
+
+    fn tool(&self, args: &[&str]) -> Ended {
+        let mut command = cofferdam(args);
+        command.env("COFFERDAM_STATE_DIR", self.folder.path().join("state"));
+        ended(command)
+    }
+
+    /// A program with this test's Redis and cofferdam at hand.
+    fn program(&self, [program, flag, text]: &[String; 3]) -> Command {
+        let bin = std::path::Path::new(env!("CARGO_BIN_EXE_cofferdam"));
+        let path = format!("{}:/usr/bin:/bin", bin.parent().unwrap().display());
+        let mut command = Command::new(program);
+        command.args([flag, text]);
+        command
+            .env_clear()
+            .env("PATH", path)
+            .env("REDIS_URL", &self.url)
+            .env("PYTHONUNBUFFERED", "1");
+        // The commands find `up` through its folder and not through the address of its Redis.
+        if program == "/bin/sh" {
+            command.env_remove("REDIS_URL");
+        }
+        command
+            .env("COFFERDAM_STATE_DIR", self.folder.path().join("state"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Waits for the result of a run.
+    async fn result(&self, run: &str) -> Value {
+        until(&format!("the result of {run}"), async || {
+            let shown = self.tool(&["show", run, "--json"]);
+            let said = shown.stdout.clone() + &shown.stderr;
+            if shown.status != 0 {
+                return Err(said);
+            }
+            let shown = shown.json().remove(0);
+            match &shown["result"] {
+                Value::Null => Err(said),
+                result => Ok(result.clone()),
+            }
+        })
+        .await
+    }
+}
+
+/// A program that goes on until the test has seen enough.
+struct Running {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let said = File::create(folder.path().join("said")).unwrap();
+        command.stdout(said.try_clone().unwrap()).stderr(said);
+        Self {
+            child: command.spawn().unwrap(),
+            folder,
+        }
+    }
+
+    fn said(&self) -> String {
+        fs::read_to_string(self.folder.path().join("said")).unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The guest, the producer and the consumer of one language, in a stack of their own.
+async fn work(language: Language) {
+    let place = Place::start().await;
+    let fence = language.fence();
+
+    let guest = language.line(&snippet("A guest in a few lines", fence));
+    let words = [
+        "submit",
+        "--id",
+        "guest",
+        "--input",
+        "{\"n\":[1,2]}",
+        "--wait",
+        "--json",
+        "--",
+    ];
+    let line: Vec<&str> = words
+        .into_iter()
+        .chain(guest.iter().map(String::as_str))
+        .collect();
+    let result = place.tool(&line).json().remove(0);
+    assert_eq!(
+        result["payload"],
+        json!({"echo": {"n": [1, 2]}}),
+        "{result}"
+    );
+
+    let producer = language.on(&place.socket, &snippet("A producer in a few lines", fence));
+    ended(place.program(&language.line(&producer))).done();
+    let result = place.result("pr-17").await;
+    if let Language::Shell = language {
+        assert_eq!(result["payload"], 42, "{result}");
+    } else {
+        // That image is not on this computer.
+        assert_eq!(result["reason"]["code"], "image_rejected", "{result}");
+        assert_eq!(result["tenant"], "acme", "{result}");
+    }
+
+    let consumer = language.on(&place.socket, &snippet("A consumer in a few lines", fence));
+    let consumer = Running::start(place.program(&language.line(&consumer)));
+    until("both results to be read", async || {
+        let said = consumer.said();
+        let is_read = ["guest", "pr-17", "completed"]
+            .iter()
+            .all(|word| said.contains(word));
+        is_read.then_some(()).ok_or(said)
+    })
+    .await;
+    // The shell's only reads; the others acknowledge what they have printed.
+    if !matches!(language, Language::Shell) {
+        until("both to be acknowledged", async || {
+            match place.raw.pending_of("results", "reviews").await {
+                0 => Ok(()),
+                left => Err(format!("{left} are not: {}", consumer.said())),
+            }
+        })
+        .await;
+    }
+    drop(consumer);
+    place.up.finish().await;
+}
+
+#[tokio::test]
+async fn the_snippets_in_shell_work() {
+    work(Language::Shell).await;
+}
+
+#[tokio::test]
+async fn the_snippets_in_python_work() {
+    work(Language::Python).await;
+}
+
+#[tokio::test]
+async fn the_snippets_in_ruby_work() {
+    work(Language::Ruby).await;
+}
+
+#[tokio::test]
+async fn the_commands_for_tenants_work() {
+    let place = Place::start().await;
+    // Two runs that wait, for the commands to speak of.
+    for run in ["pr-17", "pr-18"] {
+        place
+            .tool(&[
+                "submit",
+                "--id",
+                run,
+                "--tenant",
+                "acme",
+                "--not-before",
+                "+3600",
+                "--",
+                "true",
+            ])
+            .done();
+    }
+    let commands = snippet("Tenants", "sh");
+    let said = ended(place.program(&Language::Shell.line(&commands))).done();
+    assert!(said.contains("pr-17 is cancelled"), "{said}");
+    for run in ["pr-17", "pr-18"] {
+        let result = place.result(run).await;
+        assert_eq!(result["outcome"], Outcome::Cancelled.as_str(), "{result}");
+    }
+    place.up.finish().await;
+}
+
+/// Those that need another computer, or this one's ports, are only read by the shell.
+#[test]
+fn every_shell_snippet_is_one() {
+    let text = fs::read_to_string(super::readme()).unwrap();
+    let mut count = 0;
+    for rest in text.split("\n```sh\n").skip(1) {
+        let snippet = rest.split("\n```").next().unwrap();
+        let [program, flag, text] = Language::Shell.line(snippet);
+        let checked = Command::new(program)
+            .args(["-n", &flag, &text])
+            .output()
+            .unwrap();
+        assert!(checked.status.success(), "{snippet}\n{checked:?}");
+        for script in snippet
+            .split_whitespace()
+            .filter(|word| word.starts_with("scripts/"))
+        {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+            assert!(path.is_file(), "{script}");
+        }
+        count += 1;
+    }
+    assert!(count >= 6, "{count} snippets");
+}
+
+/// The example of a result has the fields of a real one.
+#[tokio::test]
+async fn the_example_of_a_result_is_one() {
+    let place = Place::start().await;
+    let ended = place.tool(&["submit", "--wait", "--json", "--", "true"]);
+    let real: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let example: Value =
+        serde_json::from_str(&snippet("A consumer in a few lines", "json")).unwrap();
+    let fields = |value: &Value| {
+        value
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(fields(&example), fields(&real));
+    assert_eq!(fields(&example["machine"]), fields(&real["machine"]));
+    place.up.finish().await;
+}
