@@ -7,9 +7,13 @@
 ARG RUST_IMAGE=rust:1-slim-bookworm
 ARG BASE_IMAGE=debian:bookworm-slim
 
-FROM ${RUST_IMAGE} AS build
+# By itself, so that scripts/compose-check can tell crates that cannot be had from a broken build.
+FROM ${RUST_IMAGE} AS crates
 WORKDIR /src
 COPY . .
+RUN cargo fetch --locked
+
+FROM crates AS build
 RUN cargo build --release --locked --bin cofferdam
 
 FROM ${BASE_IMAGE}
