@@ -38,19 +38,19 @@ const CLOCK_LOOK: Duration = Duration::from_secs(10);
 /// By how much a clock must be wrong for it to be told.
 const CLOCK_WRONG_MS: u64 = 1000;
 
-/// Store, clock and metrics. The clock is that of Redis from the beginning. Waits half a minute for a Redis that is not there yet, as when both
-/// were started together.
+/// Store, clock and metrics. The clock is that of Redis from the beginning. Waits half a minute for
+/// a Redis that is not there yet or goes away meanwhile, as when both are started together.
 ///
 /// # Errors
 /// [`Error::Store`].
 pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Error> {
     let core = Core {
-        store: store(redis).await?,
+        store: patiently(async || Ok(Store::connect(redis).await?)).await?,
         clock: Clock::system(),
         metrics: Arc::new(Metrics::new()),
         runs: Arc::new(runs),
     };
-    follow(&core).await?;
+    patiently(async || follow(&core).await).await?;
     Ok(core)
 }
 
@@ -85,18 +85,18 @@ pub async fn keep_time(core: Core, shutdown: Shutdown) {
     }
 }
 
-async fn store(redis: &config::Redis) -> Result<Store, Error> {
+async fn patiently<T>(look: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
     let mut looks = 1;
     loop {
-        match Store::connect(redis).await {
-            Err(error @ store::Error::Unavailable(_)) if looks < STORE_LOOKS => {
+        match look().await {
+            Err(Error::Store(error @ store::Error::Unavailable(_))) if looks < STORE_LOOKS => {
                 if looks == 1 {
                     warn!(%error, "waiting for redis");
                 }
                 looks += 1;
                 tokio::time::sleep(STORE_PAUSE).await;
             }
-            answer => return Ok(answer?),
+            answer => return answer,
         }
     }
 }
