@@ -176,16 +176,10 @@ async fn counted(system: System, api: &Arc<StandIn>) -> (BTreeMap<String, f64>, 
     }
     // What comes by the clock and not by the run.
     counts.retain(|_, count| *count >= 0.1);
-    let calls = &api.calls;
-    let http = [
-        &calls.create,
-        &calls.get,
-        &calls.list,
-        &calls.wait,
-        &calls.delete,
-        &calls.post,
-    ];
-    let http = http.map(|count| count.load(Ordering::SeqCst) as f64 / COUNTED as f64);
+    let http = api
+        .calls
+        .made()
+        .map(|count| count.load(Ordering::SeqCst) as f64 / COUNTED as f64);
     (counts, http)
 }
 

@@ -3,8 +3,8 @@
 //!
 //! Nothing is read into or added to what passes. Connections are bounded for each machine and in
 //! all, and end when nothing has moved for a while. One of each machine is always carried, so that
-//! no others can keep it from posting by holding on to all connections there are. When the machine has ended, what its program
-//! had already sent is still delivered, for a grace period.
+//! no others can keep it from posting by holding on to all connections there are. When the machine
+//! has ended, what its program had already sent is still delivered, for a grace period.
 
 use std::io;
 use std::net::SocketAddr;

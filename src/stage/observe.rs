@@ -99,10 +99,7 @@ pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
         Sight::Exited(exit) => {
             // The result may have been posted with the guest's last breath.
             tokio::time::sleep(EXIT_GRACE).await;
-            let ending = Ending::Without {
-                reason: exit_reason(exit, exit_error(known.as_ref())),
-                exit: Some(exit),
-            };
+            let ending = exited(exit, known.as_ref());
             end(&deps.core, &view.id, Some(*attempt), &ending)
                 .await
                 .map(drop)
@@ -139,10 +136,7 @@ pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
     let Sight::Exited(exit) = sight(Some(&known), since, now, deps.core.runs.boot_timeout) else {
         return Ok(false);
     };
-    let ending = Ending::Without {
-        reason: exit_reason(exit, exit_error(Some(&known))),
-        exit: Some(exit),
-    };
+    let ending = exited(exit, Some(&known));
     end(&deps.core, &view.id, Some(*attempt), &ending).await?;
     Ok(true)
 }
@@ -159,6 +153,13 @@ fn launch_error(machine: Option<&wire::Machine>) -> Option<&str> {
 fn exit_error(machine: Option<&wire::Machine>) -> Option<String> {
     let error = machine?.last_exit()?.guest_error?;
     (!error.is_empty()).then_some(error)
+}
+
+fn exited(exit: ExitStatus, machine: Option<&wire::Machine>) -> Ending {
+    Ending::Without {
+        reason: exit_reason(exit, exit_error(machine)),
+        exit: Some(exit),
+    }
 }
 
 fn exit_reason(exit: ExitStatus, error: Option<String>) -> Reason {

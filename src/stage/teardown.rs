@@ -33,7 +33,8 @@ pub enum TornDown {
         /// Some run waits.
         waiting: bool,
     },
-    /// The create call may still be on its way: look again when it cannot be.
+    /// The create call may still be on its way, or the app does not answer and is left alone for a
+    /// while: look again then.
     TooEarly {
         /// From when.
         again_at_ms: UnixMs,

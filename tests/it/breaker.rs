@@ -19,6 +19,17 @@ async fn submit_all(stack: &Stack) -> Vec<String> {
     ids
 }
 
+async fn all_complete(stack: &Stack, ids: &[String]) {
+    stack.settles(ids, BOUND).await;
+    let results = stack.results().await;
+    assert!(
+        results
+            .iter()
+            .all(|result| result["outcome"] == "completed"),
+        "{results:#?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_that_stops_answering_takes_a_few_boots_and_the_other_app_goes_on() {
     let stack = Plan::simulated(Duration::from_millis(300))
@@ -47,14 +58,7 @@ async fn an_app_that_stops_answering_takes_a_few_boots_and_the_other_app_goes_on
     assert!(stack.core.metrics.ways_closed.get() >= 1);
 
     stack.mend_faults().await;
-    stack.settles(&ids, BOUND).await;
-    let results = stack.results().await;
-    assert!(
-        results
-            .iter()
-            .all(|result| result["outcome"] == "completed"),
-        "{results:#?}"
-    );
+    all_complete(&stack, &ids).await;
     assert_eq!(stack.core.metrics.ways_closed.get(), 0);
     stack.end().await;
 }
@@ -90,14 +94,7 @@ async fn a_region_that_refuses_with_errors_holds_up_its_own_runs_only() {
     })
     .await;
     stack.mend_faults().await;
-    stack.settles(&ids, BOUND).await;
-    let results = stack.results().await;
-    assert!(
-        results
-            .iter()
-            .all(|result| result["outcome"] == "completed"),
-        "{results:#?}"
-    );
+    all_complete(&stack, &ids).await;
     stack.end().await;
 }
 

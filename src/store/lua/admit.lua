@@ -38,8 +38,8 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   local words, n = { 'state', ARGV[6], 'attempt', '0', 'tenant', tenant }, tonumber(ARGV[16])
   for i = 17, 16 + n do words[#words + 1] = ARGV[i] end
   if ARGV[6] == 'queued' then
-    -- Priority first, then first in, first out: 49 bits count the requests of a namespace's life.
-    local place = score(tonumber(ARGV[10]) * 562949953421312 + redis.call('INCR', ns .. ':seq'))
+    -- Priority first, then first in, first out.
+    local place = score(tonumber(ARGV[10]) * PER_PRIORITY + redis.call('INCR', ns .. ':seq'))
     words[#words + 1] = 'place'
     words[#words + 1] = place
     if ARGV[9] == '0' then

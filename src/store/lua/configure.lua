@@ -12,11 +12,5 @@ for i = 3, #ARGV, 2 do
     redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
   end
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('SADD', KEYS[2], tenant)
-else
-  redis.call('SREM', KEYS[2], tenant)
-end
--- What held it may hold it no longer. A claim finds out.
-if unpark(ns, tenant) == 1 then redis.call('RPUSH', KEYS[3], '') end
+reconsider(ns, tenant, KEYS[1], KEYS[2], KEYS[3])
 return 1

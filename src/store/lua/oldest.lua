@@ -1,5 +1,5 @@
--- oldest: when the first of the waiting runs was asked for, as far as a bounded look can tell. Of each
--- tenant's queue the first run of every priority is looked at.
+-- oldest: when the first of the waiting runs was asked for, as far as a bounded look can tell. Of
+-- each tenant's queue the first run of every priority is looked at.
 --
 -- KEYS 1 tenants  2 parked
 -- ARGV 1 namespace  2 most tenants of each
@@ -10,8 +10,7 @@ for i = 1, 2 do
   for _, tenant in ipairs(redis.call('ZRANGE', KEYS[i], 0, ARGV[2] - 1)) do
     local queue, from = ns .. ':queue:' .. tenant, '-inf'
     for priority = 0, 9 do
-      -- 49 bits count the requests of one priority, see admit.
-      local next_from = score((priority + 1) * 562949953421312)
+      local next_from = score((priority + 1) * PER_PRIORITY)
       local id = redis.call('ZRANGEBYSCORE', queue, from, '(' .. next_from, 'LIMIT', 0, 1)[1]
       local since = id and tonumber(read(ns .. ':run:' .. id, { 'submitted_at_ms' }).submitted_at_ms)
       if since and (not oldest or since < oldest) then oldest = since end

@@ -35,11 +35,5 @@ if tenant == '' then
   if ARGV[3] == '' then redis.call('RPUSH', KEYS[4], '') end
   return 1
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('SADD', KEYS[3], tenant)
-else
-  redis.call('SREM', KEYS[3], tenant)
-end
--- What held it may hold it no longer. A claim finds out.
-if unpark(ns, tenant) == 1 then redis.call('RPUSH', KEYS[4], '') end
+reconsider(ns, tenant, KEYS[1], KEYS[3], KEYS[4])
 return 1

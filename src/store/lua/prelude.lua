@@ -3,6 +3,9 @@
 --
 -- moves: "from:to,from:to", the states an event is accepted from and where each leads.
 
+-- Places of one priority: 49 bits count the requests of a namespace's life.
+local PER_PRIORITY = 562949953421312
+
 -- The state that `state` leads to, or nil when the event is not accepted in it.
 local function target(moves, state)
   return string.match(',' .. moves .. ',', ',' .. state .. ':(%a+),')
@@ -77,6 +80,17 @@ local function unpark(ns, tenant)
   if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then return 0 end
   join(ns, tenant)
   return 1
+end
+
+-- After something was set for a tenant: it is listed for as long as anything is. What held it may
+-- hold it no longer; a claim finds out.
+local function reconsider(ns, tenant, settings, configured, duties)
+  if redis.call('EXISTS', settings) == 1 then
+    redis.call('SADD', configured, tenant)
+  else
+    redis.call('SREM', configured, tenant)
+  end
+  if unpark(ns, tenant) == 1 then redis.call('RPUSH', duties, '') end
 end
 
 -- Puts a run in its tenant's queue, and the tenant among those whose turn comes.
