@@ -119,3 +119,20 @@ fn compose_env_makes_secrets_once_and_only_for_their_owner() {
         assert!(word.len() >= 43 && word.chars().all(plain), "{name}");
     }
 }
+
+#[test]
+fn every_mutation_can_be_made() {
+    let list = read("tests/mutants/list");
+    let lines: Vec<&str> = list.lines().filter(|line| !line.starts_with('#')).collect();
+    let mut made = 0;
+    for mutation in lines.chunks(5) {
+        let [name, file, old, new, ..] = mutation else {
+            panic!("a mutation is four lines: {mutation:?}");
+        };
+        let old = old.replace("\\n", "\n");
+        assert!(read(file).contains(&old), "{name}: {file} has no\n{old}");
+        assert_ne!(old, new.replace("\\n", "\n"), "{name}");
+        made += 1;
+    }
+    assert!(made >= 10, "{made} mutations");
+}
