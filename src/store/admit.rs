@@ -6,15 +6,19 @@ use crate::run::outcome::Ending;
 use crate::run::request::{Guest, PRIORITY_DEFAULT, QUEUE_TTL_MAX};
 use crate::store::Store;
 use crate::store::acts::{Admission, Admitted, Fate, Terms};
-use crate::store::codec::{self, result_pieces};
+use crate::store::codec::{self, result_parts};
 use crate::store::error::Error;
 use crate::store::keys::GROUP;
 use crate::store::requests::millis;
 use crate::store::scripts;
 
+/// Bytes of requests that one script takes in, unless one alone is larger: Redis serves nobody else
+/// meanwhile, and breaks off a command of a gigabyte.
+const BATCH_BYTES: usize = 1 << 20;
+
 impl Store {
     /// Admits requests: each becomes a run (or its rejection), unless its id is known, and is
-    /// acknowledged and deleted. One round trip for all of them. Safe to repeat.
+    /// acknowledged and deleted. One round trip for all of them, or for each MiB. Safe to repeat.
     ///
     /// # Errors
     /// [`Error`]; any part of the batch may have been admitted.
@@ -24,97 +28,121 @@ impl Store {
         terms: &Terms,
         now: UnixMs,
     ) -> Result<Vec<Admitted>, Error> {
-        let mut pipe = redis::pipe();
-        for admission in batch {
-            pipe.invoke_script(&self.admit_invocation(admission, terms, now));
+        let mut answers = Vec::with_capacity(batch.len());
+        let mut rest = batch;
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(fitting(rest));
+            let script = self.admit_invocation(some, terms, now);
+            let words: Vec<String> = self.door.script(&script).await?;
+            for word in words {
+                answers.push(match word.as_str() {
+                    "admitted" => Admitted::New,
+                    "known" => Admitted::Known,
+                    "full" => Admitted::Full,
+                    "tenant_full" => Admitted::TenantFull,
+                    _ => {
+                        return Err(Error::Corrupt {
+                            what: "the answer of admit".into(),
+                            found: word,
+                        });
+                    }
+                });
+            }
+            rest = others;
         }
-        let words: Vec<String> = self.door.scripts(&scripts::ADMIT, &pipe).await?;
-        words
-            .iter()
-            .map(|word| match word.as_str() {
-                "admitted" => Ok(Admitted::New),
-                "known" => Ok(Admitted::Known),
-                "full" => Ok(Admitted::Full),
-                "tenant_full" => Ok(Admitted::TenantFull),
-                other => Err(Error::Corrupt {
-                    what: "the answer of admit".into(),
-                    found: other.to_owned(),
-                }),
-            })
-            .collect()
+        Ok(answers)
     }
 
     fn admit_invocation(
         &self,
-        admission: &Admission,
+        batch: &[Admission],
         terms: &Terms,
         now: UnixMs,
     ) -> redis::ScriptInvocation<'_> {
         let keys = &self.keys;
-        let submitted = admission.submitted_at_ms;
-        let mut words = vec![("submitted_at_ms", submitted.to_string())];
-        let (mut ready, mut priority, mut json) = (0, PRIORITY_DEFAULT, "");
-        let (state, due, expires, pieces) = match &admission.fate {
-            Fate::Queued {
-                request,
-                timeout,
-                queue_ttl,
-                priority: first,
-                not_before,
-                size,
-                metadata,
-            } => {
-                ready = not_before.unwrap_or(0);
-                priority = *first;
-                json = request;
-                let waits_from = submitted.max(ready);
-                let until = budget::after(waits_from, queue_ttl.unwrap_or(QUEUE_TTL_MAX));
-                words.push(("timeout_ms", millis(*timeout).to_string()));
-                words.push(("queue_until_ms", until.to_string()));
-                if *size != Guest::default() {
-                    words.push(("size", size.word()));
-                }
-                words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
-                let expires = budget::after(until.max(now), budget::HASH_SLACK);
-                ("queued", until, expires, Vec::new())
-            }
-            Fate::Rejected(ending) => {
-                words.push(("outcome", ending.outcome().as_str().to_owned()));
-                words.push(("settled_at_ms", now.to_string()));
-                words.push(("closed_at_ms", now.to_string()));
-                if let Ending::Without { reason, .. } = ending {
-                    words.push(("reason", codec::json(reason)));
-                }
-                let pieces = result_pieces(&admission.id, ending);
-                ("closed", 0, budget::after(now, terms.retention), pieces)
-            }
-        };
         let mut script = scripts::ADMIT.prepare_invoke();
-        script
-            .key(keys.run(&admission.id))
-            .key(keys.runs())
-            .key(keys.due())
-            .key(keys.results())
-            .key(keys.request(&admission.id));
-        script
-            .arg(keys.namespace())
-            .arg(admission.id.as_str())
-            .arg(GROUP)
-            .arg(&admission.entry);
-        script
-            .arg(admission.tenant.as_str())
-            .arg(state)
-            .arg(expires)
-            .arg(due);
-        script.arg(ready).arg(priority).arg(json);
+        script.key(keys.runs()).key(keys.due()).key(keys.results());
+        script.arg(keys.namespace()).arg(GROUP);
         script
             .arg(terms.backlog_max.unwrap_or(0))
             .arg(terms.tenant_backlog_max.unwrap_or(0));
-        script.arg(&scripts::meter(now)).arg(words.len() * 2);
-        for (field, value) in &words {
-            script.arg(*field).arg(value);
+        script.arg(&scripts::meter(now)).arg(batch.len());
+        for admission in batch {
+            add(&mut script, admission, terms, now);
         }
-        script.arg(pieces);
         script
+    }
+}
+
+/// How many of the first requests go into one script; one at least.
+fn fitting(batch: &[Admission]) -> usize {
+    let mut bytes = 0;
+    let fit = batch.iter().take_while(|admission| {
+        bytes += match &admission.fate {
+            Fate::Queued { request, .. } => request.len(),
+            Fate::Rejected(_) => 0,
+        };
+        bytes <= BATCH_BYTES
+    });
+    fit.count().max(1)
+}
+
+/// What the script needs of one request.
+fn add(
+    script: &mut redis::ScriptInvocation<'_>,
+    admission: &Admission,
+    terms: &Terms,
+    now: UnixMs,
+) {
+    let submitted = admission.submitted_at_ms;
+    let mut words = vec![("submitted_at_ms", submitted.to_string())];
+    script
+        .arg(admission.id.as_str())
+        .arg(&admission.entry)
+        .arg(admission.tenant.as_str());
+    match &admission.fate {
+        Fate::Queued {
+            request,
+            timeout,
+            queue_ttl,
+            priority,
+            not_before,
+            size,
+            metadata,
+        } => {
+            let ready = not_before.unwrap_or(0);
+            let waits_from = submitted.max(ready);
+            let until = budget::after(waits_from, queue_ttl.unwrap_or(QUEUE_TTL_MAX));
+            words.push(("timeout_ms", millis(*timeout).to_string()));
+            words.push(("queue_until_ms", until.to_string()));
+            if *size != Guest::default() {
+                words.push(("size", size.word()));
+            }
+            words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
+            let expires = budget::after(until.max(now), budget::HASH_SLACK);
+            script.arg("queued").arg(expires).arg(until);
+            script.arg(ready).arg(*priority).arg(request);
+            add_words(script, &words);
+        }
+        Fate::Rejected(ending) => {
+            words.push(("outcome", ending.outcome().as_str().to_owned()));
+            words.push(("settled_at_ms", now.to_string()));
+            words.push(("closed_at_ms", now.to_string()));
+            if let Ending::Without { reason, .. } = ending {
+                words.push(("reason", codec::json(reason)));
+            }
+            let expires = budget::after(now, terms.retention);
+            script.arg("closed").arg(expires).arg(0);
+            script.arg(0).arg(PRIORITY_DEFAULT).arg("");
+            add_words(script, &words);
+            script.arg(&result_parts(&admission.id, ending));
+        }
+    }
+}
+
+fn add_words(script: &mut redis::ScriptInvocation<'_>, words: &[(&str, String)]) {
+    script.arg(words.len() * 2);
+    for (field, value) in words {
+        script.arg(*field).arg(value);
     }
 }

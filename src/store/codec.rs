@@ -187,35 +187,16 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
     }))
 }
 
-/// The JSON of a result, in pieces: literals, and fields that only the run's hash knows, which
-/// the script fills in at the moment it ends the run (see `fill` in `prelude.lua`).
-pub(crate) fn result_pieces(run: &RunId, ending: &Ending) -> Vec<String> {
+/// What is known of a result before the run ends: its JSON up to the payload, the payload, the
+/// exit. The script adds what only the run's hash knows (see `result` in `lua/parts/result.lua`).
+pub(crate) fn result_parts(run: &RunId, ending: &Ending) -> [String; 3] {
     let (reason, payload, exit) = match ending {
         Ending::Completed { payload } => ("null".into(), payload.as_str(), "null".into()),
         Ending::Without { reason, exit } => (json(reason), "null", json(exit)),
     };
     let outcome = ending.outcome().as_str();
-    vec![
-        format!(r#"l{{"run_id":"{run}","outcome":"{outcome}","reason":{reason},"payload":"#),
-        format!("l{payload}"),
-        format!(r#"l,"exit":{exit},"attempts":"#),
-        "ntries".into(),
-        r#"l,"tenant":"#.into(),
-        "stenant".into(),
-        r#"l,"metadata":"#.into(),
-        "jmetadata".into(),
-        r#"l,"machine":"#.into(),
-        "m".into(),
-        r#"l,"submitted_at_ms":"#.into(),
-        "nsubmitted_at_ms".into(),
-        r#"l,"booting_at_ms":"#.into(),
-        "nbooting_at_ms".into(),
-        r#"l,"running_at_ms":"#.into(),
-        "nrunning_at_ms".into(),
-        r#"l,"settled_at_ms":"#.into(),
-        "nsettled_at_ms".into(),
-        "l}".into(),
-    ]
+    let head = format!(r#"{{"run_id":"{run}","outcome":"{outcome}","reason":{reason},"payload":"#);
+    [head, payload.to_owned(), exit]
 }
 
 /// A value of ours as JSON.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, PoolError};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, RedisError, Script};
+use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, RedisError};
 use url::Url;
 
 use crate::store::error::Error;
@@ -85,29 +85,6 @@ impl Door {
     ) -> Result<T, Error> {
         let mut borrowed = self.borrow().await?;
         let answer = invocation.invoke_async(&mut borrowed.connection).await;
-        self.seen(&borrowed, answer)
-    }
-
-    /// Runs a pipeline of invocations of one script: one round trip, and two more when Redis
-    /// does not have it cached.
-    pub(crate) async fn scripts<T: FromRedisValue>(
-        &self,
-        script: &Script,
-        pipe: &Pipeline,
-    ) -> Result<T, Error> {
-        let mut borrowed = self.borrow().await?;
-        let mut answer = pipe.query_async(&mut borrowed.connection).await;
-        let unknown = |error: &RedisError| {
-            error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
-        };
-        if answer.as_ref().is_err_and(unknown) {
-            let loaded = script
-                .prepare_invoke()
-                .load_async(&mut borrowed.connection)
-                .await;
-            self.seen(&borrowed, loaded)?;
-            answer = pipe.query_async(&mut borrowed.connection).await;
-        }
         self.seen(&borrowed, answer)
     }
 

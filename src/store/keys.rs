@@ -14,7 +14,7 @@
 //! | `<ns>:idle` | zset | tenants that take no turns now, by the turn they had got to | until the others are past it |
 //! | `<ns>:vtime` | string | the latest turn at which a run went | for ever, one number |
 //! | `<ns>:floor` | string | the turn before which nobody joins, if that is later than what is in flight says | for ever, one number |
-//! | `<ns>:seq` | string | how many requests were admitted | for ever, one number |
+//! | `<ns>:seq` | string | places in queues given out, those that nobody took included | for ever, one number |
 //! | `<ns>:delayed:<tenant>` | zset | waiting run ids by when they may boot, ms | while the tenant has such runs |
 //! | `<ns>:delayed` | zset | tenants with delayed runs by the first of their times, ms | while any run is delayed |
 //! | `<ns>:due` | zset | every run that is not closed, by when somebody must look at it, ms | until the run is closed |

@@ -11,7 +11,7 @@ use crate::run::request::{Guest, QUEUE_TTL_MAX};
 use crate::run::step::Event;
 use crate::store::Store;
 use crate::store::acts::{Act, Requeue, Settlement, Work};
-use crate::store::codec::{FIELDS, View, json, result_pieces, view};
+use crate::store::codec::{FIELDS, View, json, result_parts, view};
 use crate::store::error::Error;
 use crate::store::scripts;
 
@@ -137,7 +137,7 @@ impl Store {
             .arg(end.ending.outcome().as_str());
         script.arg(reason).arg(end.digest.unwrap_or_default());
         script.arg(&scripts::meter(now));
-        script.arg(result_pieces(id, end.ending));
+        script.arg(&result_parts(id, end.ending));
         Act::read("settle", &self.door.script::<String>(&script).await?)
     }
 

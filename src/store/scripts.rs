@@ -1,4 +1,4 @@
-//! The scripts, each embedded once with the shared functions in front.
+//! The scripts, each embedded once with the shared functions that it uses in front.
 
 use std::sync::LazyLock;
 
@@ -11,46 +11,50 @@ use crate::run::phase::State;
 use crate::run::step::{Event, moves};
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $file:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = [$($part:literal)*] $file:literal;)*) => {
         $($(#[$doc])* pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(include_str!("lua/prelude.lua"), "\n", include_str!($file)))
+            Script::new(concat!(
+                $(include_str!(concat!("lua/parts/", $part, ".lua")), "\n",)*
+                include_str!(concat!("lua/", $file, ".lua")),
+            ))
         });)*
     };
 }
 
+// Each time a script is run it makes the functions of its parts anew, so it has those that it uses.
 scripts! {
-    /// A request becomes a run.
-    ADMIT = "lua/admit.lua";
+    /// Requests become runs.
+    ADMIT = ["run" "places" "turns" "usage" "result"] "admit";
     /// The next runs to boot.
-    CLAIM = "lua/claim.lua";
+    CLAIM = ["run" "turns" "flight"] "claim";
     /// The machine of an attempt is known.
-    ADVANCE = "lua/advance.lua";
+    ADVANCE = ["run"] "advance";
     /// A boot came to nothing.
-    REQUEUE = "lua/requeue.lua";
+    REQUEUE = ["run" "turns" "flight" "usage"] "requeue";
     /// The run ends.
-    SETTLE = "lua/settle.lua";
+    SETTLE = ["run" "turns" "usage" "result"] "settle";
     /// No machine is left.
-    CLOSE = "lua/close.lua";
+    CLOSE = ["run" "turns" "flight" "usage"] "close";
     /// A worker still holds its runs.
-    RENEW = "lua/renew.lua";
+    RENEW = ["run"] "renew";
     /// Runs at which somebody must look.
-    OVERDUE = "lua/overdue.lua";
+    OVERDUE = ["turns" "flight"] "overdue";
     /// One sweeper at a time.
-    LEAD = "lua/lead.lua";
+    LEAD = [] "lead";
     /// What is set for a tenant.
-    CONFIGURE = "lua/configure.lua";
+    CONFIGURE = ["turns" "reconsider"] "configure";
     /// Nothing boots, or it goes on.
-    PAUSE = "lua/pause.lua";
+    PAUSE = ["turns" "reconsider"] "pause";
     /// What is known of runs is made to agree with their hashes.
-    MEND = "lua/mend.lua";
+    MEND = ["run" "turns" "flight"] "mend";
     /// When the first of the waiting runs was asked for.
-    OLDEST = "lua/oldest.lua";
+    OLDEST = ["run" "places" "turns"] "oldest";
     /// What a waiting run waits for.
-    WHY = "lua/why.lua";
+    WHY = ["run" "turns"] "why";
     /// An entry is set aside as dead.
-    BURY = "lua/bury.lua";
+    BURY = [] "bury";
     /// A dead entry goes back on the requests stream.
-    REVIVE = "lua/revive.lua";
+    REVIVE = [] "revive";
 }
 
 /// What a script that counts use is given: today, and until when that is known.

@@ -11,11 +11,12 @@ if not run.state then return 'unknown' end
 if run.attempt ~= ARGV[2] then return 'older' end
 local to = target(ARGV[3], run.state)
 if not to then return 'refused' end
-redis.call('HSET', KEYS[1], 'state', to, 'machine_id', ARGV[5])
-if ARGV[6] ~= '' then redis.call('HSET', KEYS[1], 'instance_id', ARGV[6]) end
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'region', ARGV[7]) end
+local known = { 'state', to, 'machine_id', ARGV[5] }
+know(known, 'instance_id', ARGV[6])
+know(known, 'region', ARGV[7])
+if to == 'running' then know(known, 'running_at_ms', ARGV[4]) end
+redis.call('HSET', KEYS[1], unpack(known))
 if to == 'running' then
-  redis.call('HSET', KEYS[1], 'running_at_ms', ARGV[4])
   redis.call('ZADD', KEYS[2], run.deadline_ms, ARGV[1])
 else
   redis.call('RPUSH', KEYS[3], ARGV[1])

@@ -25,7 +25,7 @@ for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT
     ripe = ripe - 1
     redis.call('ZREM', key, id)
     local run = read(ns .. ':run:' .. id, { 'state', 'place' })
-    if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, id, run.place) end
+    if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, { run.place, id }) end
   end
   redelay(ns, tenant)
   if ripe <= 0 then break end
@@ -109,6 +109,8 @@ local function look(tenant)
   return own
 end
 
+local leased = {}
+
 -- Moves a run to booting and answers what the caller needs of it; nil when it cannot go.
 local function go(tenant, id, app)
   local key = ns .. ':run:' .. id
@@ -116,16 +118,21 @@ local function go(tenant, id, app)
   local to = run.state and target(ARGV[6], run.state)
   -- One that waited too long is left for the sweep, which ends it.
   if not to or tonumber(run.queue_until_ms or math.huge) <= now then return nil end
-  local attempt, deadline = run.attempt + 1, now + run.timeout_ms
-  local request, expires = ns .. ':request:' .. id, deadline + tonumber(ARGV[7])
-  redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', now,
+  local attempt, deadline = string.format('%d', run.attempt + 1), string.format('%d', now + run.timeout_ms)
+  local request = ns .. ':request:' .. id
+  redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', ARGV[2],
     'deadline_ms', deadline, 'boot_until_ms', ARGV[3])
-  redis.call('PEXPIREAT', key, expires)
-  redis.call('PEXPIREAT', request, expires)
-  redis.call('ZADD', KEYS[2], ARGV[3], id)
+  -- Both live for the slack after it may wait no longer, as its admission has it.
+  if tonumber(run.queue_until_ms or '0') < tonumber(deadline) then
+    local expires = tonumber(deadline) + tonumber(ARGV[7])
+    redis.call('PEXPIREAT', key, expires)
+    redis.call('PEXPIREAT', request, expires)
+  end
+  leased[#leased + 1] = ARGV[3]
+  leased[#leased + 1] = id
   launch(ns, app, tenant, id, attempt)
-  return { id, tenant, tostring(attempt), app, tostring(deadline), run.refusals or '0',
-    run.refused_since_ms or '', redis.call('GET', request) or '' }
+  return { id, tenant, attempt, app, deadline, run.refusals or '0', run.refused_since_ms or '',
+    redis.call('GET', request) or '' }
 end
 
 local taken, why, looked = {}, 'wanted', 0
@@ -148,6 +155,7 @@ while #taken < want do
     park(ns, tenant, own.until_ms)
   else
     local id = redis.call('ZPOPMIN', ns .. ':queue:' .. tenant)[1]
+    if not id then rest(ns, tenant) end
     local run = id and go(tenant, id, app.name)
     if run then
       taken[#taken + 1] = run
@@ -163,13 +171,14 @@ while #taken < want do
       end
       redis.call('ZADD', KEYS[1], score(at + own.step), tenant)
     end
-    rest(ns, tenant)
   end
   looked = looked + 1
   -- A bound on one script's time; the caller comes back at once.
   if looked >= want + 256 then break end
 end
 
+if leased[1] then redis.call('ZADD', KEYS[2], unpack(leased)) end
+for tenant in pairs(seen) do rest(ns, tenant) end
 if latest > vtime then redis.call('SET', ns .. ':vtime', score(latest)) end
 if lowest > low then redis.call('SET', ns .. ':floor', score(lowest)) end
 -- Who has got no further than the floor joins there, as one who was never here.

@@ -13,8 +13,9 @@ if not run.state then return { 'unknown', 0 } end
 if run.attempt ~= ARGV[3] then return { 'older', 0 } end
 local to = target(ARGV[4], run.state)
 if not to then return { 'refused', 0 } end
-redis.call('HSET', KEYS[1], 'state', to, 'closed_at_ms', ARGV[5])
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'started_at_ms', ARGV[7]) end
+local known = { 'state', to, 'closed_at_ms', ARGV[5] }
+know(known, 'started_at_ms', ARGV[7])
+redis.call('HSET', KEYS[1], unpack(known))
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 redis.call('ZREM', KEYS[2], ARGV[2])
 -- Its result may have been faster than the answer that there is a machine.

@@ -42,7 +42,7 @@ for i = 6, #ARGV do
       queued = true
     end
     -- Also lets the tenant take its turn if it had none.
-    if queued then enqueue(ns, run.tenant, id, run.place) end
+    if queued then enqueue(ns, run.tenant, { run.place, id }) end
   end
   if (flies or waits) and not redis.call('ZSCORE', KEYS[1], id) then
     mended = mended + 1

@@ -31,7 +31,7 @@ redis.call('PEXPIREAT', KEYS[3], ARGV[7])
 land(ns, run.app, run.tenant, id)
 redis.call('ZADD', KEYS[2], ARGV[6], id)
 if ARGV[5] == '0' then
-  enqueue(ns, run.tenant, id, run.place)
+  enqueue(ns, run.tenant, { run.place, id })
 else
   delay(ns, run.tenant, id, ARGV[5])
 end

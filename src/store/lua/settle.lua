@@ -4,8 +4,8 @@
 -- KEYS 1 run hash  2 due  3 duties  4 results stream  5 the run's request
 -- ARGV 1 namespace  2 run id  3 attempt ("": whichever it is)  4 moves  5 now, ms
 --      6 hash expires at, ms  7 tear-down due at, ms  8 outcome  9 reason as JSON ("": none)
---      10 digest of the posted body ("": not posted)  11 today  12 usage expires at, ms, then the
---      pieces of the result's JSON
+--      10 digest of the posted body ("": not posted)  11 today  12 usage expires at, ms
+--      13 the result's head  14 its payload  15 its exit
 -- Answers: "settled" (a tear-down is owed), "closed" (there was no machine), "repeated" (the same
 --      body was accepted before), "over" (the run has ended otherwise), "older" (another attempt),
 --      "refused" (not accepted in the run's state), "unknown"
@@ -24,16 +24,17 @@ end
 
 run.settled_at_ms = ARGV[5]
 run.tries = tostring(run.attempt - (run.deferred or 0))
-local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[8], 'result', fill(run, 13))
-redis.call('HSET', KEYS[1], 'state', to, 'outcome', ARGV[8], 'settled_at_ms', ARGV[5], 'result_entry', entry)
-if ARGV[9] ~= '' then redis.call('HSET', KEYS[1], 'reason', ARGV[9]) end
-if ARGV[10] ~= '' then redis.call('HSET', KEYS[1], 'digest', ARGV[10]) end
+local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[8], 'result', result(run, ARGV[13], ARGV[14], ARGV[15]))
+local known = { 'state', to, 'outcome', ARGV[8], 'settled_at_ms', ARGV[5], 'result_entry', entry }
+know(known, 'reason', ARGV[9])
+know(known, 'digest', ARGV[10])
+if to == 'closed' then know(known, 'closed_at_ms', ARGV[5]) end
+redis.call('HSET', KEYS[1], unpack(known))
 -- The request can be large and has done its work.
 redis.call('DEL', KEYS[5])
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 meter(ns, ARGV[11], ARGV[12], run.tenant, 'runs:' .. ARGV[8], 1)
 if to == 'closed' then
-  redis.call('HSET', KEYS[1], 'closed_at_ms', ARGV[5])
   redis.call('ZREM', KEYS[2], id)
   dequeue(ns, run.tenant, id)
 else

@@ -1,0 +1,12 @@
+-- Of what is set for tenants.
+
+-- After something was set for a tenant: it is listed for as long as anything is. What held it may
+-- hold it no longer; a claim finds out.
+local function reconsider(ns, tenant, settings, configured, duties)
+  if redis.call('EXISTS', settings) == 1 then
+    redis.call('SADD', configured, tenant)
+  else
+    redis.call('SREM', configured, tenant)
+  end
+  if unpark(ns, tenant) == 1 then redis.call('RPUSH', duties, '') end
+end

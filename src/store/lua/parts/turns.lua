@@ -1,0 +1,103 @@
+-- Of queues and of tenants' turns.
+
+-- A number as a score, without loss.
+local function score(number)
+  return string.format('%.17g', number)
+end
+
+-- How many machines are in flight: counted from what is, so that no counter can drift.
+local function in_flight(ns)
+  local total = 0
+  for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
+    total = total + redis.call('HLEN', ns .. ':inflight:' .. app)
+  end
+  return total
+end
+
+-- Turns. A tenant's score in `tenants` is the turn at which its next run goes. The least goes
+-- first, and every run that goes moves its tenant on by 1 / weight. `vtime` is the latest turn
+-- at which a run went.
+--
+-- A tenant that is new, or comes back, joins behind that by its share of what is in flight, and so
+-- catches up with what the others have, and with nothing older. What newcomers catch up with is
+-- taken off for those who come after them (`floor`), so that ever new ones cannot keep a tenant
+-- waiting that has had its turn.
+
+-- The turn before which nobody joins.
+local function floor(ns)
+  local waiting = math.max(1, redis.call('ZCARD', ns .. ':tenants'))
+  local known = redis.call('MGET', ns .. ':vtime', ns .. ':floor')
+  return math.max(tonumber(known[1] or '0') - in_flight(ns) / waiting, tonumber(known[2] or -math.huge))
+end
+
+-- Puts a tenant among those whose turn comes: never before the turn that it had got to, so that
+-- neither saving up turns nor coming and going gains any.
+local function join(ns, tenant)
+  local own = tonumber(redis.call('ZSCORE', ns .. ':idle', tenant) or -math.huge)
+  redis.call('ZADD', ns .. ':tenants', score(math.max(floor(ns), own)), tenant)
+  redis.call('ZREM', ns .. ':idle', tenant)
+end
+
+-- Takes a tenant from among those whose turn comes, and remembers the turn it had got to.
+local function leave(ns, tenant)
+  local own = redis.call('ZSCORE', ns .. ':tenants', tenant)
+  if own then
+    redis.call('ZREM', ns .. ':tenants', tenant)
+    redis.call('ZADD', ns .. ':idle', own, tenant)
+  end
+end
+
+-- Sets a tenant with waiting runs aside, where it costs nobody a look, until a time or until it
+-- is called back.
+local function park(ns, tenant, until_ms)
+  leave(ns, tenant)
+  redis.call('ZADD', ns .. ':parked', until_ms, tenant)
+end
+
+-- Calls a tenant back. Answers 1 if its turn comes now.
+local function unpark(ns, tenant)
+  if redis.call('ZREM', ns .. ':parked', tenant) == 0 then return 0 end
+  if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then return 0 end
+  join(ns, tenant)
+  return 1
+end
+
+-- Puts runs in their tenant's queue, and the tenant among those whose turn comes. `places` has
+-- each run's place and id.
+local function enqueue(ns, tenant, places)
+  redis.call('ZADD', ns .. ':queue:' .. tenant, unpack(places))
+  if not redis.call('ZSCORE', ns .. ':tenants', tenant) and not redis.call('ZSCORE', ns .. ':parked', tenant) then
+    join(ns, tenant)
+  end
+end
+
+-- A tenant whose queue is empty has no turn.
+local function rest(ns, tenant)
+  if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then
+    leave(ns, tenant)
+    redis.call('ZREM', ns .. ':parked', tenant)
+  end
+end
+
+-- Lets a run wait for its time. `delayed` has each such tenant by the first of its times.
+local function delay(ns, tenant, id, ready)
+  redis.call('ZADD', ns .. ':delayed:' .. tenant, ready, id)
+  redis.call('ZADD', ns .. ':delayed', 'LT', ready, tenant)
+end
+
+-- Sets right when a tenant's first delayed run is ready, after one was taken out.
+local function redelay(ns, tenant)
+  local first = redis.call('ZRANGE', ns .. ':delayed:' .. tenant, 0, 0, 'WITHSCORES')
+  if first[2] then
+    redis.call('ZADD', ns .. ':delayed', first[2], tenant)
+  else
+    redis.call('ZREM', ns .. ':delayed', tenant)
+  end
+end
+
+-- Takes a run out of its tenant's queue and out of the delayed ones.
+local function dequeue(ns, tenant, id)
+  redis.call('ZREM', ns .. ':queue:' .. tenant, id)
+  if redis.call('ZREM', ns .. ':delayed:' .. tenant, id) == 1 then redelay(ns, tenant) end
+  rest(ns, tenant)
+end
