@@ -183,7 +183,7 @@ impl Backlog {
         let now = Clock::system().now_ms();
         let store = &self.store;
         store.settle(id, None, &settlement, now).await.unwrap();
-        let close = store.close(id, attempt, None, now, KEEP).await;
+        let close = store.close(id, attempt, now, KEEP).await;
         close.unwrap();
     }
 

@@ -48,7 +48,7 @@ def print_timeline(run):
     milestones = [
         ("queued", run["submitted_at_ms"], "the request was on its stream"),
         ("booting", run["booting_at_ms"], "a worker had it and asked for a machine"),
-        ("booted", run["started_at_ms"] or run["running_at_ms"], "the machine ran"),
+        ("booted", run["running_at_ms"], "the machine was made"),
         ("result", run["settled_at_ms"], "the guest's result was published"),
         ("gone", run["closed_at_ms"], "the machine was deleted"),
     ]

@@ -17,67 +17,37 @@ use crate::clock::UnixMs;
 use super::call::Call;
 use super::error::{Error, Redaction};
 use super::settings::{self, Settings, Token};
-use super::transport::{Answer, Outgoing, Transport, header};
+use super::transport::{Answer, Outgoing, Transport};
 use super::wire::{
-    App, CreateMachine, CurrentToken, LogPage, Machine, MachineState, StopRequest, WaitAnswer,
+    App, CreateMachine, CurrentToken, LogPage, Machine, MachineBrief, MachineState, StopRequest,
+    WaitAnswer,
 };
 
 /// Bytes of an answer about one thing at the most.
 const ONE_BYTES: usize = 1024 * 1024;
 
 /// Bytes of one page of a listing or of logs at the most.
-const PAGE_BYTES: usize = 16 * 1024 * 1024;
-
-/// Machines asked for with one page of a listing.
-const PAGE_MACHINES: u32 = 500;
-
-/// Pages of one listing at the most; pages may be short or empty, so this is far above need.
-const MAX_PAGES: usize = 200;
+pub(super) const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The longest the service lets a wait ask for.
 pub const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A client of one Machines API; clones share its connections.
 #[derive(Clone, Debug)]
-pub struct Client(Arc<Inner>);
+pub struct Client(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     /// Ends in `/v1`.
     base: Url,
     logs_base: Url,
-    transport: Transport,
+    pub(super) transport: Transport,
     /// Connections for logs, made when first used: they may need certificates that the calls on
     /// machines do not.
     logs_http: OnceLock<reqwest::Client>,
     token: Token,
     connect_timeout: Duration,
     timeout: Duration,
-}
-
-/// Which machines a listing is to hold.
-#[derive(Clone, Debug, Default)]
-pub struct ListFilter {
-    /// In one of these states; in any when empty.
-    pub states: Vec<MachineState>,
-    /// In this region.
-    pub region: Option<String>,
-    /// With all of these metadata. A server may not know this filter: check what comes.
-    pub metadata: Vec<(String, String)>,
-    /// Destroyed ones too.
-    pub include_deleted: bool,
-    /// How much of each machine comes back.
-    pub detail: Detail,
-}
-
-/// How much of each machine a listing brings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Detail {
-    /// All of it.
-    #[default]
-    Full,
-    /// Without configuration (hence metadata), events, checks and host status.
-    Summary,
 }
 
 /// What to wait for.
@@ -127,7 +97,7 @@ impl Client {
     ///
     /// # Errors
     /// Any. Values of the machine's environment and files are kept out of the error.
-    pub async fn create(&self, app: &str, machine: &CreateMachine) -> Result<Machine, Error> {
+    pub async fn create(&self, app: &str, machine: &CreateMachine) -> Result<MachineBrief, Error> {
         let mut call = self.call(Call::Create, Method::POST, &["apps", app, "machines"])?;
         let secrets = secrets_of(machine).chain([self.0.token.secret()]);
         call.redaction = Redaction::new(secrets);
@@ -143,48 +113,6 @@ impl Client {
     pub async fn get(&self, app: &str, id: &str) -> Result<Machine, Error> {
         let call = self.call(Call::Get, Method::GET, &["apps", app, "machines", id])?;
         self.0.transport.send(call, parse).await
-    }
-
-    /// Lists an app's machines, following the pages to their end. The listing may lag behind.
-    ///
-    /// # Errors
-    /// Any; [`Error::Unreadable`] when the pages do not end.
-    pub async fn list(&self, app: &str, filter: &ListFilter) -> Result<Vec<Machine>, Error> {
-        let mut machines = Vec::new();
-        let mut cursor: Option<String> = None;
-        for _ in 0..MAX_PAGES {
-            let call = self.page(app, filter, cursor.as_deref())?;
-            let (page, next) = self.0.transport.send(call, parse_page).await?;
-            machines.extend(page);
-            let Some(next) = next else {
-                return Ok(machines);
-            };
-            cursor = Some(next);
-        }
-        let call = self.call(Call::List, Method::GET, &["apps", app, "machines"])?;
-        Err(Error::Unreadable {
-            request: call.request(),
-            status: 200,
-            reason: format!("it goes on after {MAX_PAGES} pages"),
-        })
-    }
-
-    /// Finds the machine of that name which is not destroyed, as a summary: without configuration
-    /// and events. A listing may lag, so that `None` is no proof right after a create.
-    ///
-    /// # Errors
-    /// As [`Client::list`].
-    pub async fn find_by_name(&self, app: &str, name: &str) -> Result<Option<Machine>, Error> {
-        let summaries = ListFilter {
-            detail: Detail::Summary,
-            ..ListFilter::default()
-        };
-        let machines = self.list(app, &summaries).await?;
-        let named = machines
-            .into_iter()
-            .filter(|m| m.name == name && !m.state.is_gone());
-        // A name is free again at once, so a dying machine may share it with a living one.
-        Ok(named.max_by_key(|machine| !machine.state.is_over()))
     }
 
     /// Waits until the machine is in one of the states.
@@ -323,41 +251,13 @@ impl Client {
         Ok(inner.logs_http.get_or_init(|| http).clone())
     }
 
-    fn page(
-        &self,
-        app: &str,
-        filter: &ListFilter,
-        cursor: Option<&str>,
-    ) -> Result<Outgoing, Error> {
-        let mut call = self.call(Call::List, Method::GET, &["apps", app, "machines"])?;
-        call.limit_bytes = PAGE_BYTES;
-        let mut query = call.url.query_pairs_mut();
-        if !filter.states.is_empty() {
-            let states: Vec<&str> = filter.states.iter().map(MachineState::as_str).collect();
-            query.append_pair("state", &states.join(","));
-        }
-        if let Some(region) = &filter.region {
-            query.append_pair("region", region);
-        }
-        for (key, value) in &filter.metadata {
-            query.append_pair(&format!("metadata.{key}"), value);
-        }
-        if filter.include_deleted {
-            query.append_pair("include_deleted", "true");
-        }
-        if filter.detail == Detail::Summary {
-            query.append_pair("summary", "true");
-        }
-        query.append_pair("limit", &PAGE_MACHINES.to_string());
-        if let Some(cursor) = cursor {
-            query.append_pair("cursor", cursor);
-        }
-        drop(query);
-        Ok(call)
-    }
-
     /// A call under the usual bounds, refused when a part of its path could name something else.
-    fn call(&self, call: Call, method: Method, path: &[&str]) -> Result<Outgoing, Error> {
+    pub(super) fn call(
+        &self,
+        call: Call,
+        method: Method,
+        path: &[&str],
+    ) -> Result<Outgoing, Error> {
         let outgoing = Outgoing {
             call,
             method,
@@ -417,7 +317,7 @@ fn json(value: &impl serde::Serialize) -> Bytes {
     bytes.into()
 }
 
-fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
+pub(super) fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
     serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(&error.to_string()))
 }
 
@@ -430,11 +330,4 @@ fn parse_wait(answer: &Answer) -> Result<WaitAnswer, Error> {
         });
     }
     parse(answer)
-}
-
-fn parse_page(answer: &Answer) -> Result<(Vec<Machine>, Option<String>), Error> {
-    // An app without machines may be answered with null.
-    let machines: Option<Vec<Machine>> = parse(answer)?;
-    let next = header(&answer.headers, "fly-next-cursor").filter(|cursor| !cursor.is_empty());
-    Ok((machines.unwrap_or_default(), next.map(str::to_owned)))
 }

@@ -161,12 +161,29 @@ pub struct Redaction(Vec<String>);
 impl Redaction {
     /// Blots out these values.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut forms = Vec::new();
-        for value in values
+        let long = values
             .into_iter()
-            .filter(|value| value.chars().count() >= 4)
-        {
-            let quoted = serde_json::Value::from(value).to_string();
+            .filter(|value| value.chars().nth(3).is_some());
+        Self(long.map(str::to_owned).collect())
+    }
+
+    /// The text without the values, on one line, and cut to a bounded length.
+    #[must_use]
+    pub fn clean(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for form in self.forms() {
+            if text.contains(form.as_str()) {
+                text = text.replace(form.as_str(), "[redacted]");
+            }
+        }
+        one_line(&text)
+    }
+
+    /// As what the values can come back. Made when a call failed, and few do.
+    fn forms(&self) -> Vec<String> {
+        let mut forms = Vec::new();
+        for value in &self.0 {
+            let quoted = serde_json::Value::from(value.as_str()).to_string();
             let escaped = &quoted[1..quoted.len() - 1];
             if escaped != value {
                 // Text that quotes the value and is itself quoted in JSON: escaped twice.
@@ -174,23 +191,11 @@ impl Redaction {
                 forms.push(twice[1..twice.len() - 1].to_owned());
                 forms.push(escaped.to_owned());
             }
-            forms.push(value.to_owned());
+            forms.push(value.clone());
         }
         // The longest first: one value may be a part of another.
         forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
-        Self(forms)
-    }
-
-    /// The text without the values, on one line, and cut to a bounded length.
-    #[must_use]
-    pub fn clean(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for form in &self.0 {
-            if text.contains(form.as_str()) {
-                text = text.replace(form.as_str(), "[redacted]");
-            }
-        }
-        one_line(&text)
+        forms
     }
 }
 

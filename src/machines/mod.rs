@@ -1,6 +1,7 @@
 //! The door to the Machines API: the real one, and the local one that speaks the same.
 //!
 //! - [`client`]: one method for each call we make, every one bounded in time and bytes.
+//! - [`listing`]: those that list machines, page by page.
 //! - [`wire`]: the one description of the bodies, shared with the local server.
 //! - [`retry`]: what is to be done about a call that failed, as a pure function.
 //! - [`error`]: what a failure is made of, and how sure it is that nothing happened.
@@ -14,13 +15,15 @@
 pub mod call;
 pub mod client;
 pub mod error;
+pub mod listing;
 pub mod retry;
 pub mod settings;
 mod transport;
 pub mod wire;
 
 pub use call::{Call, Class, Observed, Observer, Request};
-pub use client::{Client, Detail, Force, ListFilter, MAX_WAIT, Wait};
+pub use client::{Client, Force, MAX_WAIT, Wait};
 pub use error::{Certainty, Error, Refusal};
+pub use listing::{Detail, ListFilter};
 pub use retry::{Decision, Fault, Verdict, judge};
 pub use settings::{Settings, Token};

@@ -129,7 +129,7 @@ impl Transport {
                 )
                 .body(body);
         }
-        let response = match sending.send().await {
+        let mut response = match sending.send().await {
             Ok(response) => response,
             Err(error) => return Err(unanswered(request, &error)),
         };
@@ -137,7 +137,7 @@ impl Transport {
         if !status.is_success() {
             return Err(refused(request, response, &outgoing.redaction).await);
         }
-        let (status, headers) = (status.as_u16(), response.headers().clone());
+        let (status, headers) = (status.as_u16(), std::mem::take(response.headers_mut()));
         let body = match read_body(response, outgoing.limit_bytes).await {
             Ok((body, Whole::Yes)) => body,
             Ok((_, Whole::No)) => {

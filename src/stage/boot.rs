@@ -276,7 +276,7 @@ impl Boot<'_> {
         match known {
             Ok(machine) if machine.name == self.name && !machine.state.is_gone() => {
                 info!(run_id = self.run.id.as_str(), machine_id, "adopted");
-                Ok(Next::Done(self.arrived(&machine).await?))
+                Ok(Next::Done(self.arrived(&machine.into()).await?))
             }
             // It went away meanwhile, or the text named another: look again.
             Ok(_) | Err(_) => Ok(Next::Again(Begin::LookUp)),
@@ -284,7 +284,7 @@ impl Boot<'_> {
     }
 
     /// The provider has the machine.
-    async fn arrived(&self, machine: &wire::Machine) -> Result<Booted, Error> {
+    async fn arrived(&self, machine: &wire::MachineBrief) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
         self.deps.health.accepted();
         self.deps.heard(&run.app, self.region, None);

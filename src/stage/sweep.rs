@@ -6,15 +6,17 @@
 //! [`perform`](crate::stage::perform).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use tracing::warn;
 
 use crate::clock::UnixMs;
-use crate::machines::{Call, Decision, Detail, ListFilter, judge, wire};
+use crate::machines::wire::{self, MachineState};
+use crate::machines::{Call, Decision, judge};
 use crate::milestone::milestone;
 use crate::run::budget;
-use crate::run::id::{Attempt, MACHINE_PREFIX, RunId, machine_name};
+use crate::run::id::{MACHINE_PREFIX, RunId, machine_name};
 use crate::run::phase::Phase;
 use crate::stage::observe::NEWBORN;
 use crate::stage::spec::OWNER;
@@ -49,7 +51,8 @@ pub struct Orphan {
 }
 
 /// Compares one app's machines with the runs in flight: one listing, and one round trip for each
-/// thousand runs.
+/// thousand runs. Of the machines only the names, ids and states are held meanwhile, and of the
+/// runs a page.
 ///
 /// The runs in flight are read after the listing. A claim is recorded before its create call is
 /// made, so a machine that is listed and has no run then has none for good.
@@ -58,48 +61,45 @@ pub struct Orphan {
 /// When the provider or Redis does not answer.
 pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
     let began = deps.core.clock.now_ms();
-    let filter = ListFilter {
-        detail: Detail::Summary,
-        ..ListFilter::default()
-    };
-    let listed = deps
-        .machines
-        .list(app, &filter)
-        .await
-        .map_err(Error::Machines)?;
-    milestone!("sweep::listed");
-    let in_flight = deps.core.store.in_flight(app).await?;
-    milestone!("sweep::counted");
-    let mut names: HashMap<String, (&RunId, Attempt)> = in_flight
-        .iter()
-        .map(|(run, attempt)| (machine_name(run, *attempt), (run, *attempt)))
-        .collect();
-    let mut survey = Survey {
-        machines: listed.len(),
-        ..Survey::default()
-    };
-    let mut suspects: Vec<(RunId, Duration)> = Vec::new();
-    for machine in &listed {
-        match names.remove(&machine.name) {
-            Some((run, _)) => {
-                suspects.extend(doubt(deps, machine).map(|age| (run.clone(), age)));
-            }
-            None if machine.name.starts_with(MACHINE_PREFIX) && !machine.state.is_gone() => {
-                survey.orphans.push(Orphan {
-                    app: app.to_owned(),
-                    id: machine.id.clone(),
-                    name: machine.name.clone(),
-                });
-            }
-            None => {}
+    let mut survey = Survey::default();
+    let mut listed: HashMap<Box<str>, Listed> = HashMap::new();
+    let mut twins: Vec<(Box<str>, Listed)> = Vec::new();
+    let each = |machine: wire::MachineBrief| {
+        survey.machines += 1;
+        if !machine.name.starts_with(MACHINE_PREFIX) {
+            return;
         }
-    }
-    // What is left in `names` is in flight and not listed.
-    suspects.extend(
-        names
-            .into_values()
-            .map(|(run, _)| (run.clone(), Duration::ZERO)),
-    );
+        let name = machine.name.into_boxed_str();
+        let seen = Listed {
+            id: machine.id.into_boxed_str(),
+            state: machine.state,
+        };
+        match listed.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(seen);
+            }
+            Entry::Occupied(place) => twins.push((place.key().clone(), seen)),
+        }
+    };
+    let all = deps.machines.survey(app, each).await;
+    milestone!("sweep::listed");
+    all.map_err(Error::Machines)?;
+    let mut suspects: Vec<(RunId, Duration)> = Vec::new();
+    let each = |run: RunId, attempt| match listed.remove(machine_name(&run, attempt).as_str()) {
+        Some(machine) => suspects.extend(doubt(deps, &machine.state).map(|age| (run, age))),
+        // It is in flight and not listed.
+        None => suspects.push((run, Duration::ZERO)),
+    };
+    let counted = deps.core.store.each_in_flight(app, each).await;
+    milestone!("sweep::counted");
+    counted?;
+    let left = listed.into_iter().chain(twins);
+    let alive = left.filter(|(_, machine)| !machine.state.is_gone());
+    survey.orphans.extend(alive.map(|(name, machine)| Orphan {
+        app: app.to_owned(),
+        id: machine.id.into(),
+        name: name.into(),
+    }));
     for page in suspects.chunks(PAGE) {
         let ids: Vec<RunId> = page.iter().map(|(run, _)| run.clone()).collect();
         let views = deps.core.store.views(&ids).await?;
@@ -113,16 +113,19 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
     Ok(survey)
 }
 
+/// What is held of a machine during a survey.
+struct Listed {
+    id: Box<str>,
+    state: MachineState,
+}
+
 /// How long the run of a listed machine must have been running for the machine to need a closer
 /// look; `None` when it runs as it should.
-fn doubt(deps: &Deps, machine: &wire::Machine) -> Option<Duration> {
-    if machine.state.is_over() {
+fn doubt(deps: &Deps, state: &MachineState) -> Option<Duration> {
+    if state.is_over() {
         return Some(Duration::ZERO);
     }
-    machine
-        .state
-        .is_booting()
-        .then_some(deps.core.runs.boot_timeout)
+    state.is_booting().then_some(deps.core.runs.boot_timeout)
 }
 
 /// A run whose machine was made after the listing began, or just before, may not be listed yet.
@@ -154,11 +157,11 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> 
     {
         return Ok(false);
     }
-    let in_flight = deps.core.store.in_flight(&orphan.app).await?;
+    let mut owned = false;
+    let each = |run, attempt| owned |= machine_name(&run, attempt) == orphan.name;
+    let looked = deps.core.store.each_in_flight(&orphan.app, each).await;
     milestone!("sweep::orphan_doubted");
-    let owned = in_flight
-        .iter()
-        .any(|(run, attempt)| machine_name(run, *attempt) == orphan.name);
+    looked?;
     if owned || machine.state.is_gone() {
         return Ok(false);
     }

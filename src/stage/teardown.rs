@@ -1,4 +1,4 @@
-//! settled → closed: get the machine, wait for it to end, delete it, and only then forget it.
+//! settled → closed: wait for the machine to end, delete it, and only then forget it.
 //!
 //! Every step can fail and be repeated: what is not done is due again when the lease ends, for as
 //! long as the machine is there. A 404 anywhere means gone.
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
-use crate::machines::wire::{self, MachineState};
+use crate::machines::wire::MachineState;
 use crate::machines::{Call, Decision, Error as ApiError, Force, Wait, judge};
 use crate::milestone::milestone;
 use crate::run::id::{Attempt, RunId, machine_name};
@@ -43,14 +43,7 @@ pub enum TornDown {
     Nothing,
 }
 
-/// What became of a machine.
-#[derive(Clone, Copy, Debug, Default)]
-struct Removed {
-    /// When it started, if its events tell.
-    started_at_ms: Option<UnixMs>,
-}
-
-/// Tears down what a settled run left: three HTTP calls and one round trip in the usual case.
+/// Tears down what a settled run left: two HTTP calls and one round trip in the usual case.
 ///
 /// # Errors
 /// When a call or Redis fails for longer than a few tries. The tear-down stays owed.
@@ -64,7 +57,7 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
     else {
         return Ok(TornDown::Nothing);
     };
-    let removed = match machine {
+    match machine {
         Some(machine) => end_machine(deps, machine, grace(deps, *outcome)).await?,
         None => {
             let name = machine_name(&view.id, *attempt);
@@ -76,12 +69,11 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
                     if deps.core.clock.now_ms() < until {
                         return Ok(TornDown::TooEarly { again_at_ms: until });
                     }
-                    Removed::default()
                 }
             }
         }
-    };
-    close(deps, &view.id, *attempt, view.settled_at_ms, removed).await
+    }
+    close(deps, &view.id, *attempt, view.settled_at_ms).await
 }
 
 /// Removes a machine by force, whatever it does. Gone is success.
@@ -113,45 +105,17 @@ fn grace(deps: &Deps, outcome: Outcome) -> Duration {
     }
 }
 
-async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<Removed, Error> {
-    let Some(known) = get(deps, machine).await? else {
-        return Ok(Removed::default());
-    };
-    let removed = Removed {
-        started_at_ms: known.started_at_ms(),
-    };
-    if known.state.is_gone() {
-        return Ok(removed);
-    }
-    let ended = known.state.is_over() || wait_for_end(deps, machine, &known, grace).await;
+/// Nobody asks first how the machine is: a wait for one that has ended or is gone ends at once.
+async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<(), Error> {
     // A machine that has ended needs no force, and a plain delete would tell us if it has not.
-    if ended && !force_is_needed(deps, machine).await? {
-        return Ok(removed);
+    if wait_for_end(deps, machine, grace).await && !force_is_needed(deps, machine).await? {
+        return Ok(());
     }
-    remove(deps, &machine.app, &machine.id).await?;
-    Ok(removed)
-}
-
-async fn get(deps: &Deps, machine: &Machine) -> Result<Option<wire::Machine>, Error> {
-    let mut tries = 0;
-    loop {
-        let known = deps.machines.get(&machine.app, &machine.id).await;
-        milestone!("teardown::read");
-        match known {
-            Ok(known) => return Ok(Some(known)),
-            Err(error) if gone(Call::Get, &error) => return Ok(None),
-            Err(error) => again(&mut tries, error).await?,
-        }
-    }
+    remove(deps, &machine.app, &machine.id).await
 }
 
 /// Whether the machine ended within `grace`. A wait that fails is no reason to wait longer.
-async fn wait_for_end(
-    deps: &Deps,
-    machine: &Machine,
-    known: &wire::Machine,
-    grace: Duration,
-) -> bool {
+async fn wait_for_end(deps: &Deps, machine: &Machine, grace: Duration) -> bool {
     if grace.is_zero() {
         return false;
     }
@@ -161,7 +125,7 @@ async fn wait_for_end(
             MachineState::Destroyed,
             MachineState::Failed,
         ],
-        version: known.version_id().or(machine.instance_id.as_deref()),
+        version: machine.instance_id.as_deref(),
         timeout: grace,
     };
     let waited = deps.machines.wait(&machine.app, &machine.id, &wait).await;
@@ -207,15 +171,11 @@ async fn close(
     id: &RunId,
     attempt: Attempt,
     settled_at: Option<UnixMs>,
-    removed: Removed,
 ) -> Result<TornDown, Error> {
     let core = &deps.core;
     let now = core.clock.now_ms();
     let retention = core.runs.retention;
-    let (act, waiting) = core
-        .store
-        .close(id, attempt, removed.started_at_ms, now, retention)
-        .await?;
+    let (act, waiting) = core.store.close(id, attempt, now, retention).await?;
     milestone!("teardown::closed");
     if act != Act::Done(Entered::Closed) {
         return Ok(TornDown::Nothing);

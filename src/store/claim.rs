@@ -42,7 +42,7 @@ impl Store {
         script
             .arg(room.max_in_flight)
             .arg(want)
-            .arg(scripts::moves_word(&claimed));
+            .arg(&*scripts::moves_word(&claimed));
         script
             .arg(millis(budget::HASH_SLACK))
             .arg(room.boot_rate)

@@ -12,7 +12,7 @@ use crate::run::phase::{Machine, Phase, State};
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`View`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 24] = [
+pub(crate) const FIELDS: [&str; 23] = [
     "state",
     "outcome",
     "reason",
@@ -25,7 +25,6 @@ pub(crate) const FIELDS: [&str; 24] = [
     "submitted_at_ms",
     "booting_at_ms",
     "running_at_ms",
-    "started_at_ms",
     "settled_at_ms",
     "closed_at_ms",
     "deadline_ms",
@@ -40,7 +39,7 @@ pub(crate) const FIELDS: [&str; 24] = [
 ];
 
 /// A run as its hash tells it, without its request.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct View {
     /// Which run.
     pub id: RunId,
@@ -70,8 +69,6 @@ pub struct View {
     pub booting_at_ms: Option<UnixMs>,
     /// When the provider had its machine.
     pub running_at_ms: Option<UnixMs>,
-    /// When the machine started, by the provider's clock; known after the tear-down.
-    pub started_at_ms: Option<UnixMs>,
     /// When its result was published.
     pub settled_at_ms: Option<UnixMs>,
     /// When its machine was gone.
@@ -110,7 +107,7 @@ impl View {
 
 /// Makes a view of the values of [`FIELDS`]; `None` when there is no such run.
 pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<View>, Error> {
-    let mut hash: HashMap<&str, String> = FIELDS
+    let hash: HashMap<&str, String> = FIELDS
         .iter()
         .zip(values)
         .filter_map(|(name, value)| value.map(|value| (*name, value)))
@@ -118,6 +115,26 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
     if hash.is_empty() {
         return Ok(None);
     }
+    assemble(id, hash).map(Some)
+}
+
+/// A settled run as the bell tells of it (`settle.lua`): what its tear-down needs, and no more.
+pub(crate) fn called(call: &str) -> Option<View> {
+    const TOLD: [&str; 6] = [
+        "attempt",
+        "outcome",
+        "settled_at_ms",
+        "app",
+        "machine_id",
+        "instance_id",
+    ];
+    let (id, words) = call.split_once(' ')?;
+    let told = TOLD.into_iter().zip(words.split(' ').map(str::to_owned));
+    let state = ("state", State::Settled.as_str().to_owned());
+    assemble(&id.parse().ok()?, told.chain([state]).collect()).ok()
+}
+
+fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<View, Error> {
     let corrupt = |field: &str, found: Option<&String>| Error::Corrupt {
         what: format!("field {field} of run {id}"),
         found: found.cloned().unwrap_or_else(|| "nothing".into()),
@@ -156,7 +173,7 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
         (State::Running, _, None) => return Err(corrupt("machine_id", None)),
         (State::Settled | State::Closed, None, _) => return Err(corrupt("outcome", None)),
     };
-    Ok(Some(View {
+    Ok(View {
         id: id.clone(),
         state: state.as_str(),
         outcome,
@@ -168,7 +185,6 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
         submitted_at_ms: number("submitted_at_ms"),
         booting_at_ms: number("booting_at_ms"),
         running_at_ms: number("running_at_ms"),
-        started_at_ms: number("started_at_ms"),
         settled_at_ms: number("settled_at_ms"),
         closed_at_ms: number("closed_at_ms"),
         deadline_ms: number("deadline_ms"),
@@ -184,7 +200,7 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<Vie
         region: hash.remove("region"),
         tenant: hash.remove("tenant").unwrap_or_default(),
         phase,
-    }))
+    })
 }
 
 /// What is known of a result before the run ends: its JSON up to the payload, the payload, the

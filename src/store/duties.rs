@@ -1,7 +1,8 @@
 //! The bell for owed tear-downs, and for room that became free.
 //!
 //! A run that settles is due for its tear-down at once. Its id is pushed on a list from which a
-//! worker takes it within a round trip; that is a bell and not a record. If the bell is lost with
+//! worker takes it within a round trip; that is a bell and not a record. With the id comes what the
+//! tear-down needs, so that it need not be read. If the bell is lost with
 //! the worker that heard it, the run is overdue in `due` when its lease ends.
 
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 
 use crate::store::Store;
+use crate::store::codec::{self, View};
 use crate::store::error::Error;
 
 /// What the bell says instead of a run's id when there may be room for a boot. No run has an
@@ -18,8 +20,10 @@ const ROOM: &str = "";
 /// What a worker is called for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// The tear-down of a run is owed.
-    Teardown(String),
+    /// Something is owed for a run of that id.
+    Owed(String),
+    /// The tear-down of a run is owed, and this is what it needs.
+    Teardown(Box<View>),
     /// There may be room for another boot.
     Room,
 }
@@ -69,10 +73,10 @@ impl Duties {
             .into_iter()
             .map(|call| {
                 if call == ROOM {
-                    Call::Room
-                } else {
-                    Call::Teardown(call)
+                    return Call::Room;
                 }
+                codec::called(&call)
+                    .map_or_else(|| Call::Owed(call), |run| Call::Teardown(Box::new(run)))
             })
             .collect())
     }

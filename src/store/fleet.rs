@@ -1,6 +1,5 @@
 //! What all workers share: who sweeps, which apps must wait, what is in flight.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::clock::UnixMs;
@@ -90,19 +89,24 @@ impl Store {
         self.door.pipe(&pipe).await
     }
 
-    /// Every run that may have a machine in `app`, with its attempt. As many round trips as there
-    /// are thousands of them.
+    /// Gives each run that may have a machine in `app` to `each`, with its attempt; one may be
+    /// given twice. As many round trips as there are thousands of them.
     ///
     /// # Errors
-    /// [`Error`].
-    pub async fn in_flight(&self, app: &str) -> Result<HashMap<RunId, Attempt>, Error> {
-        let flights = self.flights(app).await?.into_iter();
-        Ok(flights.map(|run| (run.id, run.attempt)).collect())
+    /// [`Error`]; by then some may have been given.
+    pub async fn each_in_flight(
+        &self,
+        app: &str,
+        mut each: impl FnMut(RunId, Attempt),
+    ) -> Result<(), Error> {
+        self.each_flight(app, |run| each(run.id, run.attempt)).await
     }
 
-    /// Every run that may have a machine in `app`; one may be told twice.
-    pub(crate) async fn flights(&self, app: &str) -> Result<Vec<Flight>, Error> {
-        let mut all = Vec::new();
+    pub(crate) async fn each_flight(
+        &self,
+        app: &str,
+        mut each: impl FnMut(Flight),
+    ) -> Result<(), Error> {
         let mut cursor = 0u64;
         loop {
             let mut command = redis::cmd("HSCAN");
@@ -112,10 +116,11 @@ impl Store {
                 .arg("COUNT")
                 .arg(1000);
             let (next, page): (u64, Vec<(String, String)>) = self.door.query(&command).await?;
-            all.extend(page.iter().filter_map(|(id, who)| Flight::read(id, who)));
+            let flights = page.iter().filter_map(|(id, who)| Flight::read(id, who));
+            flights.for_each(&mut each);
             cursor = next;
             if cursor == 0 {
-                return Ok(all);
+                return Ok(());
             }
         }
     }

@@ -37,7 +37,7 @@
 //! the usual one), `digest` (SHA-256 of the accepted post), `result_entry` (the result's id in its
 //! stream), `place` (score in its queue), `timeout_ms`, `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
-//! `started_at_ms` (as the machine's own events tell), `settled_at_ms`, `closed_at_ms`,
+//! `settled_at_ms`, `closed_at_ms`,
 //! `deadline_ms`, `queue_until_ms`, `boot_until_ms` (until when its create call may still be on
 //! its way), `refused_since_ms`.
 //!

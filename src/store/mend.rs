@@ -27,10 +27,11 @@ impl Store {
         let mut mended = 0;
         let mut tenants: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for app in self.apps().await? {
-            for run in self.flights(&app).await? {
+            self.each_flight(&app, |run| {
                 let ids = tenants.entry(run.tenant).or_default();
                 ids.push(run.id.as_str().to_owned());
-            }
+            })
+            .await?;
         }
         // A tenant at its cap may have nothing in flight but what should not be there.
         let mut parked = redis::cmd("ZRANGE");

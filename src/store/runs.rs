@@ -39,7 +39,7 @@ impl Store {
         script
             .arg(id.as_str())
             .arg(attempt.0)
-            .arg(scripts::moves_word(&event))
+            .arg(&*scripts::moves_word(&event))
             .arg(now);
         script
             .arg(&machine.id)
@@ -79,7 +79,7 @@ impl Store {
             .arg(run.id.as_str())
             .arg(attempt.0);
         script
-            .arg(scripts::moves_word(&event))
+            .arg(&*scripts::moves_word(&event))
             .arg(ready_at.unwrap_or(0));
         script.arg(until).arg(expires).arg(now).arg(why.as_str());
         script
@@ -130,7 +130,7 @@ impl Store {
                 .map(|attempt| attempt.0.to_string())
                 .unwrap_or_default(),
         );
-        script.arg(scripts::moves_word(&event)).arg(now);
+        script.arg(&*scripts::moves_word(&event)).arg(now);
         script.arg(budget::after(now, end.retention.max(budget::HASH_SLACK)));
         script
             .arg(budget::after(now, end.lease))
@@ -150,7 +150,6 @@ impl Store {
         &self,
         id: &RunId,
         attempt: Attempt,
-        started_at: Option<UnixMs>,
         now: UnixMs,
         retention: Duration,
     ) -> Result<(Act, bool), Error> {
@@ -163,9 +162,8 @@ impl Store {
             .arg(self.keys.namespace())
             .arg(id.as_str())
             .arg(attempt.0);
-        script.arg(scripts::moves_word(&Event::Gone)).arg(now);
+        script.arg(&*scripts::moves_word(&Event::Gone)).arg(now);
         script.arg(budget::after(now, retention));
-        script.arg(started_at.map(|at| at.to_string()).unwrap_or_default());
         script
             .arg(&scripts::meter(now))
             .arg(Guest::default().word());

@@ -1,6 +1,7 @@
 //! The scripts, each embedded once with the shared functions that it uses in front.
 
-use std::sync::LazyLock;
+use std::borrow::Cow;
+use std::sync::{LazyLock, OnceLock};
 
 use redis::Script;
 
@@ -65,8 +66,23 @@ pub(crate) fn meter(now: UnixMs) -> [String; 2] {
     ]
 }
 
-/// The moves of an event as the scripts read them: `from:to,from:to`.
-pub(crate) fn moves_word(event: &Event) -> String {
+/// The moves of an event as the scripts read them: `from:to,from:to`. Those of every run's life are
+/// made once.
+pub(crate) fn moves_word(event: &Event) -> Cow<'static, str> {
+    static USUAL: [OnceLock<String>; 4] = [const { OnceLock::new() }; 4];
+    let usual = match event {
+        Event::Claimed { .. } => 0,
+        Event::Created { .. } => 1,
+        Event::Posted { .. } => 2,
+        Event::Gone => 3,
+        Event::Deferred { .. } | Event::Failed { .. } | Event::Ended { .. } => {
+            return Cow::Owned(words_of(event));
+        }
+    };
+    Cow::Borrowed(USUAL[usual].get_or_init(|| words_of(event)))
+}
+
+fn words_of(event: &Event) -> String {
     let words: Vec<String> = moves(event)
         .into_iter()
         .map(|(from, to): (State, State)| format!("{}:{}", from.as_str(), to.as_str()))

@@ -245,7 +245,8 @@ impl Store {
         let lists: Vec<Vec<String>> = self.door.pipe(&pipe).await?;
         let mut names: BTreeSet<String> = lists.into_iter().flatten().collect();
         for app in self.apps().await? {
-            names.extend(self.flights(&app).await?.into_iter().map(|run| run.tenant));
+            self.each_flight(&app, |run| names.extend([run.tenant]))
+                .await?;
         }
         let names: Vec<String> = names.into_iter().take(LISTED_MAX).collect();
         let mut views = Vec::with_capacity(names.len());

@@ -107,7 +107,8 @@ impl Crew {
         let crew = self.clone();
         let span = info_span!("boot", run_id = run.id.as_str(), attempt = run.attempt.0);
         let hold = self.hold(&run.id, run.attempt, Work::Boot, now);
-        let task = async move {
+        // Boxed where it is made: it is large, and would be moved whole several times.
+        let task = Box::pin(async move {
             let metrics = crew.deps.core.metrics.clone();
             metrics.work_in_hand(Gauge::Boot).inc();
             let mut over = false;
@@ -129,7 +130,7 @@ impl Crew {
             drop(permit);
             // Another run may wait for this permit.
             crew.room.notify_one();
-        };
+        });
         self.shutdown.spawn(task.instrument(span));
     }
 
@@ -147,7 +148,8 @@ impl Crew {
         };
         let hold = self.hold(&view.id, attempt, work, now);
         let span = info_span!("perform", run_id = view.id.as_str(), attempt = attempt.0);
-        let task = async move {
+        // Boxed where it is made: it is large, and would be moved whole several times.
+        let task = Box::pin(async move {
             let metrics = crew.deps.core.metrics.clone();
             metrics.work_in_hand(Gauge::Teardown).inc();
             match perform(&crew.deps, &view, &hold).await {
@@ -158,7 +160,7 @@ impl Crew {
             metrics.work_in_hand(Gauge::Teardown).dec();
             crew.release(&view.id);
             drop(permit);
-        };
+        });
         self.shutdown.spawn(task.instrument(span));
     }
 

@@ -305,14 +305,19 @@ async fn answer(
     calls: Vec<Call>,
     mut permits: Vec<OwnedSemaphorePermit>,
 ) -> Result<(), Error> {
-    let mut ids: Vec<RunId> = Vec::with_capacity(calls.len());
+    let now = crew.deps.core.clock.now_ms();
+    let mut ids: Vec<RunId> = Vec::new();
     for call in calls {
         match call {
             Call::Room => crew.room.notify_one(),
-            Call::Teardown(id) => ids.extend(id.parse().ok()),
+            Call::Owed(id) => ids.extend(id.parse().ok()),
+            Call::Teardown(view) => {
+                if let Some(permit) = permits.pop() {
+                    crew.perform(*view, now, permit);
+                }
+            }
         }
     }
-    let now = crew.deps.core.clock.now_ms();
     let views = crew.deps.core.store.views(&ids).await?;
     if !views.is_empty() {
         milestone!("bell::looked_up");

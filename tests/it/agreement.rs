@@ -90,7 +90,7 @@ async fn run_in(state: State) -> Store {
         }
         State::Closed => {
             settle(&store, &posted).await;
-            let close = store.close(&id(), Attempt(1), None, NOW, KEEP).await;
+            let close = store.close(&id(), Attempt(1), NOW, KEEP).await;
             assert_eq!(close.unwrap().0, Act::Done(Entered::Closed));
         }
     }
@@ -168,7 +168,7 @@ async fn apply(store: &Store, event: &Event) -> Act {
             store.settle(&id(), *attempt, &end, NOW).await.unwrap()
         }
         Event::Gone => {
-            let close = store.close(&id(), Attempt(1), None, NOW, KEEP).await;
+            let close = store.close(&id(), Attempt(1), NOW, KEEP).await;
             close.unwrap().0
         }
     }

@@ -305,7 +305,7 @@ fn what_is_no_repository_or_has_no_commit_is_refused_with_a_reason() {
 fn a_report_lets_nothing_through_to_the_terminal() {
     let run = json!({
         "submitted_at_ms": 1000, "booting_at_ms": 1010, "running_at_ms": null,
-        "started_at_ms": 1020, "settled_at_ms": 1500, "closed_at_ms": 1600,
+        "settled_at_ms": 1500, "closed_at_ms": 1600,
         "result": {"payload": {
             "repository": "name\u{1b}[2J", "head": "abc", "commits": 3, "cut": null, "files": 1,
             "definition": "score", "skipped": {"other_language": 4, "too_large": 0},

@@ -69,11 +69,7 @@ impl Fixture {
         self.end(id, ReasonCode::Cancelled).await;
         let now = self.core.clock.now_ms();
         let keep = self.core.runs.retention;
-        self.core
-            .store
-            .close(id, attempt, None, now, keep)
-            .await
-            .unwrap();
+        self.core.store.close(id, attempt, now, keep).await.unwrap();
     }
 }
 
@@ -482,7 +478,7 @@ async fn the_bell_calls_one_worker_for_a_settled_run() {
     fixture.core.store.ring_for_room().await.unwrap();
     let mut duties = Duties::new(fixture.core.store.clone());
     let calls = duties.next(10, BLOCK).await.unwrap();
-    assert_eq!(calls, [Call::Teardown("a".into()), Call::Room]);
+    assert_eq!(calls, [Call::Owed("a".into()), Call::Room]);
     assert!(duties.next(10, BLOCK).await.unwrap().is_empty());
 }
 

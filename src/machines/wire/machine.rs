@@ -116,6 +116,46 @@ impl Machine {
     }
 }
 
+/// The few fields of a machine that its maker and a survey need. An answer can be large, and most
+/// of one is not looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct MachineBrief {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    #[serde(default, deserialize_with = "or_default")]
+    pub name: String,
+    /// Where it is in its life.
+    #[serde(default, deserialize_with = "or_default")]
+    pub state: MachineState,
+    /// Where it is.
+    pub region: Option<String>,
+    version: Option<String>,
+    instance_id: Option<String>,
+}
+
+impl MachineBrief {
+    /// Its version under either name.
+    #[must_use]
+    pub fn version_id(&self) -> Option<&str> {
+        let version = self.version.as_deref().or(self.instance_id.as_deref());
+        version.filter(|version| !version.is_empty())
+    }
+}
+
+impl From<Machine> for MachineBrief {
+    fn from(machine: Machine) -> Self {
+        Self {
+            id: machine.id,
+            name: machine.name,
+            state: machine.state,
+            region: machine.region,
+            version: machine.version,
+            instance_id: machine.instance_id,
+        }
+    }
+}
+
 /// The image a machine was started from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageRef {

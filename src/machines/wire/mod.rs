@@ -32,6 +32,6 @@ pub use duration::GoDuration;
 pub use lenient::Rest;
 pub use log::{LogAttributes, LogEntry, LogMeta, LogPage};
 pub use machine::{
-    CheckStatus, ExitEvent, ImageRef, Machine, MachineEvent, OrgMachine, OrgMachines,
+    CheckStatus, ExitEvent, ImageRef, Machine, MachineBrief, MachineEvent, OrgMachine, OrgMachines,
 };
 pub use words::{HostStatus, MachineState, RestartPolicy, Signal};

@@ -11,7 +11,7 @@
 --      "refused" (not accepted in the run's state), "unknown"
 
 local ns, id = ARGV[1], ARGV[2]
-local run = read(KEYS[1], { 'state', 'attempt', 'digest', 'tenant', 'metadata', 'app', 'machine_id', 'region',
+local run = read(KEYS[1], { 'state', 'attempt', 'digest', 'tenant', 'metadata', 'app', 'machine_id', 'instance_id', 'region',
   'submitted_at_ms', 'booting_at_ms', 'running_at_ms', 'deferred' })
 if not run.state then return 'unknown' end
 if ARGV[3] ~= '' and run.attempt ~= ARGV[3] then return 'older' end
@@ -40,6 +40,12 @@ if to == 'closed' then
 else
   redis.call('ZADD', KEYS[2], ARGV[7], id)
   redis.call('SADD', ns .. ':owed', id)
-  redis.call('RPUSH', KEYS[3], id)
+  -- The bell tells what a tear-down needs, so that who hears it need not ask. Before its machine
+  -- is known it tells the id alone.
+  local call = id
+  if run.machine_id then
+    call = table.concat({ id, run.attempt, ARGV[8], ARGV[5], run.app, run.machine_id, run.instance_id }, ' ')
+  end
+  redis.call('RPUSH', KEYS[3], call)
 end
 return to

@@ -48,8 +48,6 @@ pub(super) enum Story {
     Reads,
     /// A guest posts and never exits.
     Stays,
-    /// A guest posts and exits while its worker is dead, and its machine takes its time to go.
-    Lingers,
     /// A guest exits without a result.
     Exits,
     /// A guest neither posts nor exits.
@@ -79,7 +77,6 @@ pub(super) fn rules() -> Vec<String> {
         "create name=sandbox-unseen-*: hide ms=1200",
         "create name=sandbox-slow-*: delay ms=1500",
         "create name=sandbox-elsewhere-*: delay ms=5000",
-        "create name=sandbox-lingers-*: stick state=destroying ms=6000",
     ]
     .map(str::to_owned)
     .into();
@@ -108,7 +105,6 @@ impl Story {
             Self::LeftUnbooted => Some("pump::claimed"),
             Self::LeftUntold => Some("boot::created"),
             Self::LeftUnobeyed => Some("orders::read"),
-            Self::Lingers => Some("boot::advanced"),
             _ => None,
         }
     }
@@ -165,7 +161,6 @@ impl Story {
             Self::Stuck => self.run(world, "stuck", n, json!({})).await,
             Self::Overtaken => self.run(world, "plain", n, json!({})).await,
             Self::Stays => self.run(world, "stays", n, guest("stays")).await,
-            Self::Lingers => self.run(world, "lingers", n, json!({})).await,
             Self::Exits => self.run(world, "exits", n, guest("exits")).await,
             Self::Hangs => {
                 let mut request = guest("hangs");

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::points::{Point, Role};
-use super::stories::{Story, rules};
+use super::stories::rules;
 use crate::support::command::Daemon;
 use crate::support::parts;
 use crate::support::relay::Relay;
@@ -192,9 +192,6 @@ impl World {
         let mut doomed = self.doomed(&first).await;
         point.story.tell(self, n).await;
         doomed.dies(self).await;
-        if point.story == Story::Lingers {
-            self.stack.reaches(&format!("lingers-{n}"), "settled").await;
-        }
         None
     }
 

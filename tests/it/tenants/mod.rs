@@ -141,7 +141,7 @@ impl Lab {
 
     async fn close(&self, id: &RunId, attempt: Attempt) {
         let (now, keep) = (self.now(), self.core.runs.retention);
-        let close = self.core.store.close(id, attempt, None, now, keep).await;
+        let close = self.core.store.close(id, attempt, now, keep).await;
         assert_eq!(close.unwrap().0, Act::Done(Entered::Closed), "{id}");
     }
 
