@@ -132,7 +132,7 @@ impl Client {
         let secrets = secrets_of(machine).chain([self.0.token.secret()]);
         call.redaction = Redaction::new(secrets);
         call.body = Some(json(machine));
-        self.0.transport.send(call, parse).await
+        self.0.transport.send(call, parse_machine).await
     }
 
     /// Reads one machine. Right after a create it may not be found yet; a destroyed one may be
@@ -142,7 +142,7 @@ impl Client {
     /// Any; 404 when there is no such machine.
     pub async fn get(&self, app: &str, id: &str) -> Result<Machine, Error> {
         let call = self.call(Call::Get, Method::GET, &["apps", app, "machines", id])?;
-        self.0.transport.send(call, parse).await
+        self.0.transport.send(call, parse_machine).await
     }
 
     /// Lists an app's machines, following the pages to their end. The listing may lag behind.
@@ -419,6 +419,15 @@ fn json(value: &impl serde::Serialize) -> Bytes {
 
 fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
     serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(&error.to_string()))
+}
+
+/// One machine. Whoever has its id must be able to ask for it.
+fn parse_machine(answer: &Answer) -> Result<Machine, Error> {
+    let machine: Machine = parse(answer)?;
+    if is_plain(&machine.id) {
+        return Ok(machine);
+    }
+    Err(answer.unreadable(&format!("{:?} is no machine's id", machine.id)))
 }
 
 /// The answer of a wait. That it came is what counts, so a body may be missing.
