@@ -11,6 +11,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::clock::UnixMs;
+use crate::machines::wire::MachineState;
 use crate::machines::{Call, Decision, Detail, ListFilter, judge, wire};
 use crate::milestone::milestone;
 use crate::run::budget;
@@ -160,6 +161,11 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> 
         .iter()
         .any(|(run, attempt)| machine_name(run, *attempt) == orphan.name);
     if owned || machine.state.is_gone() {
+        return Ok(false);
+    }
+    // It was asked to go before, and is still on its way: once more does no harm.
+    if machine.state == MachineState::Destroying {
+        remove(deps, &orphan.app, &orphan.id).await?;
         return Ok(false);
     }
     warn!(

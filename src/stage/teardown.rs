@@ -5,21 +5,28 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
 use crate::machines::wire::{self, MachineState};
 use crate::machines::{Call, Decision, Error as ApiError, Force, Wait, judge};
 use crate::milestone::milestone;
+use crate::run::budget;
 use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
 use crate::run::phase::{Machine, Phase};
+use crate::stage::observe::NEWBORN;
 use crate::stage::{Deps, Error, pause};
 use crate::store::acts::{Act, Entered};
 use crate::store::codec::View;
 
 /// Calls of one kind before the tear-down is left for later.
 const TRIES_MAX: u32 = 4;
+/// How long calls of one kind are tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A wait for less is not worth a call: the service counts whole seconds.
+const WAIT_MIN: Duration = Duration::from_millis(500);
 /// First ceiling of the pause between two calls.
 const PAUSE_BASE: Duration = Duration::from_millis(100);
 /// Longest pause between two calls.
@@ -65,11 +72,11 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
         return Ok(TornDown::Nothing);
     };
     let removed = match machine {
-        Some(machine) => end_machine(deps, machine, grace(deps, *outcome)).await?,
+        Some(machine) => end_machine(deps, view, machine, grace(deps, *outcome)).await?,
         None => {
             let name = machine_name(&view.id, *attempt);
             match find(deps, app, &name).await? {
-                Some(machine) => end_machine(deps, &machine, grace(deps, *outcome)).await?,
+                Some(machine) => end_machine(deps, view, &machine, grace(deps, *outcome)).await?,
                 // Nothing is there yet. While the create call may be on its way that is no proof.
                 None => {
                     let until = view.boot_until_ms.unwrap_or(0);
@@ -89,7 +96,7 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
 /// # Errors
 /// When the provider does not do it within a few tries.
 pub async fn remove(deps: &Deps, app: &str, id: &str) -> Result<(), Error> {
-    let mut tries = 0;
+    let mut tries = Tries::new();
     loop {
         let deleted = deps.machines.delete(app, id, Force::Yes).await;
         milestone!("teardown::forced");
@@ -113,8 +120,18 @@ fn grace(deps: &Deps, outcome: Outcome) -> Duration {
     }
 }
 
-async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<Removed, Error> {
+async fn end_machine(
+    deps: &Deps,
+    view: &View,
+    machine: &Machine,
+    grace: Duration,
+) -> Result<Removed, Error> {
     let Some(known) = get(deps, machine).await? else {
+        // A machine that was made a moment ago may not be visible yet, and can be deleted all the
+        // same.
+        if is_newborn(view, deps.core.clock.now_ms()) {
+            remove(deps, &machine.app, &machine.id).await?;
+        }
         return Ok(Removed::default());
     };
     let removed = Removed {
@@ -132,8 +149,13 @@ async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<
     Ok(removed)
 }
 
+fn is_newborn(view: &View, now: UnixMs) -> bool {
+    let made = view.running_at_ms.or(view.booting_at_ms);
+    made.is_some_and(|at| now < budget::after(at, NEWBORN))
+}
+
 async fn get(deps: &Deps, machine: &Machine) -> Result<Option<wire::Machine>, Error> {
-    let mut tries = 0;
+    let mut tries = Tries::new();
     loop {
         let known = deps.machines.get(&machine.app, &machine.id).await;
         milestone!("teardown::read");
@@ -145,30 +167,43 @@ async fn get(deps: &Deps, machine: &Machine) -> Result<Option<wire::Machine>, Er
     }
 }
 
-/// Whether the machine ended within `grace`. A wait that fails is no reason to wait longer.
+/// Whether the machine ended within `grace`. The service may give up a wait before that; any other
+/// failure is no reason to wait longer.
 async fn wait_for_end(
     deps: &Deps,
     machine: &Machine,
     known: &wire::Machine,
     grace: Duration,
 ) -> bool {
-    if grace.is_zero() {
-        return false;
-    }
-    let wait = Wait {
-        states: &[
-            MachineState::Stopped,
-            MachineState::Destroyed,
-            MachineState::Failed,
-        ],
-        version: known.version_id().or(machine.instance_id.as_deref()),
-        timeout: grace,
-    };
-    let waited = deps.machines.wait(&machine.app, &machine.id, &wait).await;
-    milestone!("teardown::waited");
-    match waited {
-        Ok(_) => true,
-        Err(error) => gone(Call::Wait, &error),
+    let began = Instant::now();
+    let mut waits = 0;
+    loop {
+        let left = grace.saturating_sub(began.elapsed());
+        if left < WAIT_MIN {
+            return false;
+        }
+        let wait = Wait {
+            states: &[
+                MachineState::Stopped,
+                MachineState::Destroyed,
+                MachineState::Failed,
+            ],
+            version: known.version_id().or(machine.instance_id.as_deref()),
+            timeout: left,
+        };
+        let waited = deps.machines.wait(&machine.app, &machine.id, &wait).await;
+        milestone!("teardown::waited");
+        let Err(error) = waited else {
+            return true;
+        };
+        match judge(Call::Wait, &error).decision {
+            Decision::Gone => return true,
+            Decision::NotYet => {
+                waits += 1;
+                pause(waits, PAUSE_BASE, PAUSE_MAX).await;
+            }
+            _ => return false,
+        }
     }
 }
 
@@ -184,7 +219,7 @@ async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> 
 }
 
 async fn find(deps: &Deps, app: &str, name: &str) -> Result<Option<Machine>, Error> {
-    let mut tries = 0;
+    let mut tries = Tries::new();
     loop {
         let found = deps.machines.find_by_name(app, name).await;
         milestone!("teardown::looked_up");
@@ -232,13 +267,29 @@ fn gone(call: Call, error: &ApiError) -> bool {
     judge(call, error).decision == Decision::Gone
 }
 
-/// Pauses before another try, or gives up with the error.
-async fn again(tries: &mut u32, error: ApiError) -> Result<(), Error> {
-    *tries += 1;
-    if *tries >= TRIES_MAX {
+/// How often a call was tried, and since when.
+struct Tries {
+    made: u32,
+    since: Instant,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self {
+            made: 0,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// Pauses before another try, or gives up with the error. Who has waited long for an answer does
+/// not wait for another: others need the permit.
+async fn again(tries: &mut Tries, error: ApiError) -> Result<(), Error> {
+    tries.made += 1;
+    if tries.made >= TRIES_MAX || tries.since.elapsed() >= PATIENCE {
         return Err(Error::Machines(error));
     }
     warn!(%error, "a call of a tear-down failed; trying again");
-    pause(*tries, PAUSE_BASE, PAUSE_MAX).await;
+    pause(tries.made, PAUSE_BASE, PAUSE_MAX).await;
     Ok(())
 }
