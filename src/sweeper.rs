@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::stream;
+use futures_util::stream::{self, FuturesUnordered};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{info, warn};
 
@@ -59,6 +59,9 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
     shutdown.spawn(beat(sweeper.clone(), MENDING, Sweeper::mending));
     shutdown.spawn(beat(sweeper, CENSUS, Sweeper::census));
 }
+
+/// Machines of an app that no run had, by their ids, and since when.
+type Notes = HashMap<String, UnixMs>;
 
 struct Sweeper {
     crew: Arc<Crew>,
@@ -135,61 +138,82 @@ impl Sweeper {
         }
     }
 
+    /// Surveys every app at each beat, side by side: one that does not answer keeps nobody waiting
+    /// but itself, and is asked once at a time. What is under way when the end begins is dropped,
+    /// as by a death.
     async fn surveys(self: Arc<Self>, every: Duration) {
-        let mut noted: HashMap<String, UnixMs> = HashMap::new();
+        // What was noted of each app; nothing while it is being surveyed.
+        let mut noted: HashMap<String, Option<Notes>> = HashMap::new();
+        let mut unowned: HashMap<String, usize> = HashMap::new();
+        let mut under_way = FuturesUnordered::new();
         let mut ticks = interval_at(Instant::now() + every.mul_f64(fastrand::f64()), every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self
-            .quiet
-            .quiet()
-            .run_until_cancelled(ticks.tick())
-            .await
-            .is_some()
-        {
-            if !self.leads.load(Ordering::SeqCst) {
-                // Another worker sees them now, and counts them.
-                self.deps().core.metrics.machines_unowned.set(0);
-                continue;
+        loop {
+            tokio::select! {
+                () = self.quiet.quiet().cancelled() => return,
+                Some((app, notes)) = under_way.next() => {
+                    let notes: Notes = notes;
+                    if self.leads.load(Ordering::SeqCst) {
+                        unowned.insert(String::clone(&app), notes.len());
+                    }
+                    noted.insert(app, Some(notes));
+                }
+                _ = ticks.tick() => {
+                    if self.leads.load(Ordering::SeqCst) {
+                        for app in self.apps().await {
+                            let notes = noted.entry(app.clone()).or_insert_with(|| Some(Notes::new()));
+                            if let Some(notes) = notes.take() {
+                                under_way.push(self.survey(app, notes));
+                            }
+                        }
+                    } else {
+                        // Another worker sees them now, and counts them.
+                        unowned.clear();
+                    }
+                }
             }
-            if let Err(error) = self.survey(&mut noted).await {
-                warn!(%error, "a survey failed; the next one tries again");
-            }
+            let unowned = i64::try_from(unowned.values().sum::<usize>()).unwrap_or(i64::MAX);
+            self.deps().core.metrics.machines_unowned.set(unowned);
         }
     }
 
-    /// One pass over every app that has or ever had a machine.
-    async fn survey(&self, noted: &mut HashMap<String, UnixMs>) -> Result<(), Error> {
+    /// Every app that has or ever had a machine.
+    async fn apps(&self) -> HashSet<String> {
         let deps = self.deps();
-        let mut apps: HashSet<String> = deps.core.store.apps().await?.into_iter().collect();
-        apps.extend(deps.apps.iter().cloned());
-        let mut seen = HashSet::new();
-        for app in apps {
-            let survey = match sweep::survey(deps, &app).await {
-                Ok(survey) => survey,
-                Err(error) => {
-                    warn!(app, %error, "an app could not be surveyed");
-                    continue;
-                }
-            };
-            let looks = stream::iter(survey.doubtful).map(async |view| {
-                if let Err(error) = observe(deps, &view).await {
-                    warn!(run_id = view.id.as_str(), %error, "a machine could not be looked at");
-                }
-            });
-            looks.buffer_unordered(LOOKS_MAX).collect::<()>().await;
-            for orphan in survey.orphans {
-                seen.insert(orphan.id.clone());
-                self.orphan(&orphan, noted).await;
+        let known = deps.core.store.apps().await.unwrap_or_else(|error| {
+            warn!(%error, "a survey failed; the next one tries again");
+            Vec::new()
+        });
+        known.into_iter().chain(deps.apps.iter().cloned()).collect()
+    }
+
+    /// One pass over an app.
+    async fn survey(&self, app: String, mut noted: Notes) -> (String, Notes) {
+        let deps = self.deps();
+        let survey = match sweep::survey(deps, &app).await {
+            Ok(survey) => survey,
+            Err(error) => {
+                warn!(app, %error, "an app could not be surveyed");
+                return (app, noted);
             }
+        };
+        let looks = stream::iter(survey.doubtful).map(async |view| {
+            if let Err(error) = observe(deps, &view).await {
+                warn!(run_id = view.id.as_str(), %error, "a machine could not be looked at");
+            }
+        });
+        looks.buffer_unordered(LOOKS_MAX).collect::<()>().await;
+        let mut seen = HashSet::new();
+        for orphan in survey.orphans {
+            seen.insert(orphan.id.clone());
+            self.orphan(&orphan, &mut noted).await;
         }
-        let unowned = i64::try_from(seen.len()).unwrap_or(i64::MAX);
-        deps.core.metrics.machines_unowned.set(unowned);
         noted.retain(|id, _| seen.contains(id));
-        Ok(())
+        (app, noted)
     }
 
     /// Notes an orphan, or removes one that has been noted for long enough.
-    async fn orphan(&self, orphan: &Orphan, noted: &mut HashMap<String, UnixMs>) {
+    async fn orphan(&self, orphan: &Orphan, noted: &mut Notes) {
         let deps = self.deps();
         let now = deps.core.clock.now_ms();
         let since = *noted.entry(orphan.id.clone()).or_insert(now);

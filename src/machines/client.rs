@@ -102,7 +102,7 @@ impl Client {
         let secrets = secrets_of(machine).chain([self.0.token.secret()]);
         call.redaction = Redaction::new(secrets);
         call.body = Some(json(machine));
-        self.0.transport.send(call, parse).await
+        self.0.transport.send(call, parse_brief).await
     }
 
     /// Reads one machine. Right after a create it may not be found yet; a destroyed one may be
@@ -112,7 +112,7 @@ impl Client {
     /// Any; 404 when there is no such machine.
     pub async fn get(&self, app: &str, id: &str) -> Result<Machine, Error> {
         let call = self.call(Call::Get, Method::GET, &["apps", app, "machines", id])?;
-        self.0.transport.send(call, parse).await
+        self.0.transport.send(call, parse_machine).await
     }
 
     /// Waits until the machine is in one of the states.
@@ -319,6 +319,28 @@ fn json(value: &impl serde::Serialize) -> Bytes {
 
 pub(super) fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, Error> {
     serde_json::from_slice(&answer.body).map_err(|error| answer.unreadable(&error.to_string()))
+}
+
+/// One machine in brief.
+fn parse_brief(answer: &Answer) -> Result<MachineBrief, Error> {
+    let machine: MachineBrief = parse(answer)?;
+    check_id(answer, &machine.id)?;
+    Ok(machine)
+}
+
+/// One machine.
+fn parse_machine(answer: &Answer) -> Result<Machine, Error> {
+    let machine: Machine = parse(answer)?;
+    check_id(answer, &machine.id)?;
+    Ok(machine)
+}
+
+/// Whoever has a machine's id must be able to ask for it.
+fn check_id(answer: &Answer, id: &str) -> Result<(), Error> {
+    if is_plain(id) {
+        return Ok(());
+    }
+    Err(answer.unreadable(&format!("{id:?} is no machine's id")))
 }
 
 /// The answer of a wait. That it came is what counts, so a body may be missing.

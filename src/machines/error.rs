@@ -116,6 +116,22 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
     /// The beginning of the body, as it came.
     pub body: String,
+    /// What it says before anything is blotted out: a value may be one of the service's own words.
+    pub(super) said: Said,
+}
+
+/// Code and text of a refusal as they came, to be judged and never to be shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) code: Option<String>,
+    /// In small letters, and of a bounded length.
+    pub(super) text: String,
+}
+
+impl fmt::Debug for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Said(…)")
+    }
 }
 
 impl Refusal {
@@ -131,6 +147,10 @@ impl Refusal {
             request_id: None,
             retry_after: None,
             body: redaction.clean(&String::from_utf8_lossy(body)),
+            said: Said {
+                code: read.status.as_deref().map(one_line),
+                text: one_line(read.text()).to_ascii_lowercase(),
+            },
         }
     }
 }

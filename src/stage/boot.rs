@@ -199,9 +199,12 @@ impl Boot<'_> {
                 // What is not known cannot be handed back. The lease ends, and the sweep looks.
                 Next::Again(_) | Next::Wait { .. } if unsure => return Ok(Booted::Left),
                 Next::Again(_) => {
-                    return self
-                        .defer(ReasonCode::BootFailed, &failed.1, None, Requeue::Refused)
-                        .await;
+                    // Host after host without room is a region without room.
+                    let code = match judge(failed.0, &failed.1).decision {
+                        Decision::OtherHost => ReasonCode::NoCapacity,
+                        _ => ReasonCode::BootFailed,
+                    };
+                    return self.defer(code, &failed.1, None, Requeue::Refused).await;
                 }
                 Next::Wait {
                     code,

@@ -6,8 +6,9 @@
 //! others go on when that one is answered. Any answer opens the way, a refusal as well: whoever
 //! refuses is there.
 //!
-//! Each worker finds out for itself. What is dead for one may be alive for another, and a worker
-//! that starts afresh learns it within a few calls.
+//! Each worker finds out for itself, and makes trials of its own: two workers may try a way at the
+//! same time. What is dead for one may be alive for another, and a worker that starts afresh
+//! learns it within a few calls. Until then one app of several has half of its permits at the most.
 //!
 //! ```text
 //! open ──silent, again and again──▶ closed ──time passes──▶ on trial ──answered──▶ open

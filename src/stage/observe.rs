@@ -12,6 +12,7 @@ use crate::run::budget::{self, EXIT_GRACE};
 use crate::run::id::Attempt;
 use crate::run::outcome::{Ending, ExitStatus, Reason, ReasonCode};
 use crate::run::phase::Phase;
+use crate::stage::breaker::Answer;
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error, end};
 use crate::store::acts::Requeue;
@@ -19,6 +20,9 @@ use crate::store::codec::View;
 
 /// A machine that was made this short a time ago may not be visible yet.
 pub const NEWBORN: Duration = Duration::from_secs(10);
+
+/// How long the deadline of a run waits for a last look at its machine.
+const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// What a look at a machine means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +123,8 @@ pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
 }
 
 /// Looks at the machine of a run whose deadline has passed: whether its program had ended by
-/// itself, which then ends the run. What cannot be seen now does not hold up the deadline.
+/// itself, which then ends the run. What cannot be seen now does not hold up the deadline, nor an
+/// app that does not answer the permit of another app's run.
 ///
 /// # Errors
 /// When Redis does not answer.
@@ -127,9 +132,14 @@ pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
     let Phase::Running { attempt, machine } = view.phase() else {
         return Ok(false);
     };
-    let known = deps.machines.get(&machine.app, &machine.id).await;
+    let now = deps.core.clock.now_ms();
+    if let Answer::Wait(_) = deps.health.breakers.look(&machine.app, None, now) {
+        return Ok(false);
+    }
+    let look = deps.machines.get(&machine.app, &machine.id);
+    let known = tokio::time::timeout(LAST_LOOK, look).await;
     milestone!("observe::looked_late");
-    let Ok(known) = known else {
+    let Ok(Ok(known)) = known else {
         return Ok(false);
     };
     let (since, now) = (view.running_at_ms.unwrap_or(0), deps.core.clock.now_ms());

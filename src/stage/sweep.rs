@@ -165,6 +165,11 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> 
     if owned || machine.state.is_gone() {
         return Ok(false);
     }
+    // It was asked to go before, and is still on its way: once more does no harm.
+    if machine.state == MachineState::Destroying {
+        remove(deps, &orphan.app, &orphan.id).await?;
+        return Ok(false);
+    }
     warn!(
         app = orphan.app,
         machine_id = orphan.id,

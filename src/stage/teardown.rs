@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
@@ -20,6 +21,10 @@ use crate::store::codec::View;
 
 /// Calls of one kind before the tear-down is left for later.
 const TRIES_MAX: u32 = 4;
+/// How long calls of one kind are tried again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A wait for less is not worth a call: the service counts whole seconds.
+const WAIT_MIN: Duration = Duration::from_millis(500);
 /// First ceiling of the pause between two calls.
 const PAUSE_BASE: Duration = Duration::from_millis(100);
 /// Longest pause between two calls.
@@ -81,7 +86,7 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
 /// # Errors
 /// When the provider does not do it within a few tries.
 pub async fn remove(deps: &Deps, app: &str, id: &str) -> Result<(), Error> {
-    let mut tries = 0;
+    let mut tries = Tries::new();
     loop {
         let deleted = deps.machines.delete(app, id, Force::Yes).await;
         milestone!("teardown::forced");
@@ -105,7 +110,8 @@ fn grace(deps: &Deps, outcome: Outcome) -> Duration {
     }
 }
 
-/// Nobody asks first how the machine is: a wait for one that has ended or is gone ends at once.
+/// Nobody asks first how the machine is: a wait for one that has ended or is gone ends at once. One
+/// that was made a moment ago may not be seen yet; it can be deleted all the same.
 async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<(), Error> {
     // A machine that has ended needs no force, and a plain delete would tell us if it has not.
     if wait_for_end(deps, machine, grace).await && !force_is_needed(deps, machine).await? {
@@ -114,25 +120,38 @@ async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<
     remove(deps, &machine.app, &machine.id).await
 }
 
-/// Whether the machine ended within `grace`. A wait that fails is no reason to wait longer.
+/// Whether the machine ended within `grace`. The service may give up a wait before that; any other
+/// failure is no reason to wait longer.
 async fn wait_for_end(deps: &Deps, machine: &Machine, grace: Duration) -> bool {
-    if grace.is_zero() {
-        return false;
-    }
-    let wait = Wait {
-        states: &[
-            MachineState::Stopped,
-            MachineState::Destroyed,
-            MachineState::Failed,
-        ],
-        version: machine.instance_id.as_deref(),
-        timeout: grace,
-    };
-    let waited = deps.machines.wait(&machine.app, &machine.id, &wait).await;
-    milestone!("teardown::waited");
-    match waited {
-        Ok(_) => true,
-        Err(error) => gone(Call::Wait, &error),
+    let began = Instant::now();
+    let mut waits = 0;
+    loop {
+        let left = grace.saturating_sub(began.elapsed());
+        if left < WAIT_MIN {
+            return false;
+        }
+        let wait = Wait {
+            states: &[
+                MachineState::Stopped,
+                MachineState::Destroyed,
+                MachineState::Failed,
+            ],
+            version: machine.instance_id.as_deref(),
+            timeout: left,
+        };
+        let waited = deps.machines.wait(&machine.app, &machine.id, &wait).await;
+        milestone!("teardown::waited");
+        let Err(error) = waited else {
+            return true;
+        };
+        match judge(Call::Wait, &error).decision {
+            Decision::Gone => return true,
+            Decision::NotYet => {
+                waits += 1;
+                pause(waits, PAUSE_BASE, PAUSE_MAX).await;
+            }
+            _ => return false,
+        }
     }
 }
 
@@ -148,7 +167,7 @@ async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> 
 }
 
 async fn find(deps: &Deps, app: &str, name: &str) -> Result<Option<Machine>, Error> {
-    let mut tries = 0;
+    let mut tries = Tries::new();
     loop {
         let found = deps.machines.find_by_name(app, name).await;
         milestone!("teardown::looked_up");
@@ -192,13 +211,29 @@ fn gone(call: Call, error: &ApiError) -> bool {
     judge(call, error).decision == Decision::Gone
 }
 
-/// Pauses before another try, or gives up with the error.
-async fn again(tries: &mut u32, error: ApiError) -> Result<(), Error> {
-    *tries += 1;
-    if *tries >= TRIES_MAX {
+/// How often a call was tried, and since when.
+struct Tries {
+    made: u32,
+    since: Instant,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self {
+            made: 0,
+            since: Instant::now(),
+        }
+    }
+}
+
+/// Pauses before another try, or gives up with the error. Who has waited long for an answer does
+/// not wait for another: others need the permit.
+async fn again(tries: &mut Tries, error: ApiError) -> Result<(), Error> {
+    tries.made += 1;
+    if tries.made >= TRIES_MAX || tries.since.elapsed() >= PATIENCE {
         return Err(Error::Machines(error));
     }
     warn!(%error, "a call of a tear-down failed; trying again");
-    pause(*tries, PAUSE_BASE, PAUSE_MAX).await;
+    pause(tries.made, PAUSE_BASE, PAUSE_MAX).await;
     Ok(())
 }

@@ -24,6 +24,8 @@ use crate::telemetry::Work as Gauge;
 #[derive(Clone, Debug)]
 pub(crate) struct InHand {
     pub(crate) id: RunId,
+    /// The app in which it takes up one of the permits for boots.
+    boots_in: Option<String>,
     pub(crate) attempt: Attempt,
     pub(crate) work: Work,
     pub(crate) hold: Hold,
@@ -32,8 +34,10 @@ pub(crate) struct InHand {
 /// Where a worker may boot.
 #[derive(Debug, Default)]
 pub(crate) struct Apps {
-    /// Apps that answer.
+    /// Apps that answer, and have not all the permits that one may have.
     pub(crate) open: Vec<String>,
+    /// Boots that may begin in any of them.
+    pub(crate) most: usize,
     /// An app that did not, and may be tried with one run.
     pub(crate) trial: Option<String>,
     /// When the first of the others may be tried.
@@ -48,6 +52,9 @@ pub struct Crew {
     pub(crate) shutdown: Shutdown,
     /// A permit for each boot at once; taken before runs are claimed.
     pub(crate) boots: Arc<Semaphore>,
+    /// Permits that one app may have. An app that goes silent with all of them would keep the
+    /// others waiting for as long as a call may last.
+    share: usize,
     /// A permit for each tear-down, or other owed work, at once.
     pub(crate) duties: Arc<Semaphore>,
     /// Rings when there may be room for a boot.
@@ -63,10 +70,15 @@ impl Crew {
     pub(crate) fn new(deps: Deps, shutdown: Shutdown) -> Self {
         let concurrency = usize::try_from(deps.core.runs.concurrency.get()).unwrap_or(usize::MAX);
         let concurrency = concurrency.min(Semaphore::MAX_PERMITS);
+        let share = match deps.apps.len() {
+            0 | 1 => concurrency,
+            _ => concurrency.div_ceil(2),
+        };
         Self {
             deps,
             shutdown,
             boots: Arc::new(Semaphore::new(concurrency)),
+            share,
             duties: Arc::new(Semaphore::new(concurrency)),
             room: Notify::new(),
             late: Arc::new(Semaphore::new(concurrency)),
@@ -90,9 +102,19 @@ impl Crew {
     /// The apps in which this worker may boot now.
     pub(crate) fn apps(&self, now: UnixMs) -> Apps {
         let mut apps = Apps::default();
+        let busy = self.boots_by_app();
         for app in &self.deps.apps {
+            let left = self.share - busy.get(app).map_or(0, |boots| self.share.min(*boots));
             match self.deps.health.breakers.look(app, None, now) {
-                Answer::Go => apps.open.push(app.clone()),
+                Answer::Go if left == 0 => {}
+                Answer::Go => {
+                    apps.most = if apps.open.is_empty() {
+                        left
+                    } else {
+                        left.min(apps.most)
+                    };
+                    apps.open.push(app.clone());
+                }
                 Answer::Try => apps.trial = Some(app.clone()),
                 Answer::Wait(until) => {
                     apps.wake_at_ms = Some(apps.wake_at_ms.map_or(until, |at| at.min(until)));
@@ -106,7 +128,7 @@ impl Crew {
     pub(crate) fn boot(self: &Arc<Self>, run: Claimed, now: UnixMs, permit: OwnedSemaphorePermit) {
         let crew = self.clone();
         let span = info_span!("boot", run_id = run.id.as_str(), attempt = run.attempt.0);
-        let hold = self.hold(&run.id, run.attempt, Work::Boot, now);
+        let hold = self.hold(&run.id, run.attempt, Work::Boot, Some(&run.app), now);
         // Boxed where it is made: it is large, and would be moved whole several times.
         let task = Box::pin(async move {
             let metrics = crew.deps.core.metrics.clone();
@@ -146,7 +168,7 @@ impl Crew {
             Duty::Reboot => Work::Boot,
             Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => Work::Duty,
         };
-        let hold = self.hold(&view.id, attempt, work, now);
+        let hold = self.hold(&view.id, attempt, work, None, now);
         let span = info_span!("perform", run_id = view.id.as_str(), attempt = attempt.0);
         // Boxed where it is made: it is large, and would be moved whole several times.
         let task = Box::pin(async move {
@@ -192,6 +214,14 @@ impl Crew {
         }
     }
 
+    fn boots_by_app(&self) -> HashMap<String, usize> {
+        let mut boots = HashMap::new();
+        for app in self.lock().values().filter_map(|run| run.boots_in.as_ref()) {
+            *boots.entry(app.clone()).or_insert(0) += 1;
+        }
+        boots
+    }
+
     /// Every run in hand.
     pub(crate) fn held(&self) -> Vec<InHand> {
         self.lock().values().cloned().collect()
@@ -199,12 +229,20 @@ impl Crew {
 
     /// Holds a run for as long as its lease, which began when Redis was asked and not when it
     /// answered: the process may have stood still between.
-    fn hold(&self, id: &RunId, attempt: Attempt, work: Work, since: UnixMs) -> Hold {
+    fn hold(
+        &self,
+        id: &RunId,
+        attempt: Attempt,
+        work: Work,
+        boots_in: Option<&str>,
+        since: UnixMs,
+    ) -> Hold {
         let hold = Hold::until(budget::after(since, self.deps.core.runs.lease));
         let in_hand = InHand {
             id: id.clone(),
             attempt,
             work,
+            boots_in: boots_in.map(str::to_owned),
             hold: hold.clone(),
         };
         self.lock().insert(id.clone(), in_hand);

@@ -199,6 +199,7 @@ async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
             let wake = apps.wake_at_ms.map(|at| budget::left(now, at));
             return Ok(wake.map_or(LOOK, |wake| wake.min(LOOK)));
         }
+        permits.truncate(apps.most);
         let stopped = claim_in(crew, apps.open, &mut permits).await?;
         match stopped.stop {
             Stop::Wanted if crew.boots.available_permits() == 0 => {

@@ -55,12 +55,79 @@ async fn an_app_that_stops_answering_takes_a_few_boots_and_the_other_app_goes_on
         }
     })
     .await;
-    assert!(stack.core.metrics.ways_closed.get() >= 1);
+    let closed = &stack.core.metrics.ways_closed;
+    stack.gauge("the way to be closed", closed, true).await;
 
     stack.mend_faults().await;
     all_complete(&stack, &ids).await;
     assert_eq!(stack.core.metrics.ways_closed.get(), 0);
     stack.end().await;
+}
+
+/// Calls last longer than the test: what the silent app has, it keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_goes_silent_takes_half_of_the_permits_and_no_more() {
+    let stack = Plan::simulated(Duration::from_millis(300))
+        .apps(&["silent", "alive"])
+        .faults(&["* app=silent: hang"])
+        .call_timeout(Duration::from_secs(300))
+        .runs(|runs| {
+            runs.concurrency = PERMITS.try_into().unwrap();
+            runs.run_timeout = Duration::from_secs(600);
+        })
+        .start()
+        .await;
+    let ids = submit_all(&stack).await;
+    let stuck = PERMITS as usize / 2;
+    until_within(BOUND, "the other app to do all the rest", || async {
+        let results = stack.results().await.len();
+        if results == RUNS - stuck {
+            Ok(())
+        } else {
+            Err(format!("{results} results"))
+        }
+    })
+    .await;
+    let results = stack.results().await;
+    assert!(
+        results
+            .iter()
+            .all(|result| result["machine"]["app"] == "alive"),
+        "{results:#?}"
+    );
+    assert_eq!(ids.len(), RUNS);
+    stack.abandon().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_does_not_answer_the_survey_keeps_no_other_from_its_own() {
+    let stack = Plan::simulated(Duration::from_millis(100))
+        .apps(&["silent", "alive"])
+        .faults(&["list app=silent: hang"])
+        .call_timeout(Duration::from_secs(300))
+        .start()
+        .await;
+    let request = json!({"cmd": ["true"], "env": {"SIMULATED_GUEST": "exits"}});
+    let mut seen = 0;
+    // Found by a survey only, and more than one of them.
+    for _ in 0..20 {
+        let id = stack.submit(request.clone()).await;
+        let view = stack.reaches(&id, "running").await;
+        if view.app.as_deref() == Some("silent") {
+            continue;
+        }
+        let result = stack.result(&id).await;
+        assert_eq!(
+            result["reason"]["code"], "exited_without_result",
+            "{result}"
+        );
+        seen += 1;
+        if seen == 3 {
+            break;
+        }
+    }
+    assert_eq!(seen, 3);
+    stack.abandon().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ mod milestones;
 mod packaging;
 mod pipeline;
 mod promises;
+mod provider;
 mod readme;
 mod services;
 mod shutdown;

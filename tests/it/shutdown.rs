@@ -1,15 +1,18 @@
 //! The real command, told to end: what it has in hand, what it leaves, and how long it takes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use cofferdam::run::id::Attempt;
 use cofferdam::token::Grant;
 use rustix::process::Signal;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::fleet::{Fleet, ring};
-use crate::support::until::until;
+use crate::support::parts;
+use crate::support::until::{until, until_within};
 
 /// Longer than any drain here, and shorter than the call that hangs.
 const BOUND: Duration = Duration::from_secs(20);
@@ -96,6 +99,102 @@ async fn told_twice_it_ends_at_once() {
         worker.said()
     );
     fleet.finish().await;
+}
+
+/// How much of one kind of work a worker has in hand.
+async fn in_hand(admin: &str, work: &str) -> u64 {
+    let url = format!("http://{admin}/metrics");
+    let answer = parts::http().get(url).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    let name = format!("cofferdam_worker_work_in_hand{{work=\"{work}\"}} ");
+    let told = text.lines().find_map(|line| line.strip_prefix(&name));
+    told.unwrap().parse().unwrap()
+}
+
+/// Ends a worker that has boots and tear-downs in hand, each call of which takes `delay_ms`.
+async fn ends_under_load(delay_ms: u64, drain_s: u64) -> String {
+    const RUNS: usize = 120;
+    let slow = format!("*: delay ms={delay_ms}");
+    let drain = drain_s.to_string();
+    let settings = [
+        ("COFFERDAM_DRAIN_S", drain.as_str()),
+        ("COFFERDAM_LEASE_S", "3"),
+        ("COFFERDAM_SWEEP_S", "1"),
+        ("COFFERDAM_CONCURRENCY", "8"),
+    ];
+    let args = ["--simulate", "50", "--fault-control", "--fault", &slow];
+    let fleet = Fleet::start(&args, &settings).await;
+    let (mut worker, admin) = fleet.worker().await;
+    let raw = fleet.raw().await;
+    for n in 0..RUNS {
+        let request = json!({"id": format!("n{n}"), "cmd": ["true"]}).to_string();
+        raw.add("runs", &[("run", &request)]).await;
+    }
+    until("boots and tear-downs in hand", async || {
+        let (boots, teardowns) = (
+            in_hand(&admin, "boot").await,
+            in_hand(&admin, "teardown").await,
+        );
+        if boots >= 4 && teardowns >= 4 {
+            Ok(())
+        } else {
+            Err(format!("{boots} {teardowns}"))
+        }
+    })
+    .await;
+    worker.signal(Signal::TERM);
+    let told = tokio::time::Instant::now();
+    let status = worker.ended(Duration::from_secs(drain_s) + BOUND).await;
+    assert!(status.success(), "{}", worker.said());
+    let said = worker.said();
+    println!("ended {:?} after SIGTERM", told.elapsed());
+    assert!(raw.length("results").await < RUNS, "it was not under load");
+
+    fleet.put_faults(&[]).await;
+    let (another, _) = fleet.worker().await;
+    until_within(
+        Duration::from_secs(90),
+        "every run to be closed",
+        async || {
+            let (due, results): (usize, usize) = (
+                raw.say("ZCARD", "due", &[]).await,
+                raw.length("results").await,
+            );
+            if (due, results) == (0, RUNS) {
+                Ok(())
+            } else {
+                Err(format!("{due} due, {results} results: {}", another.said()))
+            }
+        },
+    )
+    .await;
+    let results = fleet.tool(&["results", "--limit", "1000", "--json"]).json();
+    let ids: HashSet<_> = results
+        .iter()
+        .map(|result| result["run_id"].to_string())
+        .collect();
+    assert_eq!(ids.len(), RUNS, "a run has two results");
+    let other = results
+        .iter()
+        .filter(|result| result["outcome"] != "completed");
+    assert_eq!(other.count(), 0, "{results:#?}");
+    assert_eq!(fleet.machines_left().await, Vec::<String>::new());
+    assert_eq!(raw.pending("runs").await, 0);
+    another.finish().await;
+    fleet.finish().await;
+    said
+}
+
+#[tokio::test]
+async fn a_loaded_worker_finishes_what_it_has_in_hand_within_its_drain_deadline() {
+    let said = ends_under_load(700, 30).await;
+    assert!(!said.contains("left to others"), "{said}");
+}
+
+#[tokio::test]
+async fn a_loaded_worker_that_cannot_finish_in_time_leaves_the_rest_to_another() {
+    let said = ends_under_load(1500, 1).await;
+    assert!(said.contains("left to others"), "{said}");
 }
 
 /// A guest in the middle of its post when the endpoint is told to end.

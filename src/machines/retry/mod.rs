@@ -108,18 +108,20 @@ pub fn judge(call: Call, error: &Error) -> Verdict {
         Error::NotSent { .. } => Verdict::new(Decision::Retry, Fault::Provider),
         Error::NoAnswer { .. } | Error::Unreadable { .. } => unsure(call),
         Error::Refused(refusal) => {
-            let text = refusal.text.to_ascii_lowercase();
+            // As it came: whoever names a variable's value after a word of the service's must not
+            // be able to strike that word out of what it says.
+            let text = &refusal.said.text;
             by_code(refusal)
-                .or_else(|| by_text(refusal, &text))
-                .or_else(|| by_capacity_text(refusal, &text))
-                .unwrap_or_else(|| by_status(call, refusal, &text))
+                .or_else(|| by_text(refusal, text))
+                .or_else(|| by_capacity_text(refusal, text))
+                .unwrap_or_else(|| by_status(call, refusal, text))
         }
     }
 }
 
 /// The codes of the service's own description.
 fn by_code(refusal: &Refusal) -> Option<Verdict> {
-    match refusal.code.as_deref()? {
+    match refusal.said.code.as_deref()? {
         "insufficient_capacity" | "volume_placement_capacity" => {
             Some(Verdict::new(Decision::OtherRegion, Fault::Provider))
         }
@@ -190,6 +192,7 @@ const NO_ROOM_IN_REGION: [&str; 3] = [
 fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
     let codes = ["error", "success"];
     let coded = refusal
+        .said
         .code
         .as_deref()
         .is_some_and(|code| !codes.contains(&code));

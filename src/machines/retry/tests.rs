@@ -237,3 +237,14 @@ fn without_an_answer_only_a_create_is_looked_up() {
         );
     }
 }
+
+#[test]
+fn a_value_that_is_a_word_of_the_services_changes_no_verdict() {
+    let request = request(Call::Create);
+    let body = br#"{"error":"it would put the organization over the allowed quota"}"#;
+    let values = Redaction::new(["quota", "over the allowed quota"]);
+    let refusal = Refusal::read(request, 403, body, &values);
+    assert!(!format!("{refusal:?}").contains("quota"), "{refusal:?}");
+    let error = Error::Refused(Box::new(refusal));
+    assert_eq!(judge(Call::Create, &error).decision, Decision::Quota);
+}

@@ -72,10 +72,10 @@ for i = first_app, #ARGV do
   end
 end
 
-local function choose()
+local function choose(but)
   local best
   for _, app in ipairs(apps) do
-    local may = app.tokens >= 1 and busy[app.name] < app_most
+    local may = app.tokens >= 1 and busy[app.name] < app_most and app.name ~= but
     if may and (not best or busy[app.name] < busy[best.name]) then best = app end
   end
   return best
@@ -111,13 +111,17 @@ end
 
 local leased = {}
 
--- Moves a run to booting and answers what the caller needs of it; nil when it cannot go.
-local function go(tenant, id, app)
+-- Moves a run to booting and answers what the caller needs of it, and the app that it boots in; nil
+-- when it cannot go. An app that refused it last, which may well be full and so have the fewest
+-- machines, is chosen again only when no other may boot.
+local function go(tenant, id, chosen)
   local key = ns .. ':run:' .. id
-  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms' })
+  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app' })
   local to = run.state and target(ARGV[6], run.state)
   -- One that waited too long is left for the sweep, which ends it.
   if not to or tonumber(run.queue_until_ms or math.huge) <= now then return nil end
+  if run.refused_since_ms and run.app == chosen.name then chosen = choose(run.app) or chosen end
+  local app = chosen.name
   local attempt, deadline = string.format('%d', run.attempt + 1), string.format('%d', now + run.timeout_ms)
   local request = ns .. ':request:' .. id
   redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', ARGV[2],
@@ -132,7 +136,7 @@ local function go(tenant, id, app)
   leased[#leased + 1] = id
   launch(ns, app, tenant, id, attempt)
   return { id, tenant, attempt, app, deadline, run.refusals or '0', run.refused_since_ms or '',
-    redis.call('GET', request) or '' }
+    redis.call('GET', request) or '' }, chosen
 end
 
 local taken, why, looked = {}, 'wanted', 0
@@ -156,8 +160,10 @@ while #taken < want do
   else
     local id = redis.call('ZPOPMIN', ns .. ':queue:' .. tenant)[1]
     if not id then rest(ns, tenant) end
-    local run = id and go(tenant, id, app.name)
+    local run, chosen
+    if id then run, chosen = go(tenant, id, app) end
     if run then
+      app = chosen
       taken[#taken + 1] = run
       busy[app.name], room, app.tokens = busy[app.name] + 1, room - 1, app.tokens - 1
       own.busy = own.busy + 1

@@ -1,5 +1,6 @@
 //! What the README tells is held to the code.
 
+mod metrics;
 mod snippets;
 
 use std::fs;
@@ -10,6 +11,8 @@ use cofferdam::config::table::{SETTINGS, Setting, Unset};
 
 const BEGIN: &str = "<!-- settings: made from src/config/table.rs, BLESS=1 writes it anew -->\n";
 const END: &str = "<!-- end of settings -->";
+const METRICS_BEGIN: &str = "<!-- metrics: made from src/telemetry, BLESS=1 writes it anew -->\n";
+const METRICS_END: &str = "<!-- end of metrics -->";
 
 fn readme() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md")
@@ -62,18 +65,23 @@ fn word(command: Command) -> &'static str {
     }
 }
 
-#[test]
-fn the_table_of_settings_is_the_codes() {
+/// Holds what stands between two marks to `wanted`, or writes it there.
+fn hold(begin: &str, end: &str, wanted: &str) {
     let text = fs::read_to_string(readme()).unwrap();
     let (before, rest) = text
-        .split_once(BEGIN)
-        .expect("the README has the beginning of the table");
-    let (found, after) = rest
-        .split_once(END)
-        .expect("the README has the end of the table");
+        .split_once(begin)
+        .expect("the README has the beginning");
+    let (found, after) = rest.split_once(end).expect("the README has the end");
     if std::env::var_os("BLESS").is_some() {
-        fs::write(readme(), format!("{before}{BEGIN}{}{END}{after}", table())).unwrap();
+        fs::write(readme(), format!("{before}{begin}{wanted}{end}{after}")).unwrap();
         return;
     }
-    assert_eq!(found, table(), "BLESS=1 writes it anew");
+    assert_eq!(found, wanted, "BLESS=1 writes it anew");
+}
+
+/// One file holds both tables, and they may be written anew at the same time.
+#[test]
+fn the_tables_of_settings_and_metrics_are_the_codes() {
+    hold(BEGIN, END, &table());
+    hold(METRICS_BEGIN, METRICS_END, &metrics::table());
 }

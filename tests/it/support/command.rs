@@ -191,6 +191,18 @@ impl Daemon {
         after_name.trim_start().starts_with('T')
     }
 
+    /// Seconds of processor time that it has used so far.
+    pub(crate) fn processor_s(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let after_name = stat.rsplit(')').next().unwrap();
+        // From the third field on; user and system time are the fourteenth and the fifteenth.
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks = |n: usize| fields[n - 3].parse::<f64>().unwrap();
+        #[expect(clippy::cast_precision_loss, reason = "it is 100")]
+        let per_s = rustix::param::clock_ticks_per_second() as f64;
+        (ticks(14) + ticks(15)) / per_s
+    }
+
     /// Waits until it has ended.
     pub(crate) async fn ended(&mut self, bound: Duration) -> ExitStatus {
         let (child, folder) = (&mut self.child, self.folder.path());

@@ -5,6 +5,7 @@ use cofferdam::token::KeyRing;
 use serde_json::Value;
 
 use crate::support::command::{Daemon, Ended, cofferdam, ended};
+use crate::support::faults;
 use crate::support::parts;
 use crate::support::raw::Raw;
 use crate::support::redis;
@@ -32,7 +33,15 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// An endpoint, and a Machines server that is started with `args`.
     pub(crate) async fn start(args: &[&str], settings: &[(&'static str, &str)]) -> Self {
-        let redis = redis::settings();
+        Self::start_on(redis::settings(), args, settings).await
+    }
+
+    /// The same, on a Redis of the test's own.
+    pub(crate) async fn start_on(
+        redis: config::Redis,
+        args: &[&str],
+        settings: &[(&'static str, &str)],
+    ) -> Self {
         let state = tempfile::tempdir().unwrap();
         let folder = state.path().to_str().unwrap();
         let fixed = [
@@ -128,6 +137,29 @@ impl Fleet {
             .iter()
             .map(|machine| machine["name"].as_str().unwrap().to_owned());
         names.collect()
+    }
+
+    /// Where the Machines server takes rules to misbehave by.
+    fn control(&self) -> (&str, &str) {
+        let api = self.setting("FLY_API_URL");
+        (api.trim_end_matches("/v1"), self.setting("FLY_API_TOKEN"))
+    }
+
+    /// The Machines server misbehaves by these rules from now on.
+    pub(crate) async fn put_faults(&self, rules: &[&str]) {
+        let (api, token) = self.control();
+        faults::put(api, token, rules).await;
+    }
+
+    /// How often each rule was met.
+    pub(crate) async fn faults(&self) -> Value {
+        let (api, token) = self.control();
+        faults::counts(api, token).await
+    }
+
+    /// Names of the machines that there really are, whatever the provider answers.
+    pub(crate) async fn machines_named(&self) -> Value {
+        self.faults().await["machines"]["names"].take()
     }
 
     /// Makes a machine as somebody else would.

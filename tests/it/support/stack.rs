@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use url::Url;
 
+use crate::support::faults;
 use crate::support::parts;
 use crate::support::raw::Raw;
 use crate::support::until::{until, until_within};
@@ -343,6 +344,27 @@ impl Stack {
         assert!(answer.status().is_success(), "{}", answer.status());
     }
 
+    /// The Machines server misbehaves by these rules from now on.
+    pub(crate) async fn put_faults(&self, rules: &[&str]) {
+        faults::put(&self.api, TOKEN, rules).await;
+    }
+
+    /// How often each rule was met.
+    pub(crate) async fn faults(&self) -> Value {
+        faults::counts(&self.api, TOKEN).await
+    }
+
+    /// Waits until this gauge shows something, or nothing.
+    pub(crate) async fn gauge(&self, what: &str, gauge: &prometheus::IntGauge, shows: bool) {
+        until(what, || async {
+            let number = gauge.get();
+            ((number > 0) == shows)
+                .then_some(())
+                .ok_or_else(|| number.to_string())
+        })
+        .await;
+    }
+
     /// Waits until the provider lists no machine.
     pub(crate) async fn no_machine(&self) {
         until("no machine to be left", || async {
@@ -375,6 +397,15 @@ impl Stack {
             }
         }
         names
+    }
+
+    /// Ends everything where it stands: for calls that hang longer than anybody waits.
+    pub(crate) async fn abandon(self) {
+        for worker in self.workers {
+            worker.kill().await;
+        }
+        self.server.finish(Duration::ZERO).await;
+        self.front.finish(Duration::from_secs(20)).await;
     }
 
     /// Ends everything.

@@ -1,0 +1,197 @@
+//! Machines that stay where they are, hosts that do not answer, and deletes that are refused.
+
+use std::time::Duration;
+
+use cofferdam::machines::wire::{MachineState, StopRequest};
+use serde_json::{Value, json};
+
+use crate::support::parts;
+use crate::support::stack::{APP, Plan, Stack, TOKEN};
+use crate::support::until::until;
+
+const BOUND: Duration = Duration::from_secs(60);
+
+/// A request whose guest neither posts nor exits.
+fn hangs(id: &str, timeout_s: u64) -> Value {
+    json!({"id": id, "cmd": ["true"], "timeout_s": timeout_s, "env": {"SIMULATED_GUEST": "hangs"}})
+}
+
+async fn is_in(stack: &Stack, machine: &str, state: &MachineState) {
+    until(&format!("the machine to be {state}"), || async {
+        let seen = stack.machines.get(APP, machine).await.unwrap().state;
+        (seen == *state)
+            .then_some(())
+            .ok_or_else(|| seen.to_string())
+    })
+    .await;
+}
+
+/// Waits until there is a tear-down that is owed, and told.
+async fn is_owed(stack: &Stack) {
+    let owed = &stack.core.metrics.teardowns_owed;
+    stack.gauge("a tear-down to be owed", owed, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_stuck_before_its_start_gives_way_to_another_and_is_removed() {
+    for state in ["created", "starting"] {
+        let rule = format!("create nth=1: stick state={state}");
+        let stack = Plan::simulated(Duration::from_millis(20))
+            .faults(&[&rule])
+            .runs(|runs| runs.boot_timeout = Duration::from_secs(2))
+            .start()
+            .await;
+        let id = stack.submit(json!({"cmd": ["true"]})).await;
+        let result = stack.result(&id).await;
+        assert_eq!(result["outcome"], "completed", "{state}: {result}");
+        assert_eq!(result["attempts"], 2, "{state}: {result}");
+        stack.settles(&[id], BOUND).await;
+        stack.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_stuck_before_its_start_at_every_attempt_ends_its_run() {
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .faults(&["create: stick state=starting"])
+        .runs(|runs| {
+            runs.boot_timeout = Duration::from_secs(1);
+            runs.max_attempts = 2.try_into().unwrap();
+        })
+        .start()
+        .await;
+    let id = stack.submit(json!({"cmd": ["true"]})).await;
+    let result = stack.result(&id).await;
+    assert_eq!(result["reason"]["code"], "boot_failed", "{result}");
+    assert_eq!(result["attempts"], 2, "{result}");
+    stack.settles(&[id], BOUND).await;
+    stack.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_somebody_stopped_and_that_does_not_stop_is_gone_at_its_deadline() {
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .faults(&["create: stick state=stopping"])
+        .start()
+        .await;
+    let id = stack.submit(hangs("stops", 5)).await;
+    let machine = stack.reaches(&id, "running").await.machine_id.unwrap();
+    is_in(&stack, &machine, &MachineState::Started).await;
+    let stop = StopRequest::default();
+    stack.machines.stop(APP, &machine, &stop).await.unwrap();
+    is_in(&stack, &machine, &MachineState::Stopping).await;
+    let result = stack.result(&id).await;
+    assert_eq!(result["outcome"], "timed_out", "{result}");
+    assert_eq!(result["attempts"], 1, "{result}");
+    stack.settles(&[id], BOUND).await;
+    stack.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_somebody_replaced_and_that_stays_so_is_gone_at_its_deadline() {
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .faults(&["create: stick state=replacing"])
+        .start()
+        .await;
+    let id = stack.submit(hangs("replaced", 5)).await;
+    let machine = stack.reaches(&id, "running").await.machine_id.unwrap();
+    is_in(&stack, &machine, &MachineState::Started).await;
+    let url = format!("{}/v1/apps/{APP}/machines/{machine}", stack.api);
+    let config = stack.machines.get(APP, &machine).await.unwrap().config;
+    let update = parts::http().post(url).bearer_auth(TOKEN);
+    let answer = update.json(&json!({"config": config})).send().await;
+    let answer = answer.unwrap();
+    assert!(answer.status().is_success(), "{:?}", answer.text().await);
+    is_in(&stack, &machine, &MachineState::Replacing).await;
+    let result = stack.result(&id).await;
+    assert_eq!(result["outcome"], "timed_out", "{result}");
+    stack.settles(&[id], BOUND).await;
+    stack.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_stuck_on_its_way_out_is_told_until_it_is_gone() {
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .faults(&["create: stick state=destroying"])
+        .start()
+        .await;
+    let request = json!({"cmd": ["true"], "env": {"SIMULATED_GUEST": "stays"}});
+    let id = stack.submit(request).await;
+    assert_eq!(stack.result(&id).await["outcome"], "completed");
+    stack.reaches(&id, "closed").await;
+    assert_eq!(stack.live_machines().await.len(), 1);
+    let metrics = &stack.core.metrics;
+    let unowned = &metrics.machines_unowned;
+    stack.gauge("it to be told", unowned, true).await;
+    // Longer than it takes to be asked to go once more, and nothing new to tell.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    assert_eq!(metrics.machines_without_run.get(), 0, "it is not removed");
+    stack.put_faults(&["delete: forget"]).await;
+    stack.gauge("it to be gone", unowned, false).await;
+    stack.settles(&[id], BOUND).await;
+    stack.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_does_not_answer_keeps_its_machines_tear_down_owed_and_no_result() {
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .faults(&["create name=sandbox-far-*: unreachable"])
+        .start()
+        .await;
+    // One whose guest posts all the same, one of which nothing is heard any more.
+    let posts = json!({"id": "far-posts", "cmd": ["true"], "env": {"SIMULATED_GUEST": "stays"}});
+    let mut ids = vec![stack.submit(posts).await];
+    ids.push(stack.submit(hangs("far-hangs", 3)).await);
+    assert_eq!(stack.result(&ids[0]).await["outcome"], "completed");
+    let result = stack.result(&ids[1]).await;
+    assert_eq!(result["outcome"], "timed_out", "{result}");
+    assert_eq!(result["attempts"], 1, "{result}");
+    is_owed(&stack).await;
+    // Others go on meanwhile.
+    for _ in 0..5 {
+        let id = stack.submit(json!({"cmd": ["true"]})).await;
+        assert_eq!(stack.result(&id).await["outcome"], "completed");
+        ids.push(id);
+    }
+    for id in &ids[..2] {
+        assert_eq!(stack.view(id).await.unwrap().state, "settled", "{id}");
+    }
+    // The host is given up, and its machines with it.
+    stack.put_faults(&["delete name=sandbox-far-*: forget"]).await;
+    stack.settles(&ids, BOUND).await;
+    stack.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_the_provider_does_not_delete_stays_owed_until_it_does() {
+    let lease = "machine ID x lease currently held by someone@tokens.fly.io, expires at 2026";
+    let rules = [
+        format!("delete name=sandbox-leased-*: refuse status=409 error=\"{lease}\""),
+        "delete name=sandbox-active-*: refuse status=412".to_owned(),
+        "delete name=sandbox-failing-*: refuse status=500".to_owned(),
+        "delete name=sandbox-slow-*: refuse status=408".to_owned(),
+    ];
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .faults(&rules.each_ref().map(String::as_str))
+        .start()
+        .await;
+    let mut ids = Vec::new();
+    for id in ["leased", "active", "failing", "slow"] {
+        let request = json!({"id": id, "cmd": ["true"], "env": {"SIMULATED_GUEST": "stays"}});
+        ids.push(stack.submit(request).await);
+    }
+    for id in &ids {
+        // The result does not wait for the tear-down.
+        assert_eq!(stack.result(id).await["outcome"], "completed");
+    }
+    is_owed(&stack).await;
+    assert_eq!(stack.live_machines().await.len(), ids.len());
+    for id in &ids {
+        assert_eq!(stack.view(id).await.unwrap().state, "settled", "{id}");
+    }
+    stack.mend_faults().await;
+    stack.settles(&ids, BOUND).await;
+    let owed = &stack.core.metrics.teardowns_owed;
+    stack.gauge("nothing to be owed", owed, false).await;
+    stack.end().await;
+}
