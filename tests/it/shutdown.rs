@@ -1,7 +1,7 @@
 //! The real command, told to end: what it has in hand, what it leaves, and how long it takes.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam::run::id::Attempt;
 use cofferdam::token::Grant;
@@ -143,11 +143,9 @@ async fn ends_under_load(delay_ms: u64, drain_s: u64) -> String {
     })
     .await;
     worker.signal(Signal::TERM);
-    let told = Instant::now();
     let status = worker.ended(Duration::from_secs(drain_s) + BOUND).await;
     assert!(status.success(), "{}", worker.said());
     let said = worker.said();
-    println!("ended {:?} after SIGTERM", told.elapsed());
     assert!(raw.length("results").await < RUNS, "it was not under load");
 
     fleet.put_faults(&[]).await;
