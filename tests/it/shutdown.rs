@@ -143,11 +143,9 @@ async fn ends_under_load(delay_ms: u64, drain_s: u64) -> String {
     })
     .await;
     worker.signal(Signal::TERM);
-    let told = tokio::time::Instant::now();
     let status = worker.ended(Duration::from_secs(drain_s) + BOUND).await;
     assert!(status.success(), "{}", worker.said());
     let said = worker.said();
-    println!("ended {:?} after SIGTERM", told.elapsed());
     assert!(raw.length("results").await < RUNS, "it was not under load");
 
     fleet.put_faults(&[]).await;
