@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, PoolError};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, Pipeline, RedisError};
+use redis::{
+    AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind,
+};
 use url::Url;
 
 use crate::store::error::Error;
@@ -120,7 +122,10 @@ impl Door {
     /// Passes an answer on; drops the shared connection if it is the one that broke.
     fn seen<T>(&self, borrowed: &Borrowed, answer: Result<T, RedisError>) -> Result<T, Error> {
         if let Err(error) = &answer {
-            let broken = error.is_io_error() || error.is_timeout() || error.is_connection_dropped();
+            let broken = error.is_io_error()
+                || error.is_timeout()
+                || error.is_connection_dropped()
+                || is_elsewhere(error);
             let mut slot = self.lock();
             if broken
                 && slot
@@ -148,6 +153,12 @@ impl Shared {
             generation: self.generation,
         }
     }
+}
+
+/// Whether the server that answered is a replica: after a failover the one that takes writes may be
+/// behind the same address, and a new connection finds it.
+fn is_elsewhere(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
 impl std::fmt::Debug for Door {

@@ -26,6 +26,7 @@ mod pipeline;
 mod promises;
 mod provider;
 mod readme;
+mod redis_faults;
 mod services;
 mod shutdown;
 mod store;

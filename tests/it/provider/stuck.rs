@@ -176,7 +176,9 @@ async fn a_host_that_does_not_answer_keeps_its_machines_tear_down_owed_and_no_re
         assert_eq!(stack.view(id).await.unwrap().state, "settled", "{id}");
     }
     // The host is given up, and its machines with it.
-    stack.put_faults(&["delete name=sandbox-far-*: forget"]).await;
+    stack
+        .put_faults(&["delete name=sandbox-far-*: forget"])
+        .await;
     stack.settles(&ids, BOUND).await;
     stack.end().await;
 }

@@ -160,6 +160,24 @@ impl Raw {
         calls.sum()
     }
 
+    /// Any command that needs no key, and whose answer does not matter.
+    pub(crate) async fn order(&self, words: &[&str]) {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        self.ask::<redis::Value>(&command).await;
+    }
+
+    /// A part of what the server tells of itself.
+    pub(crate) async fn info(&self, part: &str) -> String {
+        self.ask(redis::cmd("INFO").arg(part)).await
+    }
+
+    /// Ends every connection but this one.
+    pub(crate) async fn kill_connections(&self) {
+        self.order(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+            .await;
+    }
+
     pub(crate) async fn flush_scripts(&self) {
         self.ask::<()>(redis::cmd("SCRIPT").arg("FLUSH").arg("SYNC"))
             .await;

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -117,6 +117,25 @@ impl Server {
         let running = watched(&self.folder, &self.socket(), self.port);
         self.running = Some(running);
         self.wait_until_it_answers();
+    }
+
+    /// As [`Server::resume`]; whether it was seen refusing commands because it was loading.
+    pub(crate) fn resume_loading(&mut self) -> bool {
+        let (socket, done) = (self.socket(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    if ping(&socket).is_ok_and(|answer| answer == *b"-LOADIN") {
+                        return true;
+                    }
+                    thread::sleep(Duration::from_millis(5));
+                }
+                false
+            });
+            self.resume();
+            done.store(true, Ordering::Relaxed);
+            looks.join().unwrap()
+        })
     }
 
     /// Lets it hang: connections stay open and nothing is answered, until [`Server::thaw`].
