@@ -37,8 +37,10 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let probe = move || {
         let (store, health) = (store.clone(), health.clone());
         async move {
-            if health.is_refused() {
-                return Err("the Machines API refuses us".to_owned());
+            let refusing = health.refusing();
+            if !refusing.is_empty() {
+                let apps = refusing.join(", ");
+                return Err(format!("the Machines API refuses us in {apps}"));
             }
             store.ping().await.map_err(|error| error.to_string())
         }

@@ -236,7 +236,7 @@ impl Boot<'_> {
                 let code = ReasonCode::BootFailed;
                 Next::Wait {
                     code,
-                    until: Some(until),
+                    until: self.alone(until),
                     counts: Requeue::Held,
                 }
             }
@@ -246,14 +246,15 @@ impl Boot<'_> {
                 counts: Requeue::Refused,
             },
             Decision::Unauthorized | Decision::Misconfigured { .. } => {
-                self.deps.health.refused(&error.to_string());
+                let message = error.to_string();
+                self.deps.health.refused(&self.run.app, &message);
                 let until = budget::after(now, MISCONFIGURED_HOLD);
                 self.deps.core.store.hold(&self.run.app, until, now).await?;
                 milestone!("boot::held_off");
                 let code = ReasonCode::BootFailed;
                 Next::Wait {
                     code,
-                    until: Some(until),
+                    until: self.alone(until),
                     counts: Requeue::Held,
                 }
             }
@@ -270,6 +271,11 @@ impl Boot<'_> {
             | Decision::StillActive
             | Decision::ReadAgain => Next::Again(Begin::LookUp),
         })
+    }
+
+    /// Until when a run waits whose app is held back until then: another app may have it at once.
+    fn alone(&self, until: UnixMs) -> Option<UnixMs> {
+        (self.deps.apps.len() < 2).then_some(until)
     }
 
     /// A machine of our name exists: ours, if its name really is.
@@ -289,7 +295,7 @@ impl Boot<'_> {
     /// The provider has the machine.
     async fn arrived(&self, machine: &wire::MachineBrief) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
-        self.deps.health.accepted();
+        self.deps.health.accepted(&run.app);
         self.deps.heard(&run.app, self.region, None);
         let machine = Machine {
             app: run.app.clone(),

@@ -9,6 +9,7 @@
 pub mod boot;
 pub mod breaker;
 pub mod control;
+pub mod health;
 pub mod hold;
 pub mod intake;
 pub mod observe;
@@ -18,10 +19,9 @@ pub mod sweep;
 pub mod teardown;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tracing::{error, info};
+use tracing::info;
 
 use crate::clock::Clock;
 use crate::config::Runs;
@@ -33,7 +33,8 @@ use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Duty;
 use crate::run::request::Limits;
 use crate::stage::boot::Booted;
-use crate::stage::breaker::{Answer, Breakers};
+use crate::stage::breaker::Answer;
+use crate::stage::health::Health;
 use crate::stage::hold::Hold;
 use crate::stage::spec::GuestUrls;
 use crate::stage::teardown::TornDown;
@@ -105,39 +106,6 @@ impl Deps {
         }
         let closed = i64::try_from(breakers.closed()).unwrap_or(i64::MAX);
         self.core.metrics.ways_closed.set(closed);
-    }
-}
-
-/// Whether the provider takes our calls at all: what readiness shows, and what is logged once.
-#[derive(Debug, Default)]
-pub struct Health {
-    refused: AtomicBool,
-    /// Apps and regions that do not answer.
-    pub breakers: Breakers,
-}
-
-impl Health {
-    /// The token, the app or the address was refused.
-    pub fn refused(&self, message: &str) {
-        if !self.refused.swap(true, Ordering::SeqCst) {
-            error!(
-                message,
-                "the Machines API refuses us; booting stops, requests are kept"
-            );
-        }
-    }
-
-    /// A create call was answered as it should be.
-    pub fn accepted(&self) {
-        if self.refused.swap(false, Ordering::SeqCst) {
-            info!("the Machines API takes our calls again");
-        }
-    }
-
-    /// Whether the last word was a refusal.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::SeqCst)
     }
 }
 

@@ -112,15 +112,15 @@ end
 local leased = {}
 
 -- Moves a run to booting and answers what the caller needs of it, and the app that it boots in; nil
--- when it cannot go. An app that refused it last, which may well be full and so have the fewest
--- machines, is chosen again only when no other may boot.
+-- when it cannot go. An app that came to nothing for it last, which may well be full and so have
+-- the fewest machines, is chosen again only when no other may boot.
 local function go(tenant, id, chosen)
   local key = ns .. ':run:' .. id
-  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app' })
+  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app', 'deferred' })
   local to = run.state and target(ARGV[6], run.state)
   -- One that waited too long is left for the sweep, which ends it.
   if not to or tonumber(run.queue_until_ms or math.huge) <= now then return nil end
-  if run.refused_since_ms and run.app == chosen.name then chosen = choose(run.app) or chosen end
+  if run.deferred and run.app == chosen.name then chosen = choose(run.app) or chosen end
   local app = chosen.name
   local attempt, deadline = string.format('%d', run.attempt + 1), string.format('%d', now + run.timeout_ms)
   local request = ns .. ':request:' .. id

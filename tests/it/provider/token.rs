@@ -1,9 +1,12 @@
 //! A token that the service takes no more, and then takes again: a real worker and its log.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::support::fleet::Fleet;
 use crate::support::parts;
+use crate::support::stack::Plan;
 use crate::support::until::until;
 
 const RUNS: usize = 20;
@@ -45,7 +48,7 @@ async fn a_refused_token_stops_booting_keeps_requests_is_told_once_and_ends_by_i
         raw.add("runs", &[("run", &request)]).await;
     }
     let why = readiness(&admin, 503).await;
-    assert!(why.contains("refuses us"), "{why}");
+    assert!(why.contains("refuses us in sandboxes"), "{why}");
     // It has tried again since, after the pause that a refusal brings: once and again refused.
     let create = r#"create: refuse status=401 error="Authenticate: token validation error""#;
     fleet.put_faults(&[create, refuse]).await;
@@ -88,4 +91,33 @@ async fn a_refused_token_stops_booting_keeps_requests_is_told_once_and_ends_by_i
     assert_eq!(lines(&said, "message", again).len(), 1, "{said}");
     worker.finish().await;
     fleet.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_refuses_us_is_told_while_another_takes_every_run() {
+    let rule = "create app=wrong: refuse status=403 error=\"not authorized to access this app\"";
+    let mut stack = Plan::simulated(Duration::from_millis(20))
+        .workers(0)
+        .apps(&["wrong", "right"])
+        .faults(&[rule])
+        .start()
+        .await;
+    let deps = stack.deps();
+    let health = deps.health.clone();
+    stack.add_worker_of(deps);
+    let mut ids = Vec::new();
+    for _ in 0..10 {
+        let id = stack.submit(json!({"cmd": ["true"]})).await;
+        assert_eq!(stack.result(&id).await["machine"]["app"], "right");
+        ids.push(id);
+    }
+    assert_eq!(health.refusing(), ["wrong"]);
+    stack.mend_faults().await;
+    until("the app to be tried again", || async {
+        let id = stack.submit(json!({"cmd": ["true"]})).await;
+        assert_eq!(stack.result(&id).await["outcome"], "completed");
+        health.refusing().is_empty().then_some(()).ok_or(id)
+    })
+    .await;
+    stack.end().await;
 }
