@@ -1,6 +1,7 @@
 //! What the README tells is held to the code.
 
 mod snippets;
+mod speed;
 
 use std::fs;
 use std::path::PathBuf;
