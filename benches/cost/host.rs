@@ -26,7 +26,12 @@ pub(crate) fn host() -> Vec<(String, String)> {
     ];
     let there = told.into_iter();
     there
-        .filter_map(|(name, what)| Some((name.to_owned(), version(&what?))))
+        .filter_map(|(name, what)| {
+            let what = what?;
+            let is_program = !["processors", "kernel"].contains(&name);
+            let what = if is_program { version(&what) } else { &what };
+            Some((name.to_owned(), what.to_owned()))
+        })
         .collect()
 }
 
@@ -38,9 +43,10 @@ fn first_line(program: &str, args: &[&str]) -> Option<String> {
         .then(|| text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
-/// Without what tells the build from others of the same version.
-fn version(line: &str) -> String {
-    let line = line.split(" sha=").next().unwrap_or(line);
-    let line = line.strip_prefix("Redis server v=").unwrap_or(line);
-    line.split(" (").next().unwrap_or(line).to_owned()
+/// The version in what a program says of itself.
+fn version(line: &str) -> &str {
+    let number = line.find(|letter: char| letter.is_ascii_digit());
+    let rest = &line[number.unwrap_or(0)..];
+    let rest = rest.split(" sha=").next().unwrap_or(rest);
+    rest.split(" (").next().unwrap_or(rest)
 }

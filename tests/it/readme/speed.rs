@@ -12,26 +12,26 @@ const END: &str = "<!-- end of speed -->";
 const OBSTACLES: [(&str, &str); 6] = [
     (
         "worker + endpoint",
-        "the floor has no tokens, checks of requests, limits, tenants, leases or counts, and its \
-         runs make fewer calls",
+        "the floor has no tokens, checks of requests, limits, tenants, leases or counts, and fewer \
+         calls to make (see calls per run); no profile says yet what each takes",
     ),
     (
         "the peer's",
-        "its time is mostly that of its HTTP calls, which ours makes too",
+        "it makes the same calls and keeps next to no state; the rest is our distance from the floor",
     ),
     (
         "runs per second",
-        "follows from the processor time of all parts on two shared processors",
+        "on two shared processors it follows from the processor time of all parts",
     ),
     (
         "Redis processor",
         "the scripts keep turns, caps, deadlines and counts that the floor's do not",
     ),
+    ("cost at", "no profile says yet"),
     (
-        "cost at",
-        "indexes that are searched get deeper, and memory is spread wider",
+        "worker memory",
+        "the peak passes (what stands is in the table of scale); no profile says yet what takes it",
     ),
-    ("worker memory", "the sweep reads a listing of what flies"),
 ];
 
 #[derive(Deserialize)]
