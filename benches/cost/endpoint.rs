@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::procs::{Process, Redis, free_port};
 use crate::report::{Part, Report};
+use crate::runs::median;
 use crate::stack::{APP, cofferdam, itself};
 use crate::wire::Connections;
 
@@ -26,23 +27,41 @@ const BATCH: usize = 500;
 const KEEP: Duration = Duration::from_secs(3600);
 const BODY: &[u8] = br#"{"score":17,"passed":true,"notes":"nothing of note","files":["src/lib.rs","src/main.rs"],"took_ms":1234}"#;
 
-pub(crate) async fn measure(report: &mut Report, runs: usize) {
+pub(crate) async fn measure(report: &mut Report, rounds: usize, runs: usize) {
     let redis = Redis::start().await;
-    let tokens = running(&redis, runs).await;
-    let port = free_port();
+    let tokens = running(&redis, (rounds + 1) * runs).await;
+    let (port, bare_port) = (free_port(), free_port());
     let mut serve = cofferdam("serve", &redis);
     serve.env("COFFERDAM_LISTEN", format!("127.0.0.1:{port}"));
     let serve = Process::start(&mut serve);
-    let ours = per_core(&serve, port, &tokens).await;
-    drop(serve);
-    let port = free_port();
-    let bare = Process::start(itself().args(["bare", &port.to_string()]));
-    let ceiling = per_core(&bare, port, &tokens).await;
+    let bare = Process::start(itself().args(["bare", &bare_port.to_string()]));
+    let (mut ours, mut ceilings, mut shares) = (Vec::new(), Vec::new(), Vec::new());
+    for (round, tokens) in tokens.chunks_exact(runs).enumerate() {
+        let (own, ceiling) = if round % 2 == 0 {
+            let own = per_core(&serve, port, tokens).await;
+            (own, per_core(&bare, bare_port, tokens).await)
+        } else {
+            let ceiling = per_core(&bare, bare_port, tokens).await;
+            (per_core(&serve, port, tokens).await, ceiling)
+        };
+        // The first warms them up.
+        if round > 0 {
+            ours.push(own);
+            ceilings.push(ceiling);
+            shares.push(own / ceiling);
+        }
+    }
     let mut part = Part::new(
-        format!("The endpoint alone, {runs} results over {CONNECTIONS} connections"),
+        format!(
+            "The endpoint alone, {rounds} rounds of {runs} results over {CONNECTIONS} connections"
+        ),
         &["cofferdam", "bare hyper", "share"],
     );
-    let values = vec![Some(ours), Some(ceiling), Some(ours / ceiling)];
+    let values = vec![
+        Some(median(ours)),
+        Some(median(ceilings)),
+        Some(median(shares)),
+    ];
     part.row("results per second of one core", values);
     report.parts.push(part);
 }

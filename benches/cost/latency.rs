@@ -11,7 +11,7 @@ use crate::standin::{Guests, StandIn};
 use crate::times::Times;
 
 /// Offered runs a second, and for how long.
-pub(crate) const FULL: [(f64, u64); 3] = [(1.0, 120), (100.0, 30), (1000.0, 30)];
+pub(crate) const FULL: [(f64, u64); 3] = [(1.0, 110), (100.0, 30), (1000.0, 30)];
 pub(crate) const SHORT: [(f64, u64); 2] = [(20.0, 5), (500.0, 4)];
 
 const COLUMNS: [&str; 4] = ["p50", "p99", "p99.9", "samples"];
@@ -42,11 +42,15 @@ pub(crate) async fn measure(report: &mut Report, api: &Arc<StandIn>, rates: &[(f
             in_flight: 10_000,
         };
         let stack = Stack::start(System::Cofferdam, api, size).await;
-        // The first runs load scripts and open connections.
-        stack.offer(50.0, 50, Duration::from_millis(20)).await;
+        stack.warm(200, Duration::from_millis(20)).await;
         let runs = (rate * *seconds as f64) as usize;
         let times = stack.offer(*rate, runs, Duration::from_millis(20)).await;
         stack.check(runs);
+        row(
+            &mut part,
+            format!("(of it: this program was late), {rate}/s"),
+            &times.to_sent(),
+        );
         row(
             &mut part,
             format!("XADD to create call, {rate}/s"),
@@ -101,8 +105,13 @@ async fn freed(api: &Arc<StandIn>, rate: f64, seconds: u64) -> Histogram<u64> {
         workers: 1,
         in_flight: slots,
     };
+    // One a second is slow to measure, and a third as many say as much.
+    let seconds = if rate < 10.0 { seconds / 3 } else { seconds };
     let runs = (rate * seconds as f64) as usize;
     let stack = Stack::start(System::Cofferdam, api, size).await;
+    stack
+        .warm(slots.clamp(5, 200), Duration::from_millis(20))
+        .await;
     let times = Arc::new(Times::new(runs));
     api.begin(Guests::After(delay), times.clone());
     stack.submit(0..runs, 1).await;

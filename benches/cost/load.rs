@@ -4,17 +4,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::streams::StreamReadReply;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::stack::{Stack, System};
 use crate::standin::Guests;
 use crate::times::Times;
-use crate::wire::spawn;
+use crate::wire::{now_ns, spawn};
 
 /// Requests sent in one go.
 const BATCH: usize = 200;
 /// The longest that a measurement may stand still.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The first number of the runs that do not count.
+const WARM: usize = 90_000_000;
+
+/// About 200 bytes, as a small request is.
+fn json(number: usize, tenants: usize) -> String {
+    let tenant = number % tenants;
+    format!(
+        r#"{{"id":"b-{number:08}","image":"registry.fly.io/checks:v1","cmd":["check","--all"],"input":{{"repository":"https://git.example/acme/widgets","commit":"4f2a9c","depth":50}},"tenant":"t{tenant}"}}"#
+    )
+}
 
 /// What processes had used at a moment.
 #[derive(Clone, Copy, Debug)]
@@ -79,11 +89,7 @@ impl Stack {
     }
 
     fn request(&self, pipe: &mut redis::Pipeline, number: usize, tenants: usize) {
-        let tenant = number % tenants;
-        // About 200 bytes, as a small request is.
-        let json = format!(
-            r#"{{"id":"b-{number:08}","image":"registry.fly.io/checks:v1","cmd":["check","--all"],"input":{{"repository":"https://git.example/acme/widgets","commit":"4f2a9c","depth":50}},"tenant":"t{tenant}"}}"#
-        );
+        let json = json(number, tenants);
         if self.system == System::Peer {
             let job = serde_json::json!({
                 "class": "RunJob", "args": [format!("b-{number:08}"), json], "retry": true,
@@ -157,8 +163,17 @@ impl Stack {
         }
     }
 
-    /// All requests at once; the time until the last machine is gone.
+    /// Runs that do not count: scripts are loaded, connections opened, pools filled.
+    pub(crate) async fn warm(&self, runs: usize, delay: Duration) {
+        self.api
+            .begin(Guests::After(delay), Arc::new(Times::new(0)));
+        self.submit(WARM..WARM + runs, 1).await;
+        self.until_deleted(runs).await;
+    }
+
+    /// All requests at once; the time until the last machine is gone. A fifth as many go before.
     pub(crate) async fn burst(&self, runs: usize, delay: Duration) -> Cost {
+        self.warm((runs / 5).max(50), delay).await;
         let times = Arc::new(Times::new(0));
         self.api.begin(Guests::After(delay), times.clone());
         self.consume(times).await;
@@ -192,26 +207,34 @@ impl Stack {
         self.cost_since(before, runs)
     }
 
-    /// `rate` requests a second, evenly.
+    /// `rate` requests a second, evenly, whether or not the ones before have been served. What a
+    /// request waits is counted from when it was due, so that a slow moment counts for all that
+    /// came in it.
     pub(crate) async fn offer(&self, rate: f64, runs: usize, delay: Duration) -> Arc<Times> {
         let times = Arc::new(Times::new(runs));
         self.api.begin(Guests::After(delay), times.clone());
         self.consume(times.clone()).await;
-        // At high rates some go together: timers are no finer than a millisecond.
-        let together = (rate / 500.0).ceil().max(1.0);
-        let mut beat = interval(Duration::from_secs_f64(together / rate));
-        let mut connection = self.redis.connection.clone();
-        let mut sent = 0;
-        while sent < runs {
-            beat.tick().await;
-            for _ in 0..together as usize {
-                let mut pipe = redis::pipe();
-                self.request(&mut pipe, sent, 1);
-                times.submitted(sent);
-                pipe.query_async::<()>(&mut connection).await.unwrap();
-                sent += 1;
+        let client = redis::Client::open(self.redis.url.as_str()).unwrap();
+        let requests: Vec<String> = (0..runs).map(|number| json(number, 1)).collect();
+        let noted = times.clone();
+        // A thread of its own: the runtime's timers are no finer than a millisecond.
+        let sender = tokio::task::spawn_blocking(move || {
+            let mut connection = client.get_connection().unwrap();
+            let began = now_ns() + 10_000_000;
+            for (number, json) in requests.iter().enumerate() {
+                let due = began + (number as f64 * 1e9 / rate) as u64;
+                let early = due.saturating_sub(now_ns());
+                if early > 0 {
+                    std::thread::sleep(Duration::from_nanos(early));
+                }
+                noted.submitted(number, due);
+                noted.sent(number);
+                let mut command = redis::cmd("XADD");
+                command.arg(&["cofferdam:runs", "*", "run", json]);
+                command.query::<String>(&mut connection).unwrap();
             }
-        }
+        });
+        sender.await.unwrap();
         self.until_deleted(runs).await;
         times
     }

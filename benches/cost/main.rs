@@ -12,8 +12,10 @@
 )]
 
 mod birth;
+mod boots;
 mod endpoint;
 mod floor;
+mod host;
 mod kept;
 mod latency;
 mod load;
@@ -34,11 +36,15 @@ use crate::stack::{Size, Stack, System};
 use crate::standin::StandIn;
 
 const USAGE: &str = "cost [--short] [--json FILE] [--svg FILE] [PART…]
-  parts: runs, calls, latency, scale, endpoint, birth; all of them unless some are named
+  parts: runs, calls, latency, scale, endpoint, birth, boots; all of
+    them unless some are named
 cost --kept FILE    a short look at the cost of a run; ends with 1 if it is far above what FILE says
+cost --keep FILE    writes what it costs now to FILE
 cost --profile RUNS    one cofferdam at work, for a profiler";
 
-const PARTS: [&str; 6] = ["runs", "calls", "latency", "scale", "endpoint", "birth"];
+const PARTS: [&str; 7] = [
+    "runs", "calls", "latency", "scale", "endpoint", "birth", "boots",
+];
 
 #[derive(Default)]
 struct Args {
@@ -61,6 +67,7 @@ async fn main() -> ExitCode {
         ["floor-endpoint", redis, port] => floor::endpoint(redis, port).await,
         ["bare", port] => floor::bare(port).await,
         ["--kept", file] => return kept::check(file).await,
+        ["--keep", file] => kept::keep(file).await,
         ["--profile", runs] => profile(runs.parse().unwrap()).await,
         _ => match args(&words) {
             Some(args) => measure(&args).await,
@@ -90,7 +97,11 @@ fn args(words: &[String]) -> Option<Args> {
 
 async fn measure(args: &Args) {
     let api = StandIn::start().await;
-    let mut report = Report::default();
+    let mut report = Report {
+        measured: host::host(),
+        is_short: args.is_short,
+        ..Report::default()
+    };
     let is_wanted = |part: &str| args.parts.is_empty() || args.parts.iter().any(|p| p == part);
     for part in PARTS.into_iter().filter(|part| is_wanted(part)) {
         eprintln!("measuring: {part}");
@@ -104,14 +115,16 @@ async fn measure(args: &Args) {
             "latency" => latency::measure(&mut report, &api, &latency::FULL).await,
             "scale" if args.is_short => scale::measure(&mut report, &api, &scale::SHORT).await,
             "scale" => scale::measure(&mut report, &api, &scale::FULL).await,
-            "endpoint" if args.is_short => endpoint::measure(&mut report, 5_000).await,
-            "endpoint" => endpoint::measure(&mut report, 30_000).await,
-            _ => birth::measure(&mut report, &api).await,
+            "endpoint" if args.is_short => endpoint::measure(&mut report, 3, 3_000).await,
+            "endpoint" => endpoint::measure(&mut report, 7, 10_000).await,
+            "birth" => birth::measure(&mut report, &api).await,
+            _ if args.is_short => boots::measure(&mut report, 20).await,
+            _ => boots::measure(&mut report, 100).await,
         }
     }
     println!("{}", report.text());
     if let Some(file) = &args.json {
-        std::fs::write(file, report.json()).unwrap();
+        std::fs::write(file, report.json() + "\n").unwrap();
     }
     if let Some(file) = &args.svg
         && !report.bars.is_empty()

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use nix::time::ClockId;
 use redis::aio::MultiplexedConnection;
 
 /// A process; it ends with this value, its children too.
@@ -26,7 +27,8 @@ impl Process {
         self.child.id()
     }
 
-    /// Processor seconds so far, of it and its children, to a hundredth.
+    /// Processor seconds so far, of it and its children, by the kernel's own clock of each: it counts
+    /// nanoseconds, and threads that have ended too.
     pub(crate) fn cpu_s(&self) -> f64 {
         family(self.id()).into_iter().map(cpu_of).sum()
     }
@@ -49,16 +51,9 @@ impl Process {
 }
 
 impl Drop for Process {
+    /// What is measured here has nothing to save.
     fn drop(&mut self) {
-        let family = family(self.id());
-        Self::signal(self.id(), rustix::process::Signal::TERM);
-        for _ in 0..40 {
-            if self.child.try_wait().ok().flatten().is_some() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        for id in family {
+        for id in family(self.id()) {
             Self::signal(id, rustix::process::Signal::KILL);
         }
         let _ = self.child.wait();
@@ -66,13 +61,9 @@ impl Drop for Process {
 }
 
 fn cpu_of(id: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    let Some((_, rest)) = stat.rsplit_once(')') else {
-        return 0.0;
-    };
-    let words: Vec<&str> = rest.split_whitespace().collect();
-    let ticks = |at: usize| words[at].parse::<f64>().unwrap();
-    (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+    let id = nix::unistd::Pid::from_raw(i32::try_from(id).unwrap());
+    let used = ClockId::pid_cpu_clock_id(id).and_then(ClockId::now);
+    used.map_or(0.0, |used| std::time::Duration::from(used).as_secs_f64())
 }
 
 /// A process and all its children's children.

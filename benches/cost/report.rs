@@ -28,20 +28,16 @@ pub(crate) struct Target {
     pub(crate) at_least: bool,
     pub(crate) measured: f64,
     pub(crate) unit: String,
-}
-
-impl Target {
-    pub(crate) fn is_met(&self) -> bool {
-        if self.at_least {
-            self.measured >= self.bound
-        } else {
-            self.measured <= self.bound
-        }
-    }
+    /// The measured figure as people read it.
+    pub(crate) shown: String,
+    pub(crate) is_met: bool,
 }
 
 #[derive(Default, Serialize)]
 pub(crate) struct Report {
+    /// When, on what, and with which versions.
+    pub(crate) measured: Vec<(String, String)>,
+    pub(crate) is_short: bool,
     pub(crate) parts: Vec<Part>,
     pub(crate) targets: Vec<Target>,
     pub(crate) skipped: Vec<String>,
@@ -107,8 +103,15 @@ impl Report {
     }
 
     fn bound(&mut self, name: &str, measured: f64, unit: &str, bound: f64, at_least: bool) {
+        let is_met = if at_least {
+            measured >= bound
+        } else {
+            measured <= bound
+        };
         self.targets.push(Target {
             name: name.to_owned(),
+            shown: number(measured),
+            is_met,
             bound,
             at_least,
             measured,
@@ -117,18 +120,22 @@ impl Report {
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut text: String = self.parts.iter().map(Part::text).collect();
-        text.push_str("\nTargets\n");
+        let told = |(name, what): &(String, String)| format!("{name}: {what}\n");
+        let mut text: String = self.measured.iter().map(told).collect();
+        text.extend(self.parts.iter().map(Part::text));
+        if !self.targets.is_empty() {
+            text.push_str("\nTargets\n");
+        }
         for target in &self.targets {
             let _ = writeln!(
                 text,
-                "  {:<58} {:>9} {:<5} {} {:<8} {}",
+                "  {:<58} {:>9} {:<13} {} {:<8} {}",
                 target.name,
                 number(target.measured),
                 target.unit,
                 if target.at_least { "≥" } else { "≤" },
                 number(target.bound),
-                if target.is_met() { "met" } else { "MISSED" }
+                if target.is_met { "met" } else { "MISSED" }
             );
         }
         for skipped in &self.skipped {

@@ -24,19 +24,55 @@ const SIZE: Size = Size {
 /// Runs made one at a time, whose calls are counted.
 const COUNTED: usize = 200;
 
-async fn burst(system: System, api: &Arc<StandIn>, runs: usize) -> Cost {
-    let stack = Stack::start(system, api, SIZE).await;
-    stack.burst(runs, DELAY).await
+/// What was measured close together: only such figures are compared.
+pub(crate) struct Round {
+    floor: Cost,
+    ours: Cost,
+    peer: Option<Cost>,
 }
 
-/// Floor and cofferdam in turns, several times: each pair, in its order.
-pub(crate) async fn pairs(api: &Arc<StandIn>, rounds: usize, runs: usize) -> Vec<(Cost, Cost)> {
-    let mut pairs = Vec::new();
-    for _ in 0..rounds {
-        let floor = burst(System::Floor, api, runs).await;
-        pairs.push((floor, burst(System::Cofferdam, api, runs).await));
+impl Round {
+    /// What cofferdam's own processes use, as a multiple of the floor's beside them.
+    pub(crate) fn own(&self) -> f64 {
+        self.ours.own_ms() / self.floor.own_ms()
     }
-    pairs
+
+    /// The same of Redis.
+    pub(crate) fn redis(&self) -> f64 {
+        self.ours.redis_ms / self.floor.redis_ms
+    }
+}
+
+/// Floor, cofferdam and perhaps the peer, several times, another one first each time.
+pub(crate) async fn rounds(
+    api: &Arc<StandIn>,
+    count: usize,
+    runs: usize,
+    with_peer: bool,
+) -> Vec<Round> {
+    let mut rounds = Vec::new();
+    for number in 0..count {
+        let mut systems = vec![System::Floor, System::Cofferdam];
+        systems.extend(with_peer.then_some(System::Peer));
+        let first = number % systems.len();
+        systems.rotate_left(first);
+        let mut round = Round {
+            floor: Cost::default(),
+            ours: Cost::default(),
+            peer: None,
+        };
+        for system in systems {
+            let stack = Stack::start(system, api, SIZE).await;
+            match system {
+                System::Floor => round.floor = stack.burst(runs, DELAY).await,
+                System::Cofferdam => round.ours = stack.burst(runs, DELAY).await,
+                // It takes ten times as long.
+                System::Peer => round.peer = Some(stack.burst(runs / 10, DELAY).await),
+            }
+        }
+        rounds.push(round);
+    }
+    rounds
 }
 
 /// The middle one of some figures.
@@ -45,7 +81,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-fn middle(costs: &[Cost]) -> Cost {
+pub(crate) fn middle(costs: &[Cost]) -> Cost {
     let of = |f: fn(&Cost) -> f64| median(costs.iter().map(f).collect());
     Cost {
         worker_ms: of(|cost| cost.worker_ms),
@@ -55,79 +91,86 @@ fn middle(costs: &[Cost]) -> Cost {
     }
 }
 
-/// What cofferdam's own processes use, as a multiple of the floor's beside them.
-pub(crate) fn own_ratio(pairs: &[(Cost, Cost)]) -> f64 {
-    ratio(pairs, Cost::own_ms)
-}
-
-fn ratio(pairs: &[(Cost, Cost)], of: fn(&Cost) -> f64) -> f64 {
-    let ratios = pairs.iter().map(|(floor, ours)| of(ours) / of(floor));
-    median(ratios.collect())
-}
-
-pub(crate) async fn measure(report: &mut Report, api: &Arc<StandIn>, rounds: usize, runs: usize) {
-    let pairs = pairs(api, rounds, runs).await;
-    let (floors, ours): (Vec<Cost>, Vec<Cost>) = pairs.iter().copied().unzip();
-    let (floor, ours) = (middle(&floors), middle(&ours));
-    let mut peer = None;
-    match peer_is_missing() {
-        Some(why) => report.skipped.push(format!("the peer: {why}")),
-        None => {
-            let mut costs = Vec::new();
-            for _ in 0..rounds.min(3) {
-                costs.push(burst(System::Peer, api, runs / 10).await);
-            }
-            peer = Some(middle(&costs));
-        }
+pub(crate) async fn measure(report: &mut Report, api: &Arc<StandIn>, count: usize, runs: usize) {
+    let missing = peer_is_missing();
+    let rounds = rounds(api, count, runs, missing.is_none()).await;
+    if let Some(why) = missing {
+        report.skipped.push(format!("the peer: {why}"));
     }
+    let all = |of: fn(&Round) -> Option<Cost>| rounds.iter().filter_map(of).collect::<Vec<_>>();
+    let floor = middle(&all(|round| Some(round.floor)));
+    let ours = middle(&all(|round| Some(round.ours)));
+    let peers = all(|round| round.peer);
+    let peer = (!peers.is_empty()).then(|| middle(&peers));
     let mut part = Part::new(
-        format!("A run's cost: processor ms per run, {rounds} rounds of {runs} runs, medians"),
-        &["cofferdam", "floor", "peer", "× floor", "peer ×"],
+        format!(
+            "A run's cost: processor ms per run, {count} rounds of {runs} runs; medians, and of the \
+             ratio to the floor within one round the least and the most too"
+        ),
+        &[
+            "cofferdam",
+            "floor",
+            "peer",
+            "× floor",
+            "least",
+            "most",
+            "peer ×",
+        ],
     );
-    let mut row = |name: &str, of: fn(&Cost) -> f64, ratio: f64| {
-        let peer = peer.as_ref().map(of);
-        let times = peer.map(|peer| peer / of(&ours));
-        part.row(
-            name,
-            vec![Some(of(&ours)), Some(of(&floor)), peer, Some(ratio), times],
-        );
+    let mut row = |name: &str, of: fn(&Cost) -> f64| {
+        let ratios: Vec<f64> = rounds
+            .iter()
+            .map(|round| of(&round.ours) / of(&round.floor))
+            .collect();
+        let peers: Vec<f64> = rounds
+            .iter()
+            .filter_map(|round| Some(of(&round.peer?) / of(&round.ours)))
+            .collect();
+        let times = (!peers.is_empty()).then(|| median(peers));
+        let ratio = median(ratios.clone());
+        let values = vec![
+            Some(of(&ours)),
+            Some(of(&floor)),
+            peer.as_ref().map(of),
+            Some(ratio),
+            ratios.iter().copied().reduce(f64::min),
+            ratios.iter().copied().reduce(f64::max),
+            times,
+        ];
+        part.row(name, values);
+        (ratio, times)
     };
-    let own = own_ratio(&pairs);
-    let redis = ratio(&pairs, |cost| cost.redis_ms);
-    let speed = ratio(&pairs, |cost| cost.runs_per_s);
-    row(
-        "worker",
-        |cost| cost.worker_ms,
-        ratio(&pairs, |cost| cost.worker_ms),
-    );
-    row(
-        "endpoint",
-        |cost| cost.endpoint_ms,
-        ratio(&pairs, |cost| cost.endpoint_ms),
-    );
-    row("worker + endpoint", Cost::own_ms, own);
-    row("Redis", |cost| cost.redis_ms, redis);
-    row("all", Cost::all_ms, ratio(&pairs, Cost::all_ms));
-    row("runs per second", |cost| cost.runs_per_s, speed);
+    row("worker", |cost| cost.worker_ms);
+    row("endpoint", |cost| cost.endpoint_ms);
+    let (own, less) = row("worker + endpoint", Cost::own_ms);
+    let (redis, _) = row("Redis", |cost| cost.redis_ms);
+    row("all", Cost::all_ms);
+    let (speed, slower) = row("runs per second", |cost| cost.runs_per_s);
     report.parts.push(part);
     report.bars = vec![("floor".into(), floor), ("cofferdam".into(), ours)];
-    report.target("worker + endpoint per run, × floor", own, "×", 1.5);
-    if let Some(peer) = peer {
-        report.bars.push(("peer".into(), peer));
-        let less = peer.own_ms() / ours.own_ms();
+    report
+        .bars
+        .extend(peer.map(|peer| ("Sidekiq, Puma".into(), peer)));
+    report.target(
+        "worker + endpoint processor time per run",
+        own,
+        "× floor",
+        1.5,
+    );
+    if let Some(less) = less {
+        let name = "the peer's processor time per run";
+        report.target_at_least(name, less, "× cofferdam's", 10.0);
+    }
+    report.target_at_least("runs per second", speed, "× floor", 0.6);
+    if let Some(slower) = slower {
         report.target_at_least(
-            "peer's processor time per run, × cofferdam's",
-            less,
-            "×",
+            "runs per second, beside the peer",
+            1.0 / slower,
+            "× peer",
             10.0,
         );
     }
-    report.target_at_least("runs per second, × floor", speed, "×", 0.6);
-    if let Some(peer) = peer {
-        let faster = ours.runs_per_s / peer.runs_per_s;
-        report.target_at_least("runs per second, × peer", faster, "×", 10.0);
-    }
-    report.target("Redis processor time per run, × floor", redis, "×", 1.5);
+    report.target("Redis processor time per run", redis, "× floor", 1.5);
 }
 
 /// Calls of one run, counted on the wire, one run at a time.
@@ -160,9 +203,11 @@ pub(crate) async fn count(report: &mut Report, api: &Arc<StandIn>) {
 /// Redis commands and HTTP calls per run. Commands that scripts give are no talk on the wire.
 async fn counted(system: System, api: &Arc<StandIn>) -> (BTreeMap<String, f64>, [f64; 6]) {
     let stack = Stack::start(system, api, SIZE).await;
+    stack.warm(50, DELAY).await;
     api.begin(Guests::After(DELAY), Arc::new(Times::new(0)));
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     monitor(stack.redis.port, tell).await;
+    let before = evals(&stack).await;
     for number in 0..COUNTED {
         stack.submit(number..number + 1, 1).await;
         stack.until_deleted(number + 1).await;
@@ -174,6 +219,10 @@ async fn counted(system: System, api: &Arc<StandIn>) -> (BTreeMap<String, f64>, 
             *counts.entry(command).or_default() += 1.0 / COUNTED as f64;
         }
     }
+    // Redis's own account says the same, but for what was on its way at either end.
+    let own = (evals(&stack).await - before) / COUNTED as f64;
+    let seen = counts.get("EVALSHA").copied().unwrap_or(0.0);
+    assert!((own - seen).abs() < 0.1, "{seen} scripts seen, {own} told");
     // What comes by the clock and not by the run.
     counts.retain(|_, count| *count >= 0.1);
     let http = api
@@ -181,6 +230,16 @@ async fn counted(system: System, api: &Arc<StandIn>) -> (BTreeMap<String, f64>, 
         .made()
         .map(|count| count.load(Ordering::SeqCst) as f64 / COUNTED as f64);
     (counts, http)
+}
+
+/// Scripts called so far, by Redis's own account.
+async fn evals(stack: &Stack) -> f64 {
+    let told: String = stack.redis.command(&["INFO", "commandstats"]).await;
+    let line = told
+        .lines()
+        .find(|line| line.starts_with("cmdstat_evalsha:"));
+    let calls = line.and_then(|line| line.split_once("calls=")?.1.split(',').next());
+    calls.map_or(0.0, |calls| calls.parse().unwrap())
 }
 
 /// Tells of each command that a client sends.

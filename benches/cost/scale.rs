@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::load::Cost;
 use crate::report::{Part, Report};
+use crate::runs::middle;
 use crate::stack::{Size, Stack, System};
 use crate::standin::{Guests, StandIn};
 use crate::times::Times;
@@ -50,6 +51,8 @@ const COLUMNS: [&str; 9] = [
 
 /// Machines in flight while what waits is measured.
 const FEW: usize = 200;
+/// Numbers set aside for the runs of one stretch.
+const STRETCH: usize = 1_000_000;
 
 struct Seen {
     cost: Cost,
@@ -68,6 +71,16 @@ impl Stack {
             peak: peak.iter().copied().max().unwrap_or(0) as f64 / MIB,
             bytes,
         }
+    }
+
+    /// The middle cost of three stretches: one may have been disturbed.
+    async fn thrice(&self, from: usize, runs: usize, tenants: usize) -> Cost {
+        let mut costs = Vec::new();
+        for stretch in 0..3 {
+            let from = from + stretch * STRETCH;
+            costs.push(self.steady(from, runs / 3, tenants).await);
+        }
+        middle(&costs)
     }
 
     /// Waits until every request has been taken in.
@@ -169,7 +182,7 @@ async fn waiting(api: &Arc<StandIn>, count: usize, tenants: usize, runs: usize) 
     stack.until_created(FEW).await;
     let bytes = (stack.redis.memory().await - before) / count as f64;
     api.hold(FEW / 2);
-    let cost = stack.steady(count + FEW, runs, tenants).await;
+    let cost = stack.thrice(count + FEW, runs, tenants).await;
     stack.look(cost, Some(bytes)).await
 }
 
@@ -189,7 +202,7 @@ async fn flying(api: &Arc<StandIn>, count: usize, runs: usize) -> Seen {
     // Long enough for the sweep to look at all of them, and for what mends.
     tokio::time::sleep(Duration::from_secs(if count >= 100_000 { 65 } else { 1 })).await;
     stack.submit(count..count + FEW, 1).await;
-    let cost = stack.steady(count + FEW, runs, 1).await;
+    let cost = stack.thrice(count + FEW, runs, 1).await;
     stack.look(cost, Some(bytes)).await
 }
 

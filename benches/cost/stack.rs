@@ -30,10 +30,11 @@ pub(crate) struct Size {
 
 pub(crate) struct Stack {
     pub(crate) system: System,
-    pub(crate) redis: Redis,
     pub(crate) api: Arc<StandIn>,
+    // These end before their Redis does.
     pub(crate) workers: Vec<Process>,
     pub(crate) endpoint: Process,
+    pub(crate) redis: Redis,
 }
 
 impl Stack {

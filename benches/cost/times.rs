@@ -10,6 +10,7 @@ use crate::wire::now_ns;
 /// Moments in nanoseconds; 0 is never.
 pub(crate) struct Times {
     submitted: Vec<AtomicU64>,
+    sent: Vec<AtomicU64>,
     created: Vec<AtomicU64>,
     posted: Vec<AtomicU64>,
     answered: Vec<AtomicU64>,
@@ -24,6 +25,7 @@ impl Times {
         let column = || (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
             submitted: column(),
+            sent: column(),
             created: column(),
             posted: column(),
             answered: column(),
@@ -33,8 +35,14 @@ impl Times {
         }
     }
 
-    pub(crate) fn submitted(&self, number: usize) {
-        set(&self.submitted, number, now_ns());
+    /// A request was due then.
+    pub(crate) fn submitted(&self, number: usize, due: u64) {
+        set(&self.submitted, number, due);
+    }
+
+    /// And goes out now.
+    pub(crate) fn sent(&self, number: usize) {
+        set(&self.sent, number, now_ns());
     }
 
     pub(crate) fn created(&self, run: &str, at: u64) {
@@ -61,6 +69,11 @@ impl Times {
         if !self.created.is_empty() {
             self.freed.lock().unwrap().push(now_ns());
         }
+    }
+
+    /// How late this program itself was.
+    pub(crate) fn to_sent(&self) -> Histogram<u64> {
+        between(&self.submitted, &self.sent)
     }
 
     pub(crate) fn to_create(&self) -> Histogram<u64> {

@@ -2,6 +2,7 @@
 
 mod metrics;
 mod snippets;
+mod speed;
 
 use std::fs;
 use std::path::PathBuf;
