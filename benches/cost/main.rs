@@ -54,12 +54,24 @@ struct Args {
     parts: Vec<String>,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let words: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| word != "--bench")
         .collect();
+    // What is measured beside cofferdam has one thread, as its services have.
+    let is_measured = words
+        .first()
+        .is_some_and(|word| word == "bare" || word.starts_with("floor-"));
+    let mut runtime = if is_measured {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    runtime.enable_all().build().unwrap().block_on(run(&words))
+}
+
+async fn run(words: &[String]) -> ExitCode {
     let known: Vec<&str> = words.iter().map(String::as_str).collect();
     match known[..] {
         // What the program starts itself.
@@ -69,7 +81,7 @@ async fn main() -> ExitCode {
         ["--kept", file] => return kept::check(file).await,
         ["--keep", file] => kept::keep(file).await,
         ["--profile", runs] => profile(runs.parse().unwrap()).await,
-        _ => match args(&words) {
+        _ => match args(words) {
             Some(args) => measure(&args).await,
             None => {
                 eprintln!("{USAGE}");

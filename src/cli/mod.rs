@@ -53,10 +53,15 @@ pub fn main() -> ExitCode {
 
 fn run(matches: &ArgMatches, say: &mut Say) -> anyhow::Result<Status> {
     let cli = Cli::from_arg_matches(matches).context("read the command line")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let runtime = match cli.command {
+        // They wait more than they work, and there can be any number of them: what threads save
+        // in one process they cost in waking each other, a sixth of its processor time.
+        Command::Worker | Command::Serve => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    }
+    .enable_all()
+    .build()
+    .context("start the runtime")?;
     let own = matches.subcommand().map_or(matches, |(_, own)| own);
     let lookup = |name: &str| settings::lookup(own, name);
     let status = runtime.block_on(dispatch(&cli.command, &lookup, say));
