@@ -182,38 +182,6 @@ async fn a_newborn_that_cannot_be_seen_is_not_taken_for_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_never_starts_gives_way_to_another() {
-    let plan =
-        Plan::simulated(Duration::from_millis(20)).faults(&["create nth=1: stick state=created"]);
-    let stack = plan
-        .runs(|runs| runs.boot_timeout = Duration::from_secs(2))
-        .start()
-        .await;
-    let id = stack.submit(json!({"cmd": ["true"]})).await;
-    let result = stack.result(&id).await;
-    assert_eq!(result["outcome"], "completed", "{result}");
-    assert_eq!(result["attempts"], 2, "{result}");
-    stack.settles(&[id], BOUND).await;
-    stack.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_whose_machines_never_start_ends_after_its_last_attempt() {
-    let plan = Plan::simulated(Duration::from_millis(20)).faults(&["create: stick state=created"]);
-    let plan = plan.runs(|runs| {
-        runs.boot_timeout = Duration::from_secs(1);
-        runs.max_attempts = std::num::NonZeroU32::new(2).unwrap();
-    });
-    let stack = plan.start().await;
-    let id = stack.submit(json!({"cmd": ["true"]})).await;
-    let result = stack.result(&id).await;
-    assert_eq!(result["reason"]["code"], "boot_failed", "{result}");
-    assert_eq!(result["attempts"], 2, "{result}");
-    stack.settles(&[id], BOUND).await;
-    stack.end().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_the_provider_forgets_gives_way_to_another() {
     // The first machine would post only after minutes; it vanishes before.
     let plan = Plan::simulated(Duration::from_secs(600)).faults(&["get nth=1: forget"]);

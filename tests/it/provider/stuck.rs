@@ -71,20 +71,24 @@ async fn a_machine_stuck_before_its_start_gives_way_to_another_and_is_removed() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_stuck_before_its_start_at_every_attempt_ends_its_run() {
-    let stack = Plan::simulated(Duration::from_millis(20))
-        .faults(&["create: stick state=starting"])
-        .runs(|runs| {
-            runs.boot_timeout = Duration::from_secs(1);
-            runs.max_attempts = 2.try_into().unwrap();
-        })
-        .start()
-        .await;
-    let id = stack.submit(json!({"cmd": ["true"]})).await;
-    let result = stack.result(&id).await;
-    assert_eq!(result["reason"]["code"], "boot_failed", "{result}");
-    assert_eq!(result["attempts"], 2, "{result}");
-    stack.settles(&[id], BOUND).await;
-    stack.end().await;
+    for state in ["created", "starting"] {
+        let rule = format!("create: stick state={state}");
+        let stack = Plan::simulated(Duration::from_millis(20))
+            .faults(&[&rule])
+            .runs(|runs| {
+                runs.boot_timeout = Duration::from_secs(1);
+                runs.max_attempts = 2.try_into().unwrap();
+            })
+            .start()
+            .await;
+        let id = stack.submit(json!({"cmd": ["true"]})).await;
+        let result = stack.result(&id).await;
+        assert_eq!(result["outcome"], "failed", "{state}: {result}");
+        assert_eq!(result["reason"]["code"], "boot_failed", "{state}: {result}");
+        assert_eq!(result["attempts"], 2, "{state}: {result}");
+        stack.settles(&[id], BOUND).await;
+        stack.end().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
