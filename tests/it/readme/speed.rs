@@ -13,7 +13,7 @@ const OBSTACLES: [(&str, &str); 7] = [
     (
         "worker + endpoint",
         "it makes the floor's calls and no more; the rest is tokens, checks of requests, limits, \
-         leases, counts and a general HTTP client. A profile of the worker (`perf`) is flat: 28 % \
+         leases, counts and a general HTTP client. A profile of the worker (`perf`, when it had two threads) is flat: 28 % \
          the kernel's network, 13 % the allocator, 11 % HTTP client, 7 % tokio, 6 % copying, 5 % \
          reading Redis's answers, 4 % addresses, 5 % our own code",
     ),
