@@ -1,5 +1,6 @@
 //! `worker`, `serve` and `machines`: processes that stay until they are told to end.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::assembly;
 use crate::cli::args::Misbehave;
 use crate::cli::say::Say;
 use crate::cli::status::{Status, WrongUse};
-use crate::config::{self, Daemon, MachinesServer, Runs, Serve, Worker};
+use crate::config::{self, AdminListen, Daemon, MachinesServer, Runs, Serve, Worker};
 use crate::endpoint;
 use crate::local::{self, Machines, Rule};
 use crate::shutdown::{Shutdown, Signals};
@@ -24,7 +25,7 @@ use crate::worker;
 pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     start_log(&settings.daemon)?;
     let mut signals = signals()?;
-    let listener = bind(settings.admin_listen).await?;
+    let listener = bind_admin(settings.admin_listen).await?;
     let core = unless_told(&mut signals, core(&settings.redis, settings.runs)).await?;
     let deps = assembly::deps(core.clone(), &settings.machines, &settings.guests)?;
     let health = deps.health.clone();
@@ -53,7 +54,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     start_log(&settings.daemon)?;
     let mut signals = signals()?;
     let listener = bind(settings.endpoint.listen).await?;
-    let admin_listener = bind(settings.admin_listen).await?;
+    let admin_listener = bind_admin(settings.admin_listen).await?;
     let core = unless_told(&mut signals, core(&settings.redis, settings.runs)).await?;
     let ring = assembly::ring(&settings.endpoint.keys)?;
     let shutdown = Shutdown::new();
@@ -86,6 +87,7 @@ pub(super) async fn machines(
     let listener = bind(local.listen).await?;
     let mut wanted = local::Settings::new(local.token.expose().clone(), local.state_dir);
     wanted.apps = local.apps;
+    wanted.regions = local.regions;
     wanted.endpoint = Some(local.endpoint);
     wanted.bounds.drain = settings.daemon.drain;
     if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
@@ -131,10 +133,35 @@ pub(super) fn start_log(daemon: &Daemon) -> anyhow::Result<()> {
 }
 
 pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    let listener = listener.with_context(|| format!("listen on {address}"))?;
+    listening(address, TcpListener::bind(address).await)
+}
+
+fn listening(
+    address: SocketAddr,
+    bound: std::io::Result<TcpListener>,
+) -> anyhow::Result<TcpListener> {
+    let listener = bound.with_context(|| format!("listen on {address}"))?;
     info!(address = %listener.local_addr()?, "listening");
     Ok(listener)
+}
+
+/// Takes the address for metrics and health, or a free port when that is the default and taken: a
+/// worker and an endpoint on one host have the same default.
+async fn bind_admin(listen: AdminListen) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(listen.address).await;
+    match bound {
+        Err(error) if listen.or_free && error.kind() == ErrorKind::AddrInUse => {
+            let free = SocketAddr::new(listen.address.ip(), 0);
+            let listener = bind(free).await?;
+            warn!(
+                wanted = %listen.address,
+                address = %listener.local_addr()?,
+                "the port for metrics and health is taken; serving them on a free one"
+            );
+            Ok(listener)
+        }
+        bound => listening(listen.address, bound),
+    }
 }
 
 /// Waits to be told to end, then ends in two steps; told again, it ends at once.

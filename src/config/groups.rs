@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::keys::{self, SigningKey};
-use crate::config::reader::{Reader, blank_url, host_and_port, rate};
+use crate::config::reader::{self, Reader, blank_url, host_and_port, rate};
 use crate::config::secret::Secret;
 use crate::config::table;
 
@@ -118,8 +118,20 @@ pub struct Local {
     pub state_dir: PathBuf,
     /// The one bearer token it accepts.
     pub token: Secret<String>,
+    /// Its regions; none for any.
+    pub regions: Vec<String>,
     /// Refuse to start unless all limits hold on this host.
     pub require_limits: bool,
+}
+
+/// Where metrics and health are served.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminListen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether a free port of the same address will do when this one is taken: nobody asked for
+    /// it, and several processes on one host have the same default.
+    pub or_free: bool,
 }
 
 /// What every process that stays has.
@@ -228,7 +240,25 @@ impl Local {
             endpoint: reader.read(&table::MACHINES_ENDPOINT, host_and_port, String::new()),
             state_dir: state_dir(reader),
             token: reader.secret(&table::FLY_API_TOKEN),
+            regions: reader
+                .read_given(&table::MACHINES_REGIONS, regions)
+                .unwrap_or_default(),
             require_limits: reader.flag(&table::REQUIRE_LIMITS),
+        }
+    }
+}
+
+impl AdminListen {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        match reader.read_given(&table::ADMIN_LISTEN, reader::socket_address) {
+            Some(address) => Self {
+                address,
+                or_free: false,
+            },
+            None => Self {
+                address: reader.address(&table::ADMIN_LISTEN),
+                or_free: true,
+            },
         }
     }
 }
@@ -318,6 +348,24 @@ pub(crate) fn apps(text: &str) -> Result<Vec<String>, String> {
         apps.push(app.to_owned());
     }
     Ok(apps)
+}
+
+pub(crate) fn regions(text: &str) -> Result<Vec<String>, String> {
+    let codes = text.split(',').map(str::trim);
+    codes
+        .map(|code| match is_region_code(code) {
+            true => Ok(code.to_owned()),
+            false => Err(format!(
+                "{code:?} is no region: lower-case letters and digits"
+            )),
+        })
+        .collect()
+}
+
+/// As the local Machines server wants it.
+fn is_region_code(code: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=16).contains(&code.len()) && code.bytes().all(fits)
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

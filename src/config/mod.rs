@@ -17,7 +17,7 @@ use std::time::Duration;
 use url::Url;
 
 pub use crate::config::groups::{
-    Daemon, Endpoint, Guests, Local, LogFormat, Machines, Redis, Runs,
+    AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Redis, Runs,
 };
 pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};
@@ -61,7 +61,7 @@ pub struct Worker {
     /// What guests are told.
     pub guests: Guests,
     /// Where metrics and health are served.
-    pub admin_listen: SocketAddr,
+    pub admin_listen: AdminListen,
     /// What every process that stays has.
     pub daemon: Daemon,
 }
@@ -76,7 +76,7 @@ pub struct Serve {
     /// Where guests post to.
     pub endpoint: Endpoint,
     /// Where metrics and health are served.
-    pub admin_listen: SocketAddr,
+    pub admin_listen: AdminListen,
     /// What every process that stays has.
     pub daemon: Daemon,
 }
@@ -115,6 +115,8 @@ pub struct Up {
     pub admin_listen: Option<SocketAddr>,
     /// Where the local Machines server listens; `None` for a free local port.
     pub machines_listen: Option<SocketAddr>,
+    /// Regions of the local Machines server; none for any.
+    pub regions: Vec<String>,
     /// Refuse to start unless all limits hold on this host.
     pub require_limits: bool,
     /// How runs are run.
@@ -161,7 +163,7 @@ impl Worker {
             machines: Machines::read(&mut reader),
             runs: Runs::read(&mut reader),
             guests: Guests::read(&mut reader),
-            admin_listen: reader.address(&table::ADMIN_LISTEN),
+            admin_listen: AdminListen::read(&mut reader),
             daemon: Daemon::read(&mut reader),
         };
         reader.finish(parsed)
@@ -179,7 +181,7 @@ impl Serve {
             redis: Redis::read(&mut reader),
             runs: Runs::read(&mut reader),
             endpoint: Endpoint::read(&mut reader),
-            admin_listen: reader.address(&table::ADMIN_LISTEN),
+            admin_listen: AdminListen::read(&mut reader),
             daemon: Daemon::read(&mut reader),
         };
         reader.finish(parsed)
@@ -232,6 +234,9 @@ impl Up {
             listen: reader.read_given(&table::LISTEN, reader::socket_address),
             admin_listen: reader.read_given(&table::ADMIN_LISTEN, reader::socket_address),
             machines_listen: reader.read_given(&table::MACHINES_LISTEN, reader::socket_address),
+            regions: reader
+                .read_given(&table::MACHINES_REGIONS, groups::regions)
+                .unwrap_or_default(),
             require_limits: reader.flag(&table::REQUIRE_LIMITS),
             runs: Runs::read(&mut reader),
             daemon: Daemon::read(&mut reader),

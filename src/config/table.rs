@@ -126,7 +126,7 @@ settings! {
         "Where the endpoint for guests listens. `up` takes a free local port when this is unset.",
         "All addresses, since guests come from a private IPv6 network on Fly.";
     ADMIN_LISTEN = "COFFERDAM_ADMIN_LISTEN", Text("127.0.0.1:9090"), SERVICES,
-        "Where metrics and health are served; not for guests. `up` takes a free local port when this is unset.",
+        "Where metrics and health are served; not for guests. When this is unset, `up` takes a free local port, and `worker` and `serve` take one, and log it, if the default is taken.",
         "Local only, because it asks for no credential.";
     IMAGE = "COFFERDAM_IMAGE", Absent, SERVICES,
         "Image for requests that name none. `up` with its own server: `host`.",
@@ -206,6 +206,9 @@ settings! {
     MACHINES_ENDPOINT = "COFFERDAM_MACHINES_ENDPOINT", Text("127.0.0.1:8080"), &[Machines],
         "The endpoint's `host:port` as the local server reaches it; inside every local machine it is `http://127.0.0.1:8080`.",
         "Where `serve` listens when both run on one host.";
+    MACHINES_REGIONS = "COFFERDAM_MACHINES_REGIONS", Absent, &[Up, Machines],
+        "Regions that the local Machines server has, comma separated; any plausible code is taken, and echoed, if unset.",
+        "One host is one place, and clients of the real service send the codes that they know.";
     REQUIRE_LIMITS = "COFFERDAM_REQUIRE_LIMITS", Text("false"), &[Up, Machines],
         "Refuse to start unless memory, process and processor limits hold on this host (`true` or `false`).",
         "A laptop without cgroup delegation can still try it out; what holds is printed.";

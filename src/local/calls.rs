@@ -35,7 +35,7 @@ pub(crate) struct Calls {
     /// The machines.
     pub(crate) host: Host,
     /// Where they can be.
-    pub(crate) regions: Vec<String>,
+    pub(crate) regions: check::Regions,
     /// The organisation of the one token.
     pub(crate) org: String,
 }
@@ -62,7 +62,7 @@ impl Calls {
         match action {
             Action::Create { request, .. } => {
                 subject.name.clone_from(&request.name);
-                let candidates = check::candidates(request.region.as_deref(), &self.regions);
+                let candidates = self.regions.candidates(request.region.as_deref());
                 subject.region = candidates
                     .ok()
                     .and_then(|regions| regions.into_iter().next());
@@ -97,7 +97,7 @@ impl Calls {
             check::machine_name(name)?;
         }
         check::config(&request.config)?;
-        let candidates = check::candidates(request.region.as_deref(), &self.regions)?;
+        let candidates = self.regions.candidates(request.region.as_deref())?;
         let name = request.name.as_deref();
         self.host
             .look(|registry| registry.admit(&app, name, weight))?;
@@ -279,8 +279,13 @@ impl Calls {
     }
 
     fn regions(&self) -> Response<Body> {
-        let regions: Vec<Region> = self.regions.iter().map(|code| Region::of(code)).collect();
-        let nearest = self.regions.first();
+        let regions: Vec<Region> = self
+            .regions
+            .own()
+            .iter()
+            .map(|code| Region::of(code))
+            .collect();
+        let nearest = self.regions.own().first();
         reply::json(
             StatusCode::OK,
             &json!({ "regions": regions, "nearest": nearest }),

@@ -134,7 +134,11 @@ impl Machines {
     /// Without a token, with a setting that breaks a rule, where machines cannot be run.
     pub async fn open(settings: Settings, shutdown: &Shutdown) -> Result<Self, Error> {
         let gate = Gate::new(&settings.token).ok_or(Error::NoToken)?;
-        check_settings(&settings)?;
+        if settings.org.is_empty() {
+            return Err(Error::Setting("the organisation has no name".to_owned()));
+        }
+        let regions = check::Regions::new(settings.regions)
+            .map_err(|code| Error::Setting(format!("{code:?} is no code of a region")))?;
         let endpoint = match &settings.endpoint {
             None => None,
             Some(text) => Some(endpoint_address(text).map_err(Error::Setting)?),
@@ -172,7 +176,7 @@ impl Machines {
             control: faults.control,
             calls: Calls {
                 host: host.clone(),
-                regions: settings.regions,
+                regions,
                 org: settings.org,
             },
             body_bytes: bounds.body_bytes,
@@ -226,23 +230,6 @@ async fn runner(guests: Guests, endpoint: Option<&str>) -> Result<(Runner, Strin
             let runner = Runner::Simulated(Simulated { delay, endpoint });
             Ok((runner, "isolation=none (simulated)".to_owned()))
         }
-    }
-}
-
-fn check_settings(settings: &Settings) -> Result<(), Error> {
-    let code = |region: &String| {
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        !region.is_empty() && region.len() <= 16 && region.bytes().all(plain)
-    };
-    if settings.regions.is_empty() || !settings.regions.iter().all(code) {
-        return Err(Error::Setting(
-            "the Machines server needs one region or more, each of lower-case letters and digits"
-                .to_owned(),
-        ));
-    }
-    match settings.org.is_empty() {
-        true => Err(Error::Setting("the organisation has no name".to_owned())),
-        false => Ok(()),
     }
 }
 

@@ -18,7 +18,8 @@ pub struct Settings {
     pub apps: Vec<String>,
     /// The organisation they belong to.
     pub org: String,
-    /// Its regions; a machine that names none goes to the first.
+    /// Its regions; a machine that names none goes to the first. When there are none it takes any
+    /// plausible code, and echoes it.
     pub regions: Vec<String>,
     /// What machines reach at `http://127.0.0.1:8080`: `host:port`, or an `http` URL. They reach
     /// nothing at all when there is none.
@@ -94,7 +95,7 @@ pub struct Faults {
 }
 
 impl Settings {
-    /// The defaults: region `local`, organisation `personal`, no apps, no endpoint, no faults,
+    /// The defaults: any region, organisation `personal`, no apps, no endpoint, no faults,
     /// sandboxed guests.
     #[must_use]
     pub fn new(token: String, state_dir: PathBuf) -> Self {
@@ -104,7 +105,7 @@ impl Settings {
             state_dir,
             apps: Vec::new(),
             org: "personal".to_owned(),
-            regions: vec!["local".to_owned()],
+            regions: Vec::new(),
             endpoint: None,
             bounds: Bounds::default(),
             faults: Faults::default(),

@@ -182,6 +182,7 @@ impl Machines {
         let state_dir = settings.state_dir.clone();
         let mut wanted = local::Settings::new(token.expose().clone(), state_dir);
         wanted.apps.clone_from(&settings.apps);
+        wanted.regions.clone_from(&settings.regions);
         wanted.endpoint = Some(endpoint.to_string());
         wanted.bounds.drain = settings.daemon.drain.mul_f64(1.0 / 3.0);
         if let local::Guests::Sandboxed(engine) = &mut wanted.guests {

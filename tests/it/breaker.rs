@@ -167,7 +167,10 @@ async fn a_region_that_refuses_with_errors_holds_up_its_own_runs_only() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_does_not_exist_ends_its_run_at_once_and_is_named() {
-    let stack = Plan::simulated(Duration::from_millis(20)).start().await;
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .regions(&["ams"])
+        .start()
+        .await;
     let request = json!({"cmd": ["true"], "region": "xyz"});
     let id = stack.submit(request).await;
     let result = stack.result(&id).await;

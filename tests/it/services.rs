@@ -200,3 +200,40 @@ async fn a_service_that_waits_for_its_redis_ends_when_told() {
         serve.said()
     );
 }
+
+/// A worker and an endpoint on one host have the same default address for metrics and health.
+#[tokio::test]
+async fn a_second_service_on_one_host_takes_a_free_port_for_its_metrics() {
+    // Whoever has the port, it is taken.
+    let _taken = tokio::net::TcpListener::bind("127.0.0.1:9090").await;
+    let fleet = Fleet::start(&["--simulate", "20"], &[("COFFERDAM_ADMIN_LISTEN", "")]).await;
+    let (worker, admin) = fleet.worker().await;
+    assert_ne!(admin, "127.0.0.1:9090");
+    assert_eq!(get(&admin, "/healthz").await.0, 200);
+    assert!(
+        worker
+            .said()
+            .contains("is taken; serving them on a free one"),
+        "{}",
+        worker.said()
+    );
+    worker.finish().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn an_address_that_was_asked_for_and_is_taken_is_an_error() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let fleet = Fleet::start(&["--simulate", "20"], &[]).await;
+    let mut command = crate::support::command::cofferdam(["worker"]);
+    let given = fleet
+        .env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()));
+    command.envs(given).env("COFFERDAM_ADMIN_LISTEN", &address);
+    let ended = crate::support::command::ended(command);
+    assert_eq!(ended.status, 1, "{}", ended.stderr);
+    assert!(ended.stderr.contains(&address), "{}", ended.stderr);
+    fleet.finish().await;
+}

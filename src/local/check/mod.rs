@@ -19,7 +19,7 @@ use crate::local::routes::read::{signal, stop_timeout};
 use crate::machines::wire::{File, Init, MachineConfig, RestartPolicy};
 
 pub(crate) use self::guest::size;
-pub(crate) use self::region::candidates;
+pub(crate) use self::region::Regions;
 
 /// Fields that must be absent or empty, since a machine without them would be another one.
 const REFUSED_FIELDS: [&str; 7] = [

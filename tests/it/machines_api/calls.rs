@@ -379,3 +379,31 @@ async fn a_machine_that_was_never_there_is_not_found_by_any_call() {
         .expect(404);
     server.end().await;
 }
+
+/// Clients of the real service send the codes that they know; the example of the README is one.
+#[tokio::test]
+async fn any_plausible_region_is_taken_and_echoed_unless_a_setting_narrows_it() {
+    let server = simulated(|_| ()).await;
+    let placed = |region: &str| {
+        let mut body = shell_with("x", json!({}));
+        body["region"] = json!(region);
+        body
+    };
+    for (asked, expected) in [
+        ("ams,eu", "ams"),
+        ("iad", "iad"),
+        ("LHR", "lhr"),
+        ("eu", "local"),
+    ] {
+        let id = server.create(placed(asked)).await;
+        let made = server.get(&machine(&id, "")).await.expect(200);
+        assert_eq!(made["region"], expected, "{asked}");
+    }
+    server.end().await;
+    let narrowed = simulated(|settings| settings.regions = vec!["ams".into()]).await;
+    narrowed
+        .post(&machines(""), placed("fra"))
+        .await
+        .expect(400);
+    narrowed.end().await;
+}

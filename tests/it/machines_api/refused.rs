@@ -25,8 +25,8 @@ async fn what_breaks_a_rule_makes_no_machine() {
         ),
         (named("Not Good"), "400 invalid_argument: invalid name"),
         (
-            placed("mars"),
-            "400 invalid_argument: unknown region 'mars'",
+            placed("../mars"),
+            "400 invalid_argument: '../mars' is no code of a region",
         ),
         (
             shell_with("x", json!({"guest": {"cpus": 3}})),
