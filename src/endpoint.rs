@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -74,14 +74,14 @@ impl Endpoint {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         match (request.uri().path(), request.method()) {
             ("/results", &Method::POST) => self.post(request).await,
-            ("/input", &Method::GET) => self.input(&request).await,
-            ("/healthz", &Method::GET) => ok(StatusCode::OK),
-            ("/readyz", &Method::GET) => match self.deps.core.store.ping().await {
+            ("/input", &Method::GET | &Method::HEAD) => self.input(&request).await,
+            ("/healthz", &Method::GET | &Method::HEAD) => ok(StatusCode::OK),
+            ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.core.store.ping().await {
                 Ok(()) => ok(StatusCode::OK),
                 Err(_) => unavailable(),
             },
             ("/results", _) => reply::method_not_allowed("POST"),
-            ("/input" | "/healthz" | "/readyz", _) => reply::method_not_allowed("GET"),
+            ("/input" | "/healthz" | "/readyz", _) => reply::method_not_allowed("GET, HEAD"),
             _ => error(StatusCode::NOT_FOUND, "not found"),
         }
     }
@@ -90,6 +90,9 @@ impl Endpoint {
         let Some(grant) = self.grant(&request) else {
             return denied();
         };
+        if !is_plain(&request) {
+            return encoded();
+        }
         let limit = self.deps.core.runs.result_max_bytes;
         let declared = request.body().size_hint();
         if declared.lower() > limit as u64 {
@@ -120,8 +123,9 @@ impl Endpoint {
                 reply::json(StatusCode::OK, &json!({"status": "OK", "repeated": true}))
             }
             Ok(Reported::Denied) => denied(),
-            Ok(Reported::NotJson) => {
-                error(StatusCode::BAD_REQUEST, "the body is not one JSON value")
+            Ok(Reported::Unreadable(fault)) => {
+                let message = format!("the body is not one JSON value that all can read: {fault}");
+                error(StatusCode::BAD_REQUEST, &message)
             }
             Err(error) => self.failed(&grant, &error),
         }
@@ -175,6 +179,26 @@ fn ok(status: StatusCode) -> Response<Body> {
 
 fn denied() -> Response<Body> {
     error(StatusCode::UNAUTHORIZED, "the token is not valid")
+}
+
+/// Whether the body is sent as it is, and not compressed.
+fn is_plain(request: &Request<Incoming>) -> bool {
+    let encodings = request.headers().get_all(CONTENT_ENCODING);
+    encodings.iter().all(|value| {
+        let words = value.as_bytes().trim_ascii();
+        words.is_empty() || words.eq_ignore_ascii_case(b"identity")
+    })
+}
+
+fn encoded() -> Response<Body> {
+    let mut response = error(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "the body has a Content-Encoding; send the JSON as it is",
+    );
+    response
+        .headers_mut()
+        .insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
 }
 
 fn too_large(limit: usize) -> Response<Body> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::http::reply::Body;
+use crate::http::socket::{Sending, Socket};
 use crate::shutdown::Shutdown;
 
 /// Bounds of one listener.
@@ -123,19 +124,27 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request| {
+    let sending = Sending::default();
+    let socket = Socket::new(stream, sending.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let has_body = !request.body().is_end_stream();
         let answer = handler(request, peer);
+        let sending = sending.clone();
         async move {
-            match tokio::time::timeout(limits.request_timeout, answer).await {
+            let answered = match tokio::time::timeout(limits.request_timeout, answer).await {
                 Ok(answered) => answered,
                 Err(_) => Ok(crate::http::reply::timed_out().map(B::from)),
-            }
+            };
+            // Only a refusal leaves a body unread.
+            let is_refusal = |response: &Response<B>| response.status().as_u16() >= 400;
+            sending.set(has_body && answered.as_ref().is_ok_and(is_refusal));
+            answered
         }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read_timeout)
         .max_buf_size(limits.max_head_bytes.max(8192))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(socket), service);
     graceful.watch(serving)
 }

@@ -20,6 +20,7 @@
 pub mod budget;
 pub mod day;
 pub mod id;
+pub mod json;
 pub mod outcome;
 pub mod phase;
 pub mod request;

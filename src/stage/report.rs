@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use tracing::info;
 
 use crate::milestone::milestone;
+use crate::run::json;
 use crate::run::outcome::Ending;
 use crate::run::request::RunRequest;
 use crate::stage::{Core, Error};
@@ -12,7 +13,7 @@ use crate::store::acts::{Act, Settlement};
 use crate::token::{Grant, KeyRing};
 
 /// What a guest is told about its post.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reported {
     /// The result is on the results stream.
     Accepted,
@@ -20,8 +21,8 @@ pub enum Reported {
     Repeated,
     /// The token opens nothing (any more). One answer for every reason.
     Denied,
-    /// The body is not one JSON value.
-    NotJson,
+    /// The body is not one JSON value that every consumer can read.
+    Unreadable(json::Fault),
 }
 
 /// Checks a token against the keys and the clock, before anything is read or asked.
@@ -36,8 +37,9 @@ pub fn check(core: &Core, ring: &KeyRing, token: &str) -> Option<Grant> {
 /// # Errors
 /// When Redis does not answer; the result may have been accepted, and a repeat will tell.
 pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported, Error> {
-    let Ok(payload) = serde_json::from_slice::<&RawValue>(body) else {
-        return Ok(Reported::NotJson);
+    let payload = match json::check(body) {
+        Ok(payload) => payload,
+        Err(fault) => return Ok(Reported::Unreadable(fault)),
     };
     let now = core.clock.now_ms();
     // The body may have taken its time: what counts is when it was all there.
@@ -46,7 +48,7 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
     }
     let digest = hex(digest::digest(&digest::SHA256, body).as_ref());
     let ending = Ending::Completed {
-        payload: payload.get().to_owned(),
+        payload: payload.to_owned(),
     };
     let settlement = Settlement {
         ending: &ending,

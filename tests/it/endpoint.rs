@@ -436,3 +436,176 @@ async fn without_redis_a_guest_is_told_to_come_again() {
     assert_eq!(guest.results().await.len(), 1);
     guest.end().await;
 }
+
+/// What Python or Ruby cannot read, or not write again, does not reach the results.
+#[tokio::test]
+async fn json_that_breaks_its_readers_is_refused_with_the_reason() {
+    let guest = Guest::new(json!({})).await;
+    let token = guest.token(1, 60);
+    for (body, reason) in [
+        (
+            "[".repeat(5000) + &"]".repeat(5000),
+            "nested deeper than 60 levels",
+        ),
+        (
+            r#"{"a":"#.repeat(200) + "1" + &"}".repeat(200),
+            "nested deeper",
+        ),
+        ("9".repeat(5000), "longer than 300 characters"),
+        (r#"{"a":"\ud800"}"#.into(), "half of a surrogate pair"),
+        (r#"{"\udfff":1}"#.into(), "half of a surrogate pair"),
+        (r#"["\u0000"]"#.into(), r"\u0000"),
+        (r#"{"a":1,"a":2}"#.into(), "a name is given twice"),
+        (
+            format!("{{\"{}\":1}}", "k".repeat(5000)),
+            "a name is longer than 1024 bytes",
+        ),
+        ("1e999999".into(), "an exponent has more than 3 digits"),
+        ("[NaN]".into(), "NaN and Infinity"),
+        ("\u{feff}1".into(), "byte order mark"),
+        ("\"\0x\0\"\0".into(), "UTF-16"),
+        ("\0\"\0x\0\"".into(), "UTF-16"),
+    ] {
+        let (status, answer) = guest.post(&token, &body).await;
+        assert_eq!(status, 400, "{answer}");
+        let said = answer["error"].as_str().unwrap();
+        assert!(said.contains(reason), "{said:?} does not say {reason:?}");
+    }
+    // None of them has spent the token.
+    let deep = "[".repeat(60) + &"]".repeat(60);
+    assert_eq!(guest.post(&token, &deep).await.0, 201);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_told_apart() {
+    let guest = Guest::new(json!({})).await;
+    let token = guest.token(1, 60);
+    for (encoding, expected) in [
+        ("gzip", 415),
+        ("br", 415),
+        ("identity, gzip", 415),
+        ("Identity", 201),
+    ] {
+        let post = parts::http()
+            .post(format!("{}/results", guest.base))
+            .header("content-encoding", encoding)
+            .bearer_auth(&token)
+            .body("1");
+        let response = post.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), expected, "{encoding}");
+    }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn head_is_answered_where_get_is() {
+    let guest = Guest::new(json!({"input": [1, 2]})).await;
+    let token = guest.token(1, 60);
+    for (path, token, expected) in [
+        ("/healthz", None, 200),
+        ("/readyz", None, 200),
+        ("/input", Some(&token), 200),
+        ("/input", None, 401),
+        ("/results", None, 405),
+    ] {
+        let mut request = parts::http().head(format!("{}{path}", guest.base));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status().as_u16(), expected, "{path}");
+        assert!(response.headers().contains_key("content-length"), "{path}");
+        assert!(response.bytes().await.unwrap().is_empty(), "{path}");
+    }
+    guest.end().await;
+}
+
+/// Sends `head` and far more body than any buffer holds, and only then reads.
+async fn answer_after_sending(base: &str, head: &str, body: &[u8]) -> String {
+    let address = base.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body).await.expect("all of it can be sent");
+    // The answer has been there for long; what comes after it must not take it away.
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("no reset");
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_is_still_sending() {
+    let guest = Guest::new(json!({})).await;
+    let token = guest.token(1, 60);
+    let body = vec![b'1'; 20_000_000];
+    let length = body.len();
+    let chunk = [b"ffff\r\n".to_vec(), vec![b'1'; 0xffff], b"\r\n".to_vec()].concat();
+    let chunked = [chunk.repeat(100), b"0\r\n\r\n".to_vec()].concat();
+    for (what, authorization, path, expected) in [
+        ("POST", "Bearer forged", "/results", "401"),
+        ("POST", "Bearer forged", "/nothing", "404"),
+        ("PUT", "Bearer forged", "/results", "405"),
+        ("POST", &format!("Bearer {token}"), "/results", "413"),
+    ] {
+        let head =
+            format!("{what} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {authorization}\r\n");
+        let whole = format!("{head}Content-Length: {length}\r\n\r\n");
+        let answer = answer_after_sending(&guest.base, &whole, &body).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected} ")),
+            "{answer}"
+        );
+        let pieces = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+        let answer = answer_after_sending(&guest.base, &pieces, &chunked).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected} ")),
+            "{answer}"
+        );
+        // Whoever asks first is answered first, and not told to go on.
+        let asking = format!("{head}Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n");
+        let answer = answer_after_sending(&guest.base, &asking, b"").await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected} ")),
+            "{answer}"
+        );
+    }
+    let long = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(2_000_000));
+    let answer = answer_after_sending(&guest.base, &long, b"").await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn python_and_curl_see_why_a_large_body_is_refused() {
+    let guest = Guest::new(json!({})).await;
+    let python = r#"
+import sys, urllib.request, urllib.error
+request = urllib.request.Request(sys.argv[1], data=b"1" * 900_000)
+request.add_header("Authorization", "Bearer forged")
+try: urllib.request.urlopen(request, timeout=20)
+except urllib.error.HTTPError as error: print(error.code)
+"#;
+    let url = format!("{}/results", guest.base);
+    for args in [
+        vec!["python3", "-c", python, &url],
+        vec![
+            "sh",
+            "-c",
+            "head -c 900000 /dev/zero | curl -sS --oauth2-bearer forged \
+             --data-binary @- -o /dev/null -w '%{http_code}\n' \"$0\"",
+            &url,
+        ],
+        vec![
+            "sh",
+            "-c",
+            "head -c 900000 /dev/zero | curl -sS --oauth2-bearer forged -T - \
+             -X POST -o /dev/null -w '%{http_code}\n' \"$0\"",
+            &url,
+        ],
+    ] {
+        let mut command = tokio::process::Command::new(args[0]);
+        let said = command.args(&args[1..]).output().await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), "401\n", "{said:?}");
+    }
+    guest.end().await;
+}

@@ -358,6 +358,16 @@ mod tests {
         check_refused(r#"{"metadata":[]}"#, "metadata: must be an object");
         let long = format!(r#"{{"metadata":{{"a":"{}"}}}}"#, "x".repeat(5000));
         check_refused(&long, "metadata: is longer than 4096 bytes");
+        let deep = format!(
+            r#"{{"metadata":{{"a":{}{}}}}}"#,
+            "[".repeat(200),
+            "]".repeat(200)
+        );
+        check_refused(&deep, "metadata: it is nested deeper than 60 levels");
+        check_refused(
+            r#"{"metadata":{"\ud800":1}}"#,
+            "metadata: half of a surrogate pair",
+        );
         let no_image = Limits {
             image: None,
             ..limits()

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::value::RawValue;
 
 use crate::run::id::{RunId, Tenant};
+use crate::run::json;
 use crate::run::request::fields::refuse;
 use crate::run::request::{
     CMD_MAX, ENV_MAX, FILES_MAX, File, Guest, Limits, METADATA_MAX_BYTES, PRIORITY_LAST, Refusal,
@@ -192,5 +193,7 @@ pub(super) fn metadata(raw: Box<RawValue>) -> Result<Option<Box<RawValue>>, Refu
     if !raw.get().starts_with('{') {
         return Err(refuse("metadata", "must be an object"));
     }
+    // It is part of the result, and consumers must be able to read that.
+    json::check(raw.get().as_bytes()).map_err(|fault| refuse("metadata", fault.to_string()))?;
     Ok(Some(raw))
 }
