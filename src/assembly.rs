@@ -51,6 +51,7 @@ pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Err
         metrics: Arc::new(Metrics::new()),
         runs: Arc::new(runs),
     };
+    core.store.count_failures(&core.metrics);
     patiently(async || follow(&core).await).await?;
     Ok(core)
 }
@@ -90,7 +91,7 @@ async fn patiently<T>(look: impl AsyncFn() -> Result<T, Error>) -> Result<T, Err
     let mut looks = 1;
     loop {
         match look().await {
-            Err(Error::Store(error @ store::Error::Unavailable(_))) if looks < STORE_LOOKS => {
+            Err(Error::Store(error)) if error.may_pass() && looks < STORE_LOOKS => {
                 if looks == 1 {
                     warn!(%error, "waiting for redis");
                 }

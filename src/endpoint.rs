@@ -18,6 +18,7 @@ use crate::http::reply::{self, Body, ErrorBody};
 use crate::http::serve::{Limits, serve as accept};
 use crate::milestone::milestone;
 use crate::shutdown::Shutdown;
+use crate::stage::ready::Readiness;
 use crate::stage::report::{self, Reported};
 use crate::stage::{Core, Error};
 use crate::telemetry::AnswerCode;
@@ -45,6 +46,7 @@ pub struct Deps {
 pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
     let largest = deps.core.runs.result_max_bytes;
     let endpoint = Arc::new(Endpoint {
+        readiness: Readiness::new(deps.core.store.clone(), None),
         deps,
         room: Semaphore::new(kib(BODIES_MAX_BYTES.max(largest)) as usize),
     });
@@ -66,6 +68,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
 
 struct Endpoint {
     deps: Deps,
+    readiness: Readiness,
     /// A permit for each KiB of body in memory.
     room: Semaphore,
 }
@@ -76,7 +79,7 @@ impl Endpoint {
             ("/results", &Method::POST) => self.post(request).await,
             ("/input", &Method::GET | &Method::HEAD) => self.input(&request).await,
             ("/healthz", &Method::GET | &Method::HEAD) => ok(StatusCode::OK),
-            ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.core.store.ping().await {
+            ("/readyz", &Method::GET | &Method::HEAD) => match self.readiness.look().await {
                 Ok(()) => ok(StatusCode::OK),
                 Err(_) => unavailable(),
             },
@@ -160,7 +163,6 @@ impl Endpoint {
     }
 
     fn failed(&self, grant: &Grant, error: &Error) -> Response<Body> {
-        self.deps.core.metrics.redis_errors.inc();
         warn!(run_id = grant.run.as_str(), %error, "cannot answer a guest");
         unavailable()
     }

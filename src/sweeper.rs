@@ -11,15 +11,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, FuturesUnordered};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
 use crate::milestone::milestone;
 use crate::run::budget;
+use crate::run::id::RunId;
 use crate::shutdown::Shutdown;
 use crate::stage::observe::observe;
 use crate::stage::sweep::{self, Orphan};
+use crate::stage::teardown::end_attempt;
 use crate::stage::{Deps, Error};
 use crate::store::keys::Inbox;
 use crate::worker::crew::Crew;
@@ -50,6 +53,7 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
         name: name.to_owned(),
         leads: AtomicBool::new(false),
         mended_to: AtomicU64::new(0),
+        ended: Mutex::default(),
         quiet: shutdown.clone(),
     });
     shutdown.spawn(beat(sweeper.clone(), BEAT, Sweeper::overdue));
@@ -69,6 +73,8 @@ struct Sweeper {
     leads: AtomicBool,
     /// Where the next pass of mending goes on.
     mended_to: AtomicU64,
+    /// Attempts whose machines were removed while Redis takes no writes.
+    ended: Mutex<HashSet<(RunId, u32)>>,
     quiet: Shutdown,
 }
 
@@ -105,8 +111,52 @@ impl Sweeper {
         &self.crew.deps
     }
 
-    /// Hands the crew what is overdue. Runs beyond the permits wait for the next beat.
+    /// Hands the crew what is overdue. While Redis takes no writes no run can end, but no machine
+    /// may live on for that.
     async fn overdue(self: Arc<Self>) -> Result<(), Error> {
+        let handed = self.hand_over().await;
+        match &handed {
+            Err(Error::Store(error)) if error.refuses_writes() => self.end_machines().await?,
+            _ => self.ended.lock().await.clear(),
+        }
+        handed
+    }
+
+    /// Removes the machines of runs past their deadline, without a word of it to Redis: the runs
+    /// end when Redis takes writes again. Every worker does it, since none can lead.
+    async fn end_machines(&self) -> Result<(), Error> {
+        let deps = self.deps();
+        let now = deps.core.clock.now_ms();
+        let views = deps.core.store.overdue_unleased(now, OVERDUE_MAX).await?;
+        let mut ended = self.ended.lock().await;
+        let late = views.into_iter().filter(|view| {
+            let is_late = view.deadline_ms.is_some_and(|deadline| deadline <= now);
+            is_late && !ended.contains(&(view.id.clone(), view.attempt))
+        });
+        let removals = late.map(async |view| {
+            let removed = end_attempt(deps, &view).await;
+            (view, removed)
+        });
+        let removals = stream::iter(removals).buffer_unordered(LOOKS_MAX);
+        for (view, removed) in removals.collect::<Vec<_>>().await {
+            match removed {
+                Ok(()) => {
+                    warn!(
+                        run_id = view.id.as_str(),
+                        "its deadline passed while redis takes no writes; its machine is removed"
+                    );
+                    ended.insert((view.id, view.attempt));
+                }
+                Err(error) => {
+                    warn!(run_id = view.id.as_str(), %error, "its machine could not be removed");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the crew what is overdue. Runs beyond the permits wait for the next beat.
+    async fn hand_over(&self) -> Result<(), Error> {
         let core = &self.deps().core;
         let leads = core.store.lead(&self.name, LEAD_LEASE).await;
         self.leads

@@ -26,7 +26,7 @@ impl Patience {
                 self.away_since = None;
                 Ok(Some(answer))
             }
-            Err(error @ Error::Unavailable(_)) => {
+            Err(error) if error.may_pass() => {
                 let since = *self.away_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= AWAY {
                     return Err(error);

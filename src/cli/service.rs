@@ -18,6 +18,7 @@ use crate::endpoint;
 use crate::local::{self, Machines, Rule};
 use crate::shutdown::{Shutdown, Signals};
 use crate::stage::Core;
+use crate::stage::ready::Readiness;
 use crate::sweeper;
 use crate::telemetry;
 use crate::worker;
@@ -34,17 +35,11 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
     shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
-    let (metrics, store) = (core.metrics.clone(), core.store.clone());
+    let metrics = core.metrics.clone();
+    let readiness = Readiness::new(core.store.clone(), Some(health));
     let probe = move || {
-        let (store, health) = (store.clone(), health.clone());
-        async move {
-            let refusing = health.refusing();
-            if !refusing.is_empty() {
-                let apps = refusing.join(", ");
-                return Err(format!("the Machines API refuses us in {apps}"));
-            }
-            store.ping().await.map_err(|error| error.to_string())
-        }
+        let readiness = readiness.clone();
+        async move { readiness.look().await }
     };
     shutdown.spawn(admin::serve(listener, metrics, probe, shutdown.clone()));
     until_told(signals, &shutdown, settings.daemon.drain).await
@@ -59,12 +54,13 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     let ring = assembly::ring(&settings.endpoint.keys)?;
     let shutdown = Shutdown::new();
     shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
-    let (metrics, store) = (core.metrics.clone(), core.store.clone());
+    let metrics = core.metrics.clone();
+    let readiness = Readiness::new(core.store.clone(), None);
     let deps = endpoint::Deps { core, ring };
     shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
     let probe = move || {
-        let store = store.clone();
-        async move { store.ping().await.map_err(|error| error.to_string()) }
+        let readiness = readiness.clone();
+        async move { readiness.look().await }
     };
     shutdown.spawn(admin::serve(
         admin_listener,

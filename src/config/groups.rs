@@ -51,6 +51,8 @@ pub struct Runs {
     pub tenant_max_in_flight: Option<u32>,
     /// Runs that may wait, all together; `None` for no limit.
     pub backlog_max: Option<u64>,
+    /// Bytes of requests that may wait, all together; `None` for no limit.
+    pub backlog_max_bytes: Option<u64>,
     /// Runs that may wait, of one tenant without a limit of its own; `None` for no limit.
     pub tenant_backlog_max: Option<u64>,
     /// Boots per second and app, whole fleet; 0 for no limit.
@@ -180,6 +182,7 @@ impl Runs {
         let results_hard_cap = cap(&table::RESULTS_HARD_CAP);
         let backlog_max = cap(&table::BACKLOG_MAX);
         let tenant_backlog_max = cap(&table::TENANT_BACKLOG_MAX);
+        let backlog_max_bytes = backlog_max_bytes(reader);
         let mut machines = |setting| {
             let most = reader.number(setting, 0..=1_000_000);
             u32::try_from(most).ok().filter(|n| *n > 0)
@@ -193,6 +196,7 @@ impl Runs {
             app_max_in_flight,
             tenant_max_in_flight,
             backlog_max,
+            backlog_max_bytes,
             tenant_backlog_max,
             boot_rate: reader.read(&table::BOOT_RATE, rate, 0.0),
             boot_burst: reader.count(&table::BOOT_BURST, 10_000),
@@ -294,6 +298,10 @@ pub(crate) fn lease(reader: &mut Reader<'_>) -> Duration {
 
 pub(crate) fn retention(reader: &mut Reader<'_>) -> Duration {
     reader.seconds(&table::RETENTION_S, YEAR_S)
+}
+
+pub(crate) fn backlog_max_bytes(reader: &mut Reader<'_>) -> Option<u64> {
+    Some(reader.number(&table::BACKLOG_MAX_BYTES, 0..=1 << 50)).filter(|bytes| *bytes > 0)
 }
 
 fn signing_keys(reader: &mut Reader<'_>) -> Vec<SigningKey> {

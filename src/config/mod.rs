@@ -149,6 +149,8 @@ pub struct Tool {
     pub retention: Duration,
     /// How long a worker that died keeps a tear-down from the others.
     pub lease: Duration,
+    /// Bytes of requests that may wait; `None` for no limit.
+    pub backlog_max_bytes: Option<u64>,
 }
 
 impl Worker {
@@ -292,6 +294,7 @@ impl Tool {
                 .then(|| reader.path(&table::STATE_DIR, derived)),
             retention: groups::retention(&mut reader),
             lease: groups::lease(&mut reader),
+            backlog_max_bytes: groups::backlog_max_bytes(&mut reader),
         };
         (tool, reader.into_faults())
     }

@@ -146,6 +146,9 @@ settings! {
     BACKLOG_MAX = "COFFERDAM_BACKLOG_MAX", Text("1000000"), SERVICES,
         "Runs that may wait for a machine, all together; a request beyond ends as `rejected` with `queue_full`. 0 for no limit.",
         "About a gigabyte of Redis memory.";
+    BACKLOG_MAX_BYTES = "COFFERDAM_BACKLOG_MAX_BYTES", Text("268435456"), &[Up, Worker, Serve, Doctor],
+        "Bytes of requests that may wait for a machine, all together; requests beyond stay unread on their stream until there is room. 0 for no limit.",
+        "Half of a Redis of 512 MB: the rest is for what is unread, and for results.";
     TENANT_BACKLOG_MAX = "COFFERDAM_TENANT_BACKLOG_MAX", Text("0"), SERVICES,
         "Runs that may wait for a machine, of one tenant that has no limit of its own; 0 for no limit but that of all.",
         "How much is too much differs from tenant to tenant.";

@@ -13,6 +13,7 @@ pub mod health;
 pub mod hold;
 pub mod intake;
 pub mod observe;
+pub mod ready;
 pub mod report;
 pub mod spec;
 pub mod sweep;

@@ -81,6 +81,27 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
     close(deps, &view.id, *attempt, view.settled_at_ms).await
 }
 
+/// Removes the machine of a run's attempt, whatever its state, and changes nothing of the run.
+///
+/// # Errors
+/// When the provider does not do it within a few tries.
+pub async fn end_attempt(deps: &Deps, view: &View) -> Result<(), Error> {
+    let Some(app) = view.app.as_deref() else {
+        return Ok(());
+    };
+    let id = match &view.machine_id {
+        Some(id) => Some(id.clone()),
+        None => {
+            let name = machine_name(&view.id, Attempt(view.attempt));
+            find(deps, app, &name).await?.map(|machine| machine.id)
+        }
+    };
+    match id {
+        Some(id) => remove(deps, app, &id).await,
+        None => Ok(()),
+    }
+}
+
 /// Removes a machine by force, whatever it does. Gone is success.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 //! of many tasks travel in one stream and need no round trip of their own to be checked out. A
 //! connection on which a command failed is given back broken, and the next caller gets a new one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, PoolError};
@@ -15,6 +15,7 @@ use redis::{
 use url::Url;
 
 use crate::store::error::Error;
+use crate::telemetry::{Counters, RedisError as Kind};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -29,6 +30,8 @@ pub(crate) struct Door {
     client: redis::Client,
     pool: Pool,
     shared: Arc<Mutex<Option<Shared>>>,
+    /// Where failures are counted.
+    failures: Arc<OnceLock<Counters<Kind>>>,
 }
 
 struct Shared {
@@ -63,6 +66,7 @@ impl Door {
             client,
             pool,
             shared: Arc::default(),
+            failures: Arc::default(),
         })
     }
 
@@ -95,10 +99,24 @@ impl Door {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(block + COMMAND_TIMEOUT));
-        Ok(self
+        let connection = self
             .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?)
+            .get_multiplexed_async_connection_with_config(&config);
+        connection.await.map_err(|error| self.failed(error))
+    }
+
+    /// Counts failures here from now on; the first call counts.
+    pub(crate) fn count_failures(&self, counters: Counters<Kind>) {
+        let _ = self.failures.set(counters);
+    }
+
+    /// A call failed, whichever connection it went by: counts it.
+    pub(crate) fn failed(&self, error: impl Into<Error>) -> Error {
+        let error = error.into();
+        if let Some(counters) = self.failures.get() {
+            counters.of(error.kind()).inc();
+        }
+        error
     }
 
     async fn borrow(&self) -> Result<Borrowed, Error> {
@@ -106,8 +124,8 @@ impl Door {
             return Ok(shared.borrow());
         }
         let object = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => Error::from(error),
-            other => Error::Unavailable(other.to_string()),
+            PoolError::Backend(error) => self.failed(error),
+            other => self.failed(Error::Unavailable(other.to_string())),
         })?;
         let mut slot = self.lock();
         // Somebody else may have been faster; the pool takes the second connection back.
@@ -136,7 +154,7 @@ impl Door {
                 drop(deadpool_redis::Connection::take(shared.object));
             }
         }
-        Ok(answer?)
+        answer.map_err(|error| self.failed(error))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Shared>> {

@@ -66,7 +66,10 @@ impl Duties {
             .arg(1)
             .arg(self.store.keys.duties());
         command.arg("LEFT").arg("COUNT").arg(count);
-        let reply: Option<(String, Vec<String>)> = command.query_async(&mut connection).await?;
+        let reply: Option<(String, Vec<String>)> = command
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| self.store.door.failed(error))?;
         self.connection = Some(connection);
         let calls = reply.map(|(_, calls)| calls).unwrap_or_default();
         Ok(calls
@@ -88,8 +91,7 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn ring_for_room(&self) -> Result<(), Error> {
-        let mut command = redis::cmd("RPUSH");
-        command.arg(self.keys.duties()).arg(ROOM);
-        self.door.query(&command).await
+        self.write_small(self.keys.duties(), &[&["RPUSH", ROOM]])
+            .await
     }
 }

@@ -82,11 +82,10 @@ impl Store {
     /// [`Error`].
     pub async fn hold(&self, app: &str, until: UnixMs, now: UnixMs) -> Result<(), Error> {
         let key = self.keys.bucket(app);
-        let mut pipe = redis::pipe();
-        pipe.hset(&key, "hold_until_ms", until).ignore();
-        let for_ms = until.saturating_sub(now).saturating_add(60_000);
-        pipe.cmd("PEXPIRE").arg(&key).arg(for_ms).ignore();
-        self.door.pipe(&pipe).await
+        let for_ms = until.saturating_sub(now).saturating_add(60_000).to_string();
+        let until = until.to_string();
+        let writes: [&[&str]; 2] = [&["HSET", "hold_until_ms", &until], &["PEXPIRE", &for_ms]];
+        self.write_small(key, &writes).await
     }
 
     /// Gives each run that may have a machine in `app` to `each`, with its attempt; one may be
@@ -142,27 +141,22 @@ impl Store {
     /// [`Error`].
     pub async fn announce(&self, room: &Room) -> Result<(), Error> {
         let key = self.keys.fleet();
-        let limit = |most: Option<u32>| most.unwrap_or(0);
-        let mut pipe = redis::pipe();
-        pipe.atomic()
-            .cmd("HSET")
-            .arg(&key)
-            .arg("apps")
-            .arg(room.apps.join(","))
-            .arg("max_in_flight")
-            .arg(room.max_in_flight)
-            .arg("app_max_in_flight")
-            .arg(limit(room.app_max_in_flight))
-            .arg("tenant_max_in_flight")
-            .arg(limit(room.tenant_max_in_flight))
-            .arg("boot_rate")
-            .arg(room.boot_rate)
-            .ignore();
-        pipe.cmd("PEXPIRE")
-            .arg(&key)
-            .arg(millis(ANNOUNCED))
-            .ignore();
-        self.door.pipe(&pipe).await
+        let limit = |most: Option<u32>| most.unwrap_or(0).to_string();
+        let told = [
+            "HSET",
+            "apps",
+            &room.apps.join(","),
+            "max_in_flight",
+            &room.max_in_flight.to_string(),
+            "app_max_in_flight",
+            &limit(room.app_max_in_flight),
+            "tenant_max_in_flight",
+            &limit(room.tenant_max_in_flight),
+            "boot_rate",
+            &room.boot_rate.to_string(),
+        ];
+        let lives = ["PEXPIRE", &millis(ANNOUNCED).to_string()];
+        self.write_small(key, &[&told, &lives]).await
     }
 
     /// Why a run waits; `None` when it does not, or is not known. One round trip.

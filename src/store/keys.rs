@@ -31,11 +31,13 @@
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms` | minutes |
 //! | `<ns>:fleet` | hash | what the workers last told of their limits: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
+//! | `<ns>:probe` | string | that Redis took a write | a minute |
+//! | `<ns>:backlog_bytes` | string | bytes of the requests of all runs that have not ended; counted anew when no run is open | for ever, one number |
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
 //! `instance_id`, `region`, `tenant`, `metadata` (JSON), `size` (of its machine, unless that is
 //! the usual one), `digest` (SHA-256 of the accepted post), `result_entry` (the result's id in its
-//! stream), `place` (score in its queue), `timeout_ms`, `refusals`, `deferred` (boots that do not
+//! stream), `place` (score in its queue), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
 //! `settled_at_ms`, `closed_at_ms`,
 //! `deadline_ms`, `queue_until_ms`, `boot_until_ms` (until when its create call may still be on
@@ -238,6 +240,18 @@ impl Keys {
     #[must_use]
     pub fn fleet(&self) -> String {
         self.of("fleet")
+    }
+
+    /// Where it is tried whether Redis takes writes.
+    #[must_use]
+    pub fn probe(&self) -> String {
+        self.of("probe")
+    }
+
+    /// Bytes of the requests of all runs that have not ended.
+    #[must_use]
+    pub fn backlog_bytes(&self) -> String {
+        self.of("backlog_bytes")
     }
 
     /// Who sweeps.

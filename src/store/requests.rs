@@ -130,7 +130,10 @@ impl Requests {
             .arg("STREAMS")
             .arg(self.store.keys.inbox(self.inbox))
             .arg(">");
-        let reply: Option<Vec<(String, Vec<Row>)>> = command.query_async(&mut connection).await?;
+        let reply: Option<Vec<(String, Vec<Row>)>> = command
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| self.store.door.failed(error))?;
         self.connection = Some(Blocking(connection));
         let streams = reply.unwrap_or_default().into_iter();
         Ok(streams.flat_map(|(_, rows)| rows).map(Entry::new).collect())
@@ -190,17 +193,9 @@ impl Store {
     }
 
     async fn ensure_group_of(&self, inbox: Inbox) -> Result<(), Error> {
-        let mut command = redis::cmd("XGROUP");
-        command
-            .arg("CREATE")
-            .arg(self.keys.inbox(inbox))
-            .arg(GROUP)
-            .arg("0")
-            .arg("MKSTREAM");
-        match self.door.query::<redis::Value>(&command).await {
-            Err(Error::Unavailable(text)) if text.contains("BUSYGROUP") => Ok(()),
-            other => other.map(drop),
-        }
+        let mut script = scripts::GROUP.prepare_invoke();
+        script.key(self.keys.inbox(inbox)).arg(GROUP);
+        self.door.script(&script).await
     }
 
     /// Removes consumers of the group that have nothing pending and were not seen for `idle`.

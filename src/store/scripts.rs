@@ -12,50 +12,62 @@ use crate::run::phase::State;
 use crate::run::step::{Event, moves};
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = [$($part:literal)*] $file:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $room:ident [$($part:literal)*] $file:literal;)*) => {
         $($(#[$doc])* pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
             Script::new(concat!(
+                scripts!(@ $room),
                 $(include_str!(concat!("lua/parts/", $part, ".lua")), "\n",)*
                 include_str!(concat!("lua/", $file, ".lua")),
             ))
         });)*
     };
+    (@ when_full) => { "#!lua flags=allow-oom\n" };
+    (@ with_room) => { "" };
 }
 
+// `when_full`: it runs also when Redis's `maxmemory` is reached. It finishes work, holds work, or moves
+// what Redis has from one key to another; a full Redis would never be less full without it.
+//
 // Each time a script is run it makes the functions of its parts anew, so it has those that it uses.
 scripts! {
     /// Requests become runs.
-    ADMIT = ["run" "places" "turns" "usage" "result"] "admit";
+    ADMIT = when_full ["run" "places" "turns" "usage" "result"] "admit";
     /// The next runs to boot.
-    CLAIM = ["run" "turns" "flight"] "claim";
+    CLAIM = when_full ["run" "turns" "flight"] "claim";
     /// The machine of an attempt is known.
-    ADVANCE = ["run"] "advance";
+    ADVANCE = when_full ["run"] "advance";
     /// A boot came to nothing.
-    REQUEUE = ["run" "turns" "flight" "usage"] "requeue";
+    REQUEUE = when_full ["run" "turns" "flight" "usage"] "requeue";
     /// The run ends.
-    SETTLE = ["run" "turns" "usage" "result"] "settle";
+    SETTLE = when_full ["run" "turns" "usage" "result"] "settle";
     /// No machine is left.
-    CLOSE = ["run" "turns" "flight" "usage"] "close";
+    CLOSE = when_full ["run" "turns" "flight" "usage"] "close";
     /// A worker still holds its runs.
-    RENEW = ["run"] "renew";
+    RENEW = when_full ["run"] "renew";
     /// Runs at which somebody must look.
-    OVERDUE = ["turns" "flight"] "overdue";
+    OVERDUE = when_full ["turns" "flight"] "overdue";
     /// One sweeper at a time.
-    LEAD = [] "lead";
+    LEAD = when_full [] "lead";
     /// What is set for a tenant.
-    CONFIGURE = ["turns" "reconsider"] "configure";
+    CONFIGURE = when_full ["turns" "reconsider"] "configure";
     /// Nothing boots, or it goes on.
-    PAUSE = ["turns" "reconsider"] "pause";
+    PAUSE = when_full ["turns" "reconsider"] "pause";
     /// What is known of runs is made to agree with their hashes.
-    MEND = ["run" "turns" "flight"] "mend";
+    MEND = when_full ["run" "turns" "flight"] "mend";
     /// When the first of the waiting runs was asked for.
-    OLDEST = ["run" "places" "turns"] "oldest";
+    OLDEST = with_room ["run" "places" "turns"] "oldest";
     /// What a waiting run waits for.
-    WHY = ["run" "turns"] "why";
+    WHY = with_room ["run" "turns"] "why";
     /// An entry is set aside as dead.
-    BURY = [] "bury";
+    BURY = when_full [] "bury";
+    /// A few small writes.
+    SMALL = when_full [] "small";
+    /// The workers' group of a stream.
+    GROUP = when_full [] "group";
+    /// Whether Redis takes our writes.
+    PROBE = with_room [] "probe";
     /// A dead entry goes back on the requests stream.
-    REVIVE = [] "revive";
+    REVIVE = with_room [] "revive";
 }
 
 /// What a script that counts use is given: today, and until when that is known.

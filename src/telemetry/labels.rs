@@ -88,6 +88,34 @@ label! {
 }
 
 label! {
+    /// Why a call to Redis failed.
+    RedisError {
+        /// No connection, no answer in time, or not ready to serve yet.
+        Unavailable = "unavailable",
+        /// `maxmemory` is reached.
+        OutOfMemory = "out_of_memory",
+        /// It is a replica.
+        ReadOnly = "read_only",
+        /// It cannot keep what is written, and so takes no writes.
+        Misconfigured = "misconfigured",
+        /// The user may not do it, or the password is wrong.
+        NoPermission = "no_permission",
+        /// A key has another type than the data model says.
+        WrongType = "wrong_type",
+        /// The keys of one command lie in several slots of a cluster.
+        CrossSlot = "cross_slot",
+        /// The keys lie on another node of a cluster.
+        Moved = "moved",
+        /// The server does not know the command.
+        UnknownCommand = "unknown_command",
+        /// An answer that is not as it should be.
+        Unreadable = "unreadable",
+        /// Any other refusal.
+        Other = "other",
+    }
+}
+
+label! {
     /// What the endpoint answered a guest.
     AnswerCode {
         /// A result was repeated, or input was fetched.

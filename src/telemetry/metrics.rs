@@ -10,7 +10,7 @@ use prometheus::{
 };
 
 use crate::run::outcome::Outcome;
-use crate::telemetry::labels::{AnswerClass, AnswerCode, Label, MachinesCall, Work};
+use crate::telemetry::labels::{AnswerClass, AnswerCode, Label, MachinesCall, RedisError, Work};
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -64,8 +64,11 @@ pub struct Metrics {
     pub machines_without_run: IntCounter,
     /// What the endpoint answered, by status.
     pub endpoint_answers: Counters<AnswerCode>,
-    /// Calls to Redis that failed.
-    pub redis_errors: IntCounter,
+    /// Calls to Redis that failed, by why.
+    pub redis_errors: Counters<RedisError>,
+    /// 1 while this worker leaves requests unread, because Redis is nearly full or too many bytes
+    /// of requests wait.
+    pub intake_stopped: IntGauge,
     work_in_hand: IntGaugeVec,
 }
 
@@ -167,7 +170,17 @@ impl Metrics {
                 "Machines that no run had and that were deleted.",
             ),
             endpoint_answers: counters(r, "endpoint_answers_total", "Answers to guests.", "code"),
-            redis_errors: counter(r, "redis_errors_total", "Calls to Redis that failed."),
+            redis_errors: counters(
+                r,
+                "redis_errors_total",
+                "Calls to Redis that failed, by why.",
+                "kind",
+            ),
+            intake_stopped: gauge(
+                r,
+                "intake_stopped",
+                "1 while this worker leaves requests unread: Redis is nearly full, or too many bytes wait.",
+            ),
             work_in_hand: work(r, "worker_work_in_hand", "What this worker has in hand."),
             registry,
         };

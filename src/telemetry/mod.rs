@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-pub use crate::telemetry::labels::{AnswerClass, AnswerCode, Label, MachinesCall, Work};
+pub use crate::telemetry::labels::{
+    AnswerClass, AnswerCode, Label, MachinesCall, RedisError, Work,
+};
 pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, Metrics};
 
 /// Why logging could not be started.

@@ -22,6 +22,7 @@ use crate::config::{self, Secret, Up};
 use crate::endpoint;
 use crate::local;
 use crate::shutdown::Shutdown;
+use crate::stage::ready::Readiness;
 use crate::sweeper;
 use crate::up::own_redis::OwnRedis;
 use crate::up::ready::{Held, Ready};
@@ -239,12 +240,14 @@ async fn services(
     shutdown.spawn(endpoint::serve(listener, guests_door, shutdown.clone()));
     shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
     let name = worker::unique_name();
+    let health = deps.health.clone();
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
-    let (metrics, store) = (core.metrics, core.store);
+    let metrics = core.metrics;
+    let readiness = Readiness::new(core.store, Some(health));
     let probe = move || {
-        let store = store.clone();
-        async move { store.ping().await.map_err(|error| error.to_string()) }
+        let readiness = readiness.clone();
+        async move { readiness.look().await }
     };
     shutdown.spawn(admin::serve(
         admin_listener,

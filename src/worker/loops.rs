@@ -15,6 +15,7 @@ use crate::store::acts::{Claim, Room, Stop};
 use crate::store::duties::{Call, Duties};
 use crate::store::requests::Requests;
 use crate::worker::crew::Crew;
+use crate::worker::gate::Gate;
 
 /// How long a blocking read waits, and so how late a loop can notice the end.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -50,7 +51,6 @@ impl Outage {
     }
 
     pub(super) async fn met(&mut self, crew: &Crew, error: &impl std::fmt::Display) {
-        crew.deps.core.metrics.redis_errors.inc();
         if self.tries == 0 {
             warn!(loop_name = self.what, %error, "redis does not answer; trying again");
         }
@@ -106,9 +106,21 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
     let core = &crew.deps.core;
     let mut outage = Outage::new("intake");
     let mut back = LookBack::new(core.runs.lease / 2);
+    let mut gate = Gate::new();
     let quiet = crew.shutdown.quiet();
     while !quiet.is_cancelled() {
-        let mut entries = match requests.next(BATCH, back.block()).await {
+        let room = match gate.room(&crew).await {
+            Ok(room) => room.min(BATCH),
+            Err(error) => {
+                outage.met(&crew, &error).await;
+                continue;
+            }
+        };
+        if room == 0 {
+            let _ = quiet.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+            continue;
+        }
+        let mut entries = match requests.next(room, back.block()).await {
             Ok(entries) => entries,
             Err(error) => {
                 outage.met(&crew, &error).await;
@@ -118,6 +130,7 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
         if !entries.is_empty() {
             milestone!("requests::read");
         }
+        gate.took(entries.len());
         // What another worker read and did not admit.
         if back.is_due() {
             match requests.take_over(BATCH, core.runs.lease).await {

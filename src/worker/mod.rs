@@ -13,6 +13,7 @@
 
 mod control;
 pub mod crew;
+mod gate;
 mod loops;
 
 use std::sync::Arc;

@@ -39,7 +39,11 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     match sections(&store).await {
-        Ok(info) => findings.extend(judged(&info, &redis, &shown)),
+        Ok(info) => {
+            findings.extend(judged(&info, &redis, &shown));
+            let maxmemory = info.get("maxmemory").and_then(|bytes| bytes.parse().ok());
+            findings.extend(backlog(maxmemory.unwrap_or(0), tool.backlog_max_bytes));
+        }
         Err(error) => findings.push(Finding::warn(
             "redis settings",
             format!("cannot be read: {error}"),
@@ -127,6 +131,25 @@ fn eviction(policy: &str, bound: &str) -> Finding {
             "CONFIG SET maxmemory-policy noeviction; else full memory loses runs in silence",
         ),
     }
+}
+
+/// What may wait, against the memory that there is for it.
+fn backlog(maxmemory: u64, most: Option<u64>) -> Option<Finding> {
+    const WHAT: &str = "redis memory";
+    if maxmemory == 0 {
+        return None;
+    }
+    let bound = human::bytes(maxmemory);
+    let shown = most.map_or_else(|| "any number of bytes".to_owned(), human::bytes);
+    let found = format!("{shown} of requests may wait, within {bound}");
+    if most.is_some_and(|most| most <= maxmemory / 2) {
+        return Some(Finding::ok(WHAT, found));
+    }
+    Some(Finding::warn(
+        WHAT,
+        found,
+        "set COFFERDAM_BACKLOG_MAX_BYTES to half of maxmemory or less, or raise maxmemory",
+    ))
 }
 
 async fn clock(store: &Store) -> Finding {

@@ -42,6 +42,7 @@ local function crowded(own)
 end
 
 local last
+local bytes, was_empty = 0, open == 0
 local function queue(own, tenant, id)
   last = last and last + 1 or redis.call('INCRBY', ns .. ':seq', ARGV[7]) - ARGV[7] + 1
   -- Priority first, then first in, first out.
@@ -54,6 +55,7 @@ local function queue(own, tenant, id)
   end
   if own.waiting then own.waiting = own.waiting + 1 end
   open = open + 1
+  bytes = bytes + #ARGV[at + 8]
   due[#due + 1] = ARGV[at + 5]
   due[#due + 1] = id
   -- Beside the hash, which stays small enough for Redis's compact form.
@@ -72,6 +74,8 @@ while at <= #ARGV do
       if own then
         words[#words + 1] = 'place'
         words[#words + 1] = queue(own, tenant, id)
+        words[#words + 1] = 'request_bytes'
+        words[#words + 1] = #ARGV[at + 8]
       end
       redis.call('HSET', key, unpack(words))
       redis.call('PEXPIREAT', key, ARGV[at + 4])
@@ -91,6 +95,8 @@ while at <= #ARGV do
 end
 
 if due[1] then redis.call('ZADD', KEYS[2], unpack(due)) end
+-- With no run open what is counted can be no other than this: so that no loss is carried on.
+if bytes > 0 then redis.call(was_empty and 'SET' or 'INCRBY', ns .. ':backlog_bytes', bytes) end
 for _, tenant in ipairs(tenants) do
   if seen[tenant].places[1] then enqueue(ns, tenant, seen[tenant].places) end
 end

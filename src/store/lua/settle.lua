@@ -12,7 +12,7 @@
 
 local ns, id = ARGV[1], ARGV[2]
 local run = read(KEYS[1], { 'state', 'attempt', 'digest', 'tenant', 'metadata', 'app', 'machine_id', 'instance_id', 'region',
-  'submitted_at_ms', 'booting_at_ms', 'running_at_ms', 'deferred' })
+  'submitted_at_ms', 'booting_at_ms', 'running_at_ms', 'deferred', 'request_bytes' })
 if not run.state then return 'unknown' end
 if ARGV[3] ~= '' and run.attempt ~= ARGV[3] then return 'older' end
 local to = target(ARGV[4], run.state)
@@ -32,6 +32,7 @@ if to == 'closed' then know(known, 'closed_at_ms', ARGV[5]) end
 redis.call('HSET', KEYS[1], unpack(known))
 -- The request can be large and has done its work.
 redis.call('DEL', KEYS[5])
+if run.request_bytes then redis.call('DECRBY', ns .. ':backlog_bytes', run.request_bytes) end
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 meter(ns, ARGV[11], ARGV[12], run.tenant, 'runs:' .. ARGV[8], 1)
 if to == 'closed' then

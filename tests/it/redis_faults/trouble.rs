@@ -25,8 +25,6 @@ const LINES_MAX: usize = 100;
 enum Trouble {
     /// It became a replica whose primary is away.
     ReadOnly,
-    /// Its memory is full.
-    OutOfMemory,
     /// It takes no more connections, and those that were are gone.
     NoConnections,
     /// It stands still, connections open.
@@ -39,7 +37,6 @@ impl Trouble {
     async fn begins(self, server: &mut Server, raw: &Raw) {
         match self {
             Self::ReadOnly => raw.order(&["REPLICAOF", "127.0.0.1", "1"]).await,
-            Self::OutOfMemory => raw.order(&["CONFIG", "SET", "maxmemory", "1"]).await,
             Self::NoConnections => {
                 raw.order(&["CONFIG", "SET", "maxclients", "1"]).await;
                 raw.kill_connections().await;
@@ -52,7 +49,6 @@ impl Trouble {
     async fn ends(self, server: &mut Server, raw: &Raw) {
         match self {
             Self::ReadOnly => raw.order(&["REPLICAOF", "NO", "ONE"]).await,
-            Self::OutOfMemory => raw.order(&["CONFIG", "SET", "maxmemory", "0"]).await,
             Self::NoConnections => raw.order(&["CONFIG", "SET", "maxclients", "1000"]).await,
             Self::Hangs => server.thaw(),
             Self::Down => server.resume(),
@@ -126,11 +122,6 @@ async fn check(trouble: Trouble) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_became_read_only_is_waited_for() {
     check(Trouble::ReadOnly).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redis_without_memory_is_waited_for() {
-    check(Trouble::OutOfMemory).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

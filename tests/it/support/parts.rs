@@ -21,6 +21,7 @@ pub(crate) fn runs() -> Runs {
         app_max_in_flight: None,
         tenant_max_in_flight: None,
         backlog_max: None,
+        backlog_max_bytes: None,
         tenant_backlog_max: None,
         boot_rate: 0.0,
         boot_burst: n(3),
@@ -43,10 +44,12 @@ pub(crate) fn runs() -> Runs {
 
 /// A core on `redis`.
 pub(crate) async fn core(redis: &config::Redis, runs: Runs) -> Core {
+    let (store, metrics) = (Store::connect(redis).await.unwrap(), Metrics::new());
+    store.count_failures(&metrics);
     Core {
-        store: Store::connect(redis).await.unwrap(),
+        store,
         clock: Clock::system(),
-        metrics: Arc::new(Metrics::new()),
+        metrics: Arc::new(metrics),
         runs: Arc::new(runs),
     }
 }

@@ -62,6 +62,18 @@ impl Raw {
         .await
     }
 
+    /// Whether there was room for another entry.
+    pub(crate) async fn try_add(&self, stream: &str, fields: &[(&str, &str)]) -> bool {
+        let mut command = redis::cmd("XADD");
+        command.arg(self.key(stream)).arg("*").arg(fields);
+        let mut connection = self.connection.clone();
+        match command.query_async::<String>(&mut connection).await {
+            Ok(_) => true,
+            Err(error) if error.code() == Some("OOM") => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     pub(crate) async fn length(&self, stream: &str) -> usize {
         self.ask(redis::cmd("XLEN").arg(self.key(stream))).await
     }

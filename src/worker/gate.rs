@@ -1,0 +1,138 @@
+//! Whether more requests are taken in: not when Redis is nearly full, and not beyond the backlog in
+//! bytes. What is not taken in stays unread on its stream, and nothing is lost.
+//!
+//! A Redis that unread requests alone have filled would stay full for ever if none were taken in.
+//! So a Redis that is nearly full gets as many runs as may have a machine, which use no more memory
+//! than their requests did, and end.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::config::Runs;
+use crate::store::Error;
+use crate::store::health::Load;
+use crate::worker::crew::Crew;
+
+/// Percent of Redis's memory above which requests stay unread unless there is room for their
+/// machines: what is left is for results, for hashes, and for what is sent meanwhile.
+const NEARLY_FULL_PERCENT: u64 = 80;
+/// Bytes above a full Redis's bound, and percent of that bound, from which on nothing at all is
+/// taken in. Only results bring it there, and consumers make room.
+const OVER_BYTES: u64 = 64 << 20;
+const OVER_PERCENT: u64 = 25;
+/// How long a look stands while requests come in, or are kept out.
+const LOOK_BUSY: Duration = Duration::from_secs(1);
+/// How long it stands while nothing happens.
+const LOOK_IDLE: Duration = Duration::from_secs(5);
+
+/// Why requests stay unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Memory,
+    Bytes,
+}
+
+impl Stop {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Memory => "redis is nearly full",
+            Self::Bytes => "as many bytes of requests wait as may",
+        }
+    }
+}
+
+/// The gate before a worker's intake.
+#[derive(Debug)]
+pub(super) struct Gate {
+    looked: Option<Instant>,
+    stop: Option<Stop>,
+    busy: bool,
+    most: usize,
+}
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self {
+            looked: None,
+            stop: None,
+            busy: false,
+            most: usize::MAX,
+        }
+    }
+
+    /// How many requests may be read now; 0 for none. Two round trips when the last look is too
+    /// old.
+    pub(super) async fn room(&mut self, crew: &Crew) -> Result<usize, Error> {
+        let stands = if self.busy || self.stop.is_some() {
+            LOOK_BUSY
+        } else {
+            LOOK_IDLE
+        };
+        if self.looked.is_none_or(|at| at.elapsed() >= stands) {
+            let load = crew.deps.core.store.load().await?;
+            let (stop, most) = judge(&load, &crew.deps.core.runs);
+            self.tell(stop, &load);
+            crew.deps
+                .core
+                .metrics
+                .intake_stopped
+                .set(stop.is_some().into());
+            (self.stop, self.most) = (stop, most);
+            self.looked = Some(Instant::now());
+        }
+        Ok(self.most)
+    }
+
+    /// So many requests were read.
+    pub(super) fn took(&mut self, count: usize) {
+        self.busy = count > 0;
+        if self.stop.is_some() {
+            self.most = self.most.saturating_sub(count);
+        }
+    }
+
+    /// Told once when it begins, and once when it is over.
+    fn tell(&self, stop: Option<Stop>, load: &Load) {
+        if stop == self.stop {
+            return;
+        }
+        match stop {
+            Some(stop) => warn!(
+                why = stop.words(),
+                used_bytes = load.memory.map(|memory| memory.used),
+                maxmemory_bytes = load.memory.and_then(|memory| memory.most),
+                backlog_bytes = load.backlog_bytes,
+                open_runs = load.open,
+                "requests stay unread"
+            ),
+            None => info!("requests are read again"),
+        }
+    }
+}
+
+/// Whether requests stay unread, and how many may be read all the same.
+fn judge(load: &Load, runs: &Runs) -> (Option<Stop>, usize) {
+    if let Some(memory) = load.memory
+        && let Some(bound) = memory.most
+    {
+        let room = u64::from(runs.max_in_flight.get()).saturating_sub(load.open);
+        let over = bound
+            .saturating_add(bound / 100 * OVER_PERCENT)
+            .saturating_add(OVER_BYTES);
+        if memory.used >= over {
+            return (Some(Stop::Memory), 0);
+        }
+        if memory.used >= bound / 100 * NEARLY_FULL_PERCENT {
+            return (
+                Some(Stop::Memory),
+                usize::try_from(room).unwrap_or(usize::MAX),
+            );
+        }
+    }
+    match runs.backlog_max_bytes {
+        Some(most) if load.backlog_bytes >= most => (Some(Stop::Bytes), 0),
+        _ => (None, usize::MAX),
+    }
+}
