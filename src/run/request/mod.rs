@@ -136,6 +136,9 @@ pub const QUEUE_TTL_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
 pub const NOT_BEFORE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The `priority` that goes last.
 pub const PRIORITY_LAST: u8 = 9;
+/// What `not_before_ms` is not: as seconds these are the years 2001 to 2286, as milliseconds the
+/// first months of 1970.
+const SECONDS_MEANT: std::ops::Range<UnixMs> = 1_000_000_000..10_000_000_000;
 /// The `priority` of a request that names none.
 pub const PRIORITY_DEFAULT: u8 = 5;
 
@@ -185,7 +188,8 @@ impl RunRequest {
         Ok(request)
     }
 
-    /// The rules that need the time: `not_before_ms` may not lie further ahead than a year.
+    /// The rules that need the time: `not_before_ms` may not lie further ahead than a year, and
+    /// what would be a time of these years only in seconds is a mistake, not a time long past.
     ///
     /// # Errors
     /// [`Refusal`] with the rule that is broken.
@@ -194,6 +198,13 @@ impl RunRequest {
         if self.not_before_ms.is_some_and(|at| at > latest) {
             let days = NOT_BEFORE_MAX.as_secs() / (24 * 3600);
             let rule = format!("is more than {days} days ahead; it counts Unix milliseconds");
+            return Err(refuse("not_before_ms", rule));
+        }
+        if self
+            .not_before_ms
+            .is_some_and(|at| SECONDS_MEANT.contains(&at))
+        {
+            let rule = "looks like seconds; it counts Unix milliseconds".to_owned();
             return Err(refuse("not_before_ms", rule));
         }
         Ok(())
@@ -389,6 +400,16 @@ mod tests {
                 .check_times(now)
         };
         assert!(check(0).is_ok() && check(now).is_ok() && check(now + 86_400_000).is_ok());
+        // Seconds by mistake: now, in an hour, ten years ago.
+        for seconds in [now / 1000, now / 1000 + 3600, now / 1000 - 315_360_000] {
+            let refusal = check(seconds).unwrap_err().to_string();
+            assert_eq!(
+                refusal,
+                "not_before_ms: looks like seconds; it counts Unix milliseconds"
+            );
+        }
+        // Times of the past that nobody means as seconds.
+        assert!(check(1).is_ok() && check(now - 86_400_000).is_ok());
         // Microseconds by mistake.
         let refusal = check(now * 1000).unwrap_err().to_string();
         assert!(refusal.starts_with("not_before_ms: is more than 366 days ahead"));
