@@ -324,7 +324,10 @@ impl Sweeper {
         metrics.oldest_queued_age.set(waited.as_secs_f64());
         metrics.requests_unread.set(gauge(census.unread));
         metrics.tenants_held.set(gauge(census.tenants_held));
-        core.store.announce(&self.crew.limits()).await?;
+        let refused_max = core.runs.refused_max;
+        core.store
+            .announce(&self.crew.limits(), refused_max)
+            .await?;
         Ok(())
     }
 }

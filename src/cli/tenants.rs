@@ -34,7 +34,7 @@ pub(crate) enum What {
     Set(Set),
     /// Boot nothing more, of one tenant or at all; what runs goes on, and nothing is lost
     Pause(Scope),
-    /// Boot again
+    /// Boot again; with --all also in apps that were to wait because the provider said so
     Resume(Scope),
 }
 
@@ -162,6 +162,9 @@ async fn pause(
     let Some(name) = &scope.tenant else {
         let store = place::store(tool).await?;
         store.pause(None, is_paused, None).await?;
+        if !is_paused {
+            store.lift_holds().await?;
+        }
         if format.json {
             say.json(&json!({"all": true, "paused": is_paused}))?;
         } else {

@@ -101,6 +101,14 @@ fn held(hold: &Hold, now: UnixMs) -> String {
         Hold::FleetCap { max, in_flight } => format!("the fleet has {in_flight} of {max} machines"),
         Hold::AppCap { max } => format!("every app has {max} machines, as many as it may"),
         Hold::Limiter { until_ms } => format!("no app may boot {}", until(*until_ms)),
+        Hold::Provider { says } => {
+            let says = human::one_line(says, 600);
+            format!("the provider refuses us, and somebody must act: {says}")
+        }
+        Hold::Refused { until_ms } => format!(
+            "the provider had no machine for it; asked again {}, then it ends",
+            until(*until_ms)
+        ),
         Hold::NoWorker => "no worker is there".to_owned(),
     }
 }

@@ -63,6 +63,8 @@ pub struct Runs {
     pub run_timeout: Duration,
     /// What one boot may take before it counts as failed.
     pub boot_timeout: Duration,
+    /// How long a run may be refused by the provider, from the first refusal, before it ends.
+    pub refused_max: Duration,
     /// Boots that are tried for one run.
     pub max_attempts: NonZeroU32,
     /// How long a worker that died keeps a boot or a tear-down from the others.
@@ -202,6 +204,7 @@ impl Runs {
             boot_burst: reader.count(&table::BOOT_BURST, 10_000),
             run_timeout: reader.seconds(&table::RUN_TIMEOUT_S, 7 * DAY_S),
             boot_timeout: reader.seconds(&table::BOOT_TIMEOUT_S, HOUR_S),
+            refused_max: reader.seconds(&table::REFUSED_MAX_S, DAY_S),
             max_attempts: reader.count(&table::MAX_ATTEMPTS, 100),
             lease: lease(reader),
             grace: reader.seconds(&table::GRACE_S, HOUR_S),

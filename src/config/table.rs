@@ -167,6 +167,9 @@ settings! {
     BOOT_TIMEOUT_S = "COFFERDAM_BOOT_TIMEOUT_S", Text("60"), SERVICES,
         "Seconds that one boot may take before it counts as failed.",
         "The longest that the Machines API lets a caller wait for a state.";
+    REFUSED_MAX_S = "COFFERDAM_REFUSED_MAX_S", Text("900"), SERVICES,
+        "Seconds for which a run bears that the provider has no room for it; then it ends.",
+        "A full region mostly has room again within minutes, and a producer wants to know.";
     MAX_ATTEMPTS = "COFFERDAM_MAX_ATTEMPTS", Text("3"), SERVICES,
         "Boots that are tried for one run.",
         "Passing trouble is over by the third; after that it is the request.";

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::call::Request;
+use super::retry::chose_no_host;
 use super::wire::ErrorBody;
 
 /// Characters of a text or body that an error keeps.
@@ -74,9 +75,14 @@ impl Error {
                 Certainty::NothingSent
             }
             Self::NoAnswer { .. } | Self::Unreadable { .. } => Certainty::Unknown,
-            // The service gives up waiting for its host with a 408, and the host may go on.
+            // The service gives up waiting for its host with a 408, and the host may go on. Where
+            // no host could be chosen there is none that could.
             Self::Refused(refusal) if refusal.status == 408 || refusal.status >= 500 => {
-                Certainty::Unknown
+                if chose_no_host(refusal) {
+                    Certainty::Refused
+                } else {
+                    Certainty::Unknown
+                }
             }
             Self::Refused(_) => Certainty::Refused,
         }

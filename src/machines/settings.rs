@@ -42,23 +42,35 @@ impl Settings {
 
 /// An API token. `Debug` prints nothing of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Token {
+    scheme: &'static str,
+    secret: String,
+}
+
+const FLY_V1: &str = "FlyV1";
+const BEARER: &str = "Bearer";
 
 impl Token {
-    /// A token as its owner has it: bare, or with its scheme (`FlyV1 fm2_…`, `Bearer …`).
+    /// A token as its owner has it: bare, or with its scheme (`FlyV1 fm2_…`, `Bearer …`), with or
+    /// without the blank after that, and with blanks and line ends around it or its parts.
     pub fn new(token: impl Into<String>) -> Self {
-        Self(token.into().trim().to_owned())
+        let token = token.into();
+        let (scheme, bare) = taken_apart(&token);
+        let parts: Vec<&str> = bare.split(',').map(str::trim).collect();
+        let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let scheme = match scheme {
+            Some(scheme) => scheme,
+            None if parts.iter().any(|part| is_macaroon(part)) => FLY_V1,
+            None => BEARER,
+        };
+        let secret = parts.join(",");
+        Self { scheme, secret }
     }
 
     /// The value of the `Authorization` header. A macaroon goes under the scheme `FlyV1`, as
     /// Fly's own client sends it; anything else is a bearer token.
     pub(super) fn header(&self) -> Result<HeaderValue, Error> {
-        let token = self.0.as_str();
-        let whole = match token.split_once(' ') {
-            Some((scheme @ ("FlyV1" | "Bearer"), rest)) => format!("{scheme} {}", rest.trim()),
-            _ if is_macaroon(token) => format!("FlyV1 {token}"),
-            _ => format!("Bearer {token}"),
-        };
+        let whole = format!("{} {}", self.scheme, self.secret);
         if self.secret().is_empty() {
             return Err(Error::Settings("the token is empty".to_owned()));
         }
@@ -71,11 +83,7 @@ impl Token {
 
     /// The token without its scheme: what must never be shown.
     pub(super) fn secret(&self) -> &str {
-        let bare = self
-            .0
-            .strip_prefix("FlyV1")
-            .or_else(|| self.0.strip_prefix("Bearer"));
-        bare.unwrap_or(&self.0).trim()
+        &self.secret
     }
 }
 
@@ -85,8 +93,24 @@ impl fmt::Debug for Token {
     }
 }
 
+/// The scheme, if there is one, and what follows it. Without a blank a scheme is one only before a
+/// macaroon: a bearer token may begin with any letters.
+fn taken_apart(token: &str) -> (Option<&'static str>, &str) {
+    let token = token.trim();
+    for scheme in [FLY_V1, BEARER] {
+        let Some((head, rest)) = token.split_at_checked(scheme.len()) else {
+            continue;
+        };
+        let ends = rest.is_empty() || rest.starts_with(char::is_whitespace);
+        if head.eq_ignore_ascii_case(scheme) && (ends || is_macaroon(rest)) {
+            return (Some(scheme), rest);
+        }
+    }
+    (None, token)
+}
+
 fn is_macaroon(token: &str) -> bool {
-    ["fm1r_", "fm1a_", "fm2_"]
+    ["fm1r_", "fm1a_", "fm2_", "m2."]
         .iter()
         .any(|prefix| token.starts_with(prefix))
 }
@@ -198,6 +222,15 @@ mod tests {
         check_header("Bearer abc", "Bearer abc");
         check_header("FlyV1 fm2_abc,fm2_def", "FlyV1 fm2_abc,fm2_def");
         check_header("fm2_abc", "FlyV1 fm2_abc");
+        check_header("FlyV1fm2_abc", "FlyV1 fm2_abc");
+        check_header("flyv1 fm2_abc", "FlyV1 fm2_abc");
+        check_header("FlyV1\tfm2_abc", "FlyV1 fm2_abc");
+        check_header("FlyV1m2.abc", "FlyV1 m2.abc");
+        check_header("m2.abc", "FlyV1 m2.abc");
+        check_header("\r\n fm2_abc,\n fm2_def ,\n", "FlyV1 fm2_abc,fm2_def");
+        check_header("fo1_abc,fm2_def", "FlyV1 fo1_abc,fm2_def");
+        check_header("FlyV1abc", "Bearer FlyV1abc");
+        check_header("Bearerabc", "Bearer Bearerabc");
         check_header("fm1r_abc", "FlyV1 fm1r_abc");
     }
 

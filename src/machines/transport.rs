@@ -1,7 +1,7 @@
 //! One call: sent once, bounded in time and bytes, its answer or its failure put into words.
 
 use std::error::Error as _;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -17,8 +17,8 @@ use super::error::{Error, Redaction, Refusal, one_line};
 /// Bytes of an error's body that are read; the rest is not waited for.
 const ERROR_BODY_BYTES: usize = 64 * 1024;
 
-/// The longest that a server may ask us to stay away.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// The longest that a server may ask us to stay away. Who means longer says so again.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// One call, ready to be sent.
 #[derive(Debug)]
@@ -210,10 +210,23 @@ async fn refused(request: Request, response: Response, redaction: &Redaction) ->
     };
     let mut refusal = Refusal::read(request, status, &body, redaction);
     refusal.request_id = header(&headers, "fly-request-id").map(one_line);
-    refusal.retry_after = header(&headers, RETRY_AFTER.as_str())
-        .and_then(|seconds| seconds.trim().parse().ok())
-        .map(|seconds| Duration::from_secs(seconds).min(MAX_RETRY_AFTER));
+    refusal.retry_after = retry_after(&headers);
     Error::Refused(Box::new(refusal))
+}
+
+/// How long to stay away: whole seconds, or a date, which is meant by the server's clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let said = header(headers, RETRY_AFTER.as_str())?.trim();
+    let wait = if !said.is_empty() && said.bytes().all(|b| b.is_ascii_digit()) {
+        Duration::from_secs(said.parse().unwrap_or(u64::MAX))
+    } else {
+        let until = httpdate::parse_http_date(said).ok()?;
+        let date = header(headers, DATE.as_str());
+        let now = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
+        let now = now.unwrap_or_else(SystemTime::now);
+        until.duration_since(now).unwrap_or_default()
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

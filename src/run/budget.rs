@@ -5,9 +5,6 @@ use std::time::Duration;
 use crate::clock::UnixMs;
 use crate::run::id::Attempt;
 
-/// How long a run may be refused by the provider, from its first boot, before it is given up.
-pub const REFUSED_MAX: Duration = Duration::from_secs(15 * 60);
-
 /// How long a run's hash outlives the last moment at which anything is still owed for it. A
 /// sweeper that is down for less than this loses sight of nothing.
 pub const HASH_SLACK: Duration = Duration::from_secs(24 * 3600);

@@ -10,6 +10,7 @@
 //! ```
 //!
 //! Edges: queued>booting, queued>closed, booting>running, booting>queued, booting>settled,
+//! booting>closed (refused for good, and nothing was made),
 //! running>settled, running>queued, settled>settled (the machine became known), settled>closed.
 //!
 //! Deliberately absent: async, input and output, reading of clocks. What a decision needs (the

@@ -46,6 +46,14 @@ pub enum Event {
         /// Which attempt it was seen at; `None` for whichever it is, as when someone cancels.
         attempt: Option<Attempt>,
     },
+    /// The provider refused the boot of `attempt` for good, and no call of that boot can have made
+    /// anything: there is nothing to tear down.
+    Refused {
+        /// Which boot.
+        attempt: Attempt,
+        /// Why.
+        reason: ReasonCode,
+    },
     /// No machine of the run is left.
     Gone,
 }
@@ -86,6 +94,7 @@ pub fn step(phase: &Phase, event: &Event) -> Result<Phase, Rejected> {
             | Event::Failed { .. }
             | Event::Posted { .. }
             | Event::Ended { .. }
+            | Event::Refused { .. }
             | Event::Gone => Err(Rejected::Over),
         },
     }
@@ -119,6 +128,7 @@ fn queued(attempt: Attempt, event: &Event) -> Result<Phase, Rejected> {
         Event::Created { .. }
         | Event::Deferred { .. }
         | Event::Failed { .. }
+        | Event::Refused { .. }
         | Event::Posted { .. } => Err(Rejected::OtherAttempt),
         Event::Gone => Err(Rejected::NotNow),
     }
@@ -153,6 +163,16 @@ fn booting(attempt: Attempt, app: &str, event: &Event) -> Result<Phase, Rejected
             ended_with_machine(*reason)?;
             Ok(settle(attempt, reason.outcome(), app, None))
         }
+        Event::Refused {
+            attempt: of,
+            reason,
+        } => {
+            same(attempt, *of)?;
+            ended_with_machine(*reason)?;
+            Ok(Phase::Closed {
+                outcome: reason.outcome(),
+            })
+        }
         Event::Claimed { .. } | Event::Gone => Err(Rejected::NotNow),
     }
 }
@@ -186,7 +206,9 @@ fn running(attempt: Attempt, machine: &Machine, event: &Event) -> Result<Phase, 
             ))
         }
         // Two workers may have brought the same boot to its end; the second one changes nothing.
-        Event::Created { attempt: of, .. } | Event::Deferred { attempt: of } => {
+        Event::Created { attempt: of, .. }
+        | Event::Deferred { attempt: of }
+        | Event::Refused { attempt: of, .. } => {
             same(attempt, *of)?;
             Err(Rejected::NotNow)
         }
@@ -214,6 +236,7 @@ fn settled(
         Event::Posted { attempt: of }
         | Event::Deferred { attempt: of }
         | Event::Failed { attempt: of }
+        | Event::Refused { attempt: of, .. }
         | Event::Ended {
             attempt: Some(of), ..
         } => {
@@ -264,6 +287,7 @@ pub fn moves(event: &Event) -> Vec<(State, State)> {
         Event::Created { attempt, .. }
         | Event::Deferred { attempt }
         | Event::Failed { attempt }
+        | Event::Refused { attempt, .. }
         | Event::Posted { attempt }
         | Event::Ended {
             attempt: Some(attempt),
@@ -364,6 +388,13 @@ mod tests {
                 "booting>settled running>settled",
             ),
             (ended(ReasonCode::ExpiredInQueue), "queued>closed"),
+            (
+                Event::Refused {
+                    attempt,
+                    reason: ReasonCode::ImageRejected,
+                },
+                "booting>closed",
+            ),
             (Event::Gone, "settled>closed"),
         ];
         let picture = include_str!("mod.rs");
@@ -389,7 +420,11 @@ mod tests {
             attempt
                 .clone()
                 .prop_map(|attempt| Event::Failed { attempt }),
-            attempt.prop_map(|attempt| Event::Posted { attempt }),
+            attempt
+                .clone()
+                .prop_map(|attempt| Event::Posted { attempt }),
+            (attempt, proptest::sample::select(ReasonCode::ALL.to_vec()))
+                .prop_map(|(attempt, reason)| Event::Refused { attempt, reason }),
             (
                 proptest::sample::select(ReasonCode::ALL.to_vec()),
                 proptest::option::of(0u32..4)

@@ -62,6 +62,17 @@ pub enum Hold {
         /// When one may.
         until_ms: UnixMs,
     },
+    /// The provider refuses us in every app, and somebody must act: token, address, account or
+    /// quota.
+    Provider {
+        /// What it said last.
+        says: String,
+    },
+    /// The provider had no machine for it when it was asked last; it is asked again.
+    Refused {
+        /// When it is given up.
+        until_ms: UnixMs,
+    },
     /// No worker has told that it is there.
     NoWorker,
 }
@@ -74,6 +85,9 @@ pub struct Facts {
     /// Its place in its tenant's queue.
     #[serde(default)]
     pub before: Option<u64>,
+    /// Since when the provider refuses it.
+    #[serde(default)]
+    pub refused_since_ms: Option<f64>,
     /// When it is ready, if it is delayed.
     #[serde(default)]
     pub ready_at_ms: Option<f64>,
@@ -115,6 +129,8 @@ pub struct FleetFacts {
     pub app_max_in_flight: u32,
     pub tenant_max_in_flight: u32,
     pub boot_rate: f64,
+    #[serde(default)]
+    pub refused_max_ms: f64,
     pub apps: Vec<AppFacts>,
 }
 
@@ -129,6 +145,8 @@ pub struct AppFacts {
     pub at_ms: Option<f64>,
     #[serde(default)]
     pub hold_until_ms: Option<f64>,
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 impl Facts {
@@ -145,6 +163,11 @@ impl Facts {
         let ready = self.ready_at_ms.map(whole).filter(|at| *at > now);
         held_by.extend(ready.map(|until_ms| Hold::NotBefore { until_ms }));
         self.tenant_holds(now, &mut held_by);
+        let refused_max = self.fleet.as_ref().map(|fleet| whole(fleet.refused_max_ms));
+        if let (Some(since), Some(most @ 1..)) = (self.refused_since_ms, refused_max) {
+            let until_ms = whole(since).saturating_add(most);
+            held_by.push(Hold::Refused { until_ms });
+        }
         match &self.fleet {
             Some(fleet) => fleet.holds(self.in_flight, now, &mut held_by),
             None => held_by.push(Hold::NoWorker),
@@ -194,6 +217,14 @@ impl FleetFacts {
         let free_at = self.apps.iter().map(|app| app.free_at(self.boot_rate, now));
         if let Some(until_ms) = free_at.min().filter(|at| *at > now) {
             held_by.push(Hold::Limiter { until_ms });
+            let refused = self.apps.iter().map(|app| app.refused.as_deref());
+            if let Some(says) = refused
+                .collect::<Option<Vec<_>>>()
+                .and_then(|says| says.last().copied())
+            {
+                let says = says.to_owned();
+                held_by.push(Hold::Provider { says });
+            }
         }
     }
 }
@@ -341,6 +372,7 @@ mod tests {
     #[test]
     fn apps_hold_only_when_none_is_free() {
         let app = |in_flight, tokens: f64, hold: f64| AppFacts {
+            refused: None,
             in_flight,
             tokens: Some(tokens),
             at_ms: Some(1_795_392_000_000.0),

@@ -20,7 +20,7 @@ use crate::run::request::RunRequest;
 use crate::stage::breaker::{Answer, REST_MAX};
 use crate::stage::hold::Hold;
 use crate::stage::teardown::remove;
-use crate::stage::{Deps, Error, end, pause, roll, spec};
+use crate::stage::{Deps, Error, end, pause, refuse, roll, spec};
 use crate::store::acts::{Act, Claimed, Entered, Requeue};
 use crate::store::codec::View;
 use crate::token::Grant;
@@ -38,7 +38,14 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const WAIT_BASE: Duration = Duration::from_secs(1);
 /// Longest time that a refused run waits in the queue before the next try.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long nobody boots in an app whose token or address is refused.
+/// Calls that one boot makes when it is refused in words that are not known.
+const UNCLEAR_TRIES_MAX: u32 = 3;
+/// For how long an image that the registry does not know is asked for again: one that was pushed a
+/// moment ago is not seen everywhere for up to ten seconds.
+const IMAGE_UNKNOWN_MAX: Duration = Duration::from_secs(15);
+/// Between two of these calls at the least; the run waits in the queue meanwhile.
+const IMAGE_PAUSE: Duration = Duration::from_secs(2);
+/// How long nobody boots in an app whose token, address or account is refused.
 const MISCONFIGURED_HOLD: Duration = Duration::from_secs(5);
 /// How long nobody boots in an app that is over its rate limit and names no time itself.
 const RATE_HOLD: Duration = Duration::from_secs(1);
@@ -141,7 +148,8 @@ impl Boot<'_> {
         let why = "the app or the region does not answer";
         let soon = budget::after(self.deps.core.clock.now_ms(), REST_MAX);
         let until = until.min(soon);
-        self.defer(ReasonCode::BootFailed, &why, Some(until), Requeue::Held)
+        let code = ReasonCode::BootFailed;
+        self.defer(code, &why, Some(until), Requeue::Held, false)
             .await
     }
 
@@ -149,6 +157,9 @@ impl Boot<'_> {
         let mut next = begin;
         // Whether a machine may be there without our knowing.
         let mut unsure = begin == Begin::LookUp;
+        // Whether no call of this attempt can have made a machine: a look-up that finds none is no
+        // proof while a create call may be on its way.
+        let mut nothing_made = begin == Begin::Create;
         let mut tries = 0;
         loop {
             let now = self.deps.core.clock.now_ms();
@@ -187,6 +198,7 @@ impl Boot<'_> {
             self.deps.heard(&self.run.app, self.region, Some(&failed.1));
             if failed.0 == Call::Create && failed.1.certainty() == Certainty::Unknown {
                 unsure = true;
+                nothing_made = false;
             }
             if let Answer::Wait(until) = self.rests() {
                 return self.stand_back(unsure, until).await;
@@ -196,22 +208,39 @@ impl Boot<'_> {
                     next = if unsure { Begin::LookUp } else { again };
                     pause(tries, PAUSE_BASE, PAUSE_MAX).await;
                 }
+                Next::Unclear(_) if tries < UNCLEAR_TRIES_MAX => {
+                    next = if unsure { Begin::LookUp } else { Begin::Create };
+                    pause(tries, PAUSE_BASE, PAUSE_MAX).await;
+                }
                 // What is not known cannot be handed back. The lease ends, and the sweep looks.
                 Next::Again(_) | Next::Wait { .. } if unsure => return Ok(Booted::Left),
+                Next::Unclear(message) => {
+                    return self
+                        .give_up(ReasonCode::BootFailed, message, nothing_made)
+                        .await;
+                }
+                Next::End { code, message } => {
+                    return self.give_up(code, message, nothing_made).await;
+                }
                 Next::Again(_) => {
                     // Host after host without room is a region without room.
                     let code = match judge(failed.0, &failed.1).decision {
                         Decision::OtherHost => ReasonCode::NoCapacity,
                         _ => ReasonCode::BootFailed,
                     };
-                    return self.defer(code, &failed.1, None, Requeue::Refused).await;
+                    let counts = Requeue::Refused;
+                    return self
+                        .defer(code, &failed.1, None, counts, nothing_made)
+                        .await;
                 }
                 Next::Wait {
                     code,
                     until,
                     counts,
                 } => {
-                    return self.defer(code, &failed.1, until, counts).await;
+                    return self
+                        .defer(code, &failed.1, until, counts, nothing_made)
+                        .await;
                 }
                 Next::Done(booted) => return Ok(booted),
             }
@@ -231,39 +260,47 @@ impl Boot<'_> {
             Decision::Adopt { machine_id } => self.adopt(&machine_id).await?,
             Decision::RateLimited { retry_after } => {
                 let until = budget::after(now, retry_after.unwrap_or(RATE_HOLD));
-                self.deps.core.store.hold(&self.run.app, until, now).await?;
+                let (store, app) = (&self.deps.core.store, &self.run.app);
+                store.hold(app, until, None, now).await?;
                 milestone!("boot::held_back");
-                let code = ReasonCode::BootFailed;
-                Next::Wait {
-                    code,
-                    until: self.alone(until),
-                    counts: Requeue::Held,
-                }
+                Next::HELD
             }
-            Decision::OtherRegion | Decision::Quota => Next::Wait {
+            Decision::OtherRegion => Next::Wait {
                 code: ReasonCode::NoCapacity,
                 until: None,
                 counts: Requeue::Refused,
             },
-            Decision::Unauthorized | Decision::Misconfigured { .. } => {
+            Decision::Unauthorized | Decision::Misconfigured { .. } | Decision::Quota => {
                 let message = error.to_string();
-                self.deps.health.refused(&self.run.app, &message);
+                self.deps.refused(&self.run.app, &message);
                 let until = budget::after(now, MISCONFIGURED_HOLD);
-                self.deps.core.store.hold(&self.run.app, until, now).await?;
+                let (store, app) = (&self.deps.core.store, &self.run.app);
+                store.hold(app, until, Some(&message), now).await?;
                 milestone!("boot::held_off");
-                let code = ReasonCode::BootFailed;
-                Next::Wait {
-                    code,
-                    until: self.alone(until),
-                    counts: Requeue::Held,
-                }
+                Next::HELD
             }
             Decision::ImageRejected { message } => {
-                Next::Done(finish(self.deps, self.run, ReasonCode::ImageRejected, message).await?)
+                let code = ReasonCode::ImageRejected;
+                Next::End { code, message }
+            }
+            Decision::ImageUnknown { message } => {
+                let since = self.run.refused_since_ms.unwrap_or(now);
+                if now >= budget::after(since, IMAGE_UNKNOWN_MAX) {
+                    let code = ReasonCode::ImageRejected;
+                    return Ok(Next::End { code, message });
+                }
+                Next::Wait {
+                    code: ReasonCode::ImageRejected,
+                    until: Some(budget::after(now, IMAGE_PAUSE)),
+                    counts: Requeue::Refused,
+                }
             }
             Decision::Invalid { message } => {
-                Next::Done(finish(self.deps, self.run, ReasonCode::BootFailed, message).await?)
+                let code = ReasonCode::BootFailed;
+                Next::End { code, message }
             }
+            Decision::Unclear { message } if message.is_empty() => Next::Unclear(error.to_string()),
+            Decision::Unclear { message } => Next::Unclear(message),
             // These answer other calls than the two that are made here.
             Decision::Gone
             | Decision::NotYet
@@ -271,11 +308,6 @@ impl Boot<'_> {
             | Decision::StillActive
             | Decision::ReadAgain => Next::Again(Begin::LookUp),
         })
-    }
-
-    /// Until when a run waits whose app is held back until then: another app may have it at once.
-    fn alone(&self, until: UnixMs) -> Option<UnixMs> {
-        (self.deps.apps.len() < 2).then_some(until)
     }
 
     /// A machine of our name exists: ours, if its name really is.
@@ -295,7 +327,7 @@ impl Boot<'_> {
     /// The provider has the machine.
     async fn arrived(&self, machine: &wire::MachineBrief) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
-        self.deps.health.accepted(&run.app);
+        self.deps.accepted(&run.app);
         self.deps.heard(&run.app, self.region, None);
         let machine = Machine {
             app: run.app.clone(),
@@ -339,6 +371,23 @@ impl Boot<'_> {
         Ok(Booted::Left)
     }
 
+    /// The provider said no for good. Where nothing can have been made the run is closed at once.
+    async fn give_up(
+        &self,
+        code: ReasonCode,
+        message: String,
+        nothing_made: bool,
+    ) -> Result<Booted, Error> {
+        let (core, run) = (&self.deps.core, self.run);
+        // Whose lease has ended may not be the only one who boots this attempt.
+        if !nothing_made || !self.hold.holds(core.clock.now_ms()) {
+            return finish(self.deps, run, code, message).await;
+        }
+        let ending = Ending::without(code, message);
+        let act = refuse(core, &run.id, run.attempt, &ending).await?;
+        Ok(after_end(act, code))
+    }
+
     /// The provider said no and no machine was made: back to the queue, or the end if it has
     /// said no for too long.
     async fn defer(
@@ -347,12 +396,13 @@ impl Boot<'_> {
         error: &(impl Display + Sync),
         until: Option<UnixMs>,
         counts: Requeue,
+        nothing_made: bool,
     ) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
         let now = core.clock.now_ms();
         let since = run.refused_since_ms.unwrap_or(now);
-        if counts == Requeue::Refused && now >= budget::after(since, budget::REFUSED_MAX) {
-            return finish(self.deps, run, code, error.to_string()).await;
+        if counts == Requeue::Refused && now >= budget::after(since, core.runs.refused_max) {
+            return self.give_up(code, error.to_string(), nothing_made).await;
         }
         let wait = budget::backoff(run.refusals, WAIT_BASE, WAIT_MAX, roll());
         let ready = budget::after(until.unwrap_or(now), wait);
@@ -375,6 +425,16 @@ impl Boot<'_> {
     }
 }
 
+impl Next {
+    /// Back to the queue, where the hold of its app keeps it waiting, and nothing of its own: the
+    /// hold can be lifted, and another app may have it at once.
+    const HELD: Self = Self::Wait {
+        code: ReasonCode::BootFailed,
+        until: None,
+        counts: Requeue::Held,
+    };
+}
+
 /// What follows from a failed call.
 enum Next {
     /// Another call.
@@ -385,6 +445,10 @@ enum Next {
         until: Option<u64>,
         counts: Requeue,
     },
+    /// Refused in these words, which are not known: another call, a few times.
+    Unclear(String),
+    /// No machine, for good.
+    End { code: ReasonCode, message: String },
     /// Nothing more to do here.
     Done(Booted),
 }
@@ -427,11 +491,14 @@ async fn finish(
     message: impl Into<String>,
 ) -> Result<Booted, Error> {
     let ending = Ending::without(code, message);
-    Ok(
-        match end(&deps.core, &run.id, Some(run.attempt), &ending).await? {
-            Act::Done(_) => Booted::Ended(code),
-            Act::Over | Act::Repeated => Booted::Over,
-            Act::Older | Act::Refused | Act::Unknown => Booted::Left,
-        },
-    )
+    let act = end(&deps.core, &run.id, Some(run.attempt), &ending).await?;
+    Ok(after_end(act, code))
+}
+
+fn after_end(act: Act, code: ReasonCode) -> Booted {
+    match act {
+        Act::Done(_) => Booted::Ended(code),
+        Act::Over | Act::Repeated => Booted::Over,
+        Act::Older | Act::Refused | Act::Unknown => Booted::Left,
+    }
 }

@@ -194,6 +194,10 @@ async fn pause(
     order: &Entry,
 ) -> Result<Obeyed, Error> {
     let is_latest = core.store.pause(scope, is_paused, Some(&order.id)).await?;
+    if scope.is_none() && !is_paused && is_latest {
+        core.store.lift_holds().await?;
+        milestone!("control::holds_lifted");
+    }
     match scope {
         Some(tenant) => {
             milestone!("control::tenant_paused");

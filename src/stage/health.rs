@@ -1,6 +1,6 @@
 //! Whether the provider takes our calls: what readiness shows, and what is logged once.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::{error, info};
@@ -11,15 +11,17 @@ use crate::stage::breaker::Breakers;
 /// is not for it refuses us for good, while another takes every call.
 #[derive(Debug, Default)]
 pub struct Health {
-    refusing: Mutex<BTreeSet<String>>,
+    /// Apps, and what was said of each last.
+    refusing: Mutex<BTreeMap<String, String>>,
     /// Apps and regions that do not answer.
     pub breakers: Breakers,
 }
 
 impl Health {
-    /// The token, the app or the address was refused.
+    /// The token, the app, the address or the account was refused.
     pub fn refused(&self, app: &str, message: &str) {
-        if self.lock().insert(app.to_owned()) {
+        let known = self.lock().insert(app.to_owned(), message.to_owned());
+        if known.is_none() {
             error!(
                 app,
                 message, "the Machines API refuses us; booting stops, requests are kept"
@@ -27,20 +29,25 @@ impl Health {
         }
     }
 
-    /// A create call was answered as it should be.
-    pub fn accepted(&self, app: &str) {
-        if self.lock().remove(app) {
+    /// A create call was answered as it should be. Says whether it was refused before.
+    pub fn accepted(&self, app: &str) -> bool {
+        let was_refused = self.lock().remove(app).is_some();
+        if was_refused {
             info!(app, "the Machines API takes our calls again");
         }
+        was_refused
     }
 
-    /// The apps whose last word was a refusal.
+    /// The apps whose last word was a refusal, each with that word.
     #[must_use]
     pub fn refusing(&self) -> Vec<String> {
-        self.lock().iter().cloned().collect()
+        let refusing = self.lock();
+        let told = refusing.iter();
+        told.map(|(app, message)| format!("{app} ({message})"))
+            .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.refusing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -54,7 +61,7 @@ mod tests {
         let health = Health::default();
         health.refused("wrong", "token validation error");
         health.accepted("right");
-        assert_eq!(health.refusing(), ["wrong"]);
+        assert_eq!(health.refusing(), ["wrong (token validation error)"]);
         health.accepted("wrong");
         assert!(health.refusing().is_empty());
     }

@@ -96,6 +96,24 @@ impl Deps {
         self.core.store.keys().namespace()
     }
 
+    /// Notes that the provider refuses us in `app`: no request is at fault, and somebody must act.
+    fn refused(&self, app: &str, message: &str) {
+        self.health.refused(app, message);
+        self.count_refusing();
+    }
+
+    /// Notes that the provider took a create call in `app`.
+    fn accepted(&self, app: &str) {
+        if self.health.accepted(app) {
+            self.count_refusing();
+        }
+    }
+
+    fn count_refusing(&self) {
+        let apps = i64::try_from(self.health.refusing().len()).unwrap_or(i64::MAX);
+        self.core.metrics.apps_refused.set(apps);
+    }
+
     /// Notes whether a call to `app`, for `region` if it had one, was answered: with `failed`, it
     /// went wrong.
     fn heard(&self, app: &str, region: Option<&str>, failed: Option<&machines::Error>) {
@@ -201,22 +219,43 @@ pub async fn end(
     attempt: Option<Attempt>,
     ending: &Ending,
 ) -> Result<Act, Error> {
-    let settlement = Settlement {
-        ending,
-        digest: None,
-        retention: core.runs.retention,
-        lease: core.runs.lease,
-    };
+    let settlement = without_result(core, ending);
     let act = core
         .store
         .settle(id, attempt, &settlement, core.clock.now_ms())
         .await?;
     milestone!("end::settled");
+    ended(core, id, ending, act);
+    Ok(act)
+}
+
+/// Ends a run whose boot of `attempt` was refused for good and made nothing: closes it at once, so
+/// that its place in fleet, app and tenant is free. One round trip.
+async fn refuse(core: &Core, id: &RunId, attempt: Attempt, ending: &Ending) -> Result<Act, Error> {
+    let settlement = without_result(core, ending);
+    let act = core
+        .store
+        .refuse(id, attempt, &settlement, core.clock.now_ms())
+        .await?;
+    milestone!("end::refused");
+    ended(core, id, ending, act);
+    Ok(act)
+}
+
+fn without_result<'a>(core: &Core, ending: &'a Ending) -> Settlement<'a> {
+    Settlement {
+        ending,
+        digest: None,
+        retention: core.runs.retention,
+        lease: core.runs.lease,
+    }
+}
+
+fn ended(core: &Core, id: &RunId, ending: &Ending, act: Act) {
     if let Act::Done(_) = act {
         info!(run_id = id.as_str(), ?ending, "ended without a result");
         core.metrics.results.of(ending.outcome()).inc();
     }
-    Ok(act)
 }
 
 /// Whether the provider said nothing that tells it is there and at work.

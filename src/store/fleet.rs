@@ -15,6 +15,9 @@ use crate::store::scripts;
 /// How long what a worker told of its limits stands.
 const ANNOUNCED: Duration = Duration::from_secs(30);
 
+/// How long after the end of its hold an app still counts as refused: the next boot tells.
+const REFUSED_FRESH: Duration = Duration::from_secs(30);
+
 /// How long nobody must have looked at a run that is due for it to count as overdue: sweeps look
 /// every second.
 const OVERDUE_AFTER: Duration = Duration::from_secs(5);
@@ -76,16 +79,33 @@ impl Store {
         self.door.script(&script).await
     }
 
-    /// Nobody boots in `app` before `until`. One round trip.
+    /// Nobody boots in `app` before `until`. `refused` is what the provider said when somebody must
+    /// act before it takes our calls again. One round trip.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn hold(&self, app: &str, until: UnixMs, now: UnixMs) -> Result<(), Error> {
+    pub async fn hold(
+        &self,
+        app: &str,
+        until: UnixMs,
+        refused: Option<&str>,
+        now: UnixMs,
+    ) -> Result<(), Error> {
         let key = self.keys.bucket(app);
         let for_ms = until.saturating_sub(now).saturating_add(60_000).to_string();
         let until = until.to_string();
-        let writes: [&[&str]; 2] = [&["HSET", "hold_until_ms", &until], &["PEXPIRE", &for_ms]];
-        self.write_small(key, &writes).await
+        let lives: &[&str] = &["PEXPIRE", &for_ms];
+        match refused {
+            Some(words) => {
+                let holds = ["HSET", "hold_until_ms", &until, "refused", words];
+                self.write_small(key, &[&holds, lives]).await
+            }
+            None => {
+                let holds = ["HSET", "hold_until_ms", &until];
+                self.write_small(key, &[&holds, &["HDEL", "refused"], lives])
+                    .await
+            }
+        }
     }
 
     /// Gives each run that may have a machine in `app` to `each`, with its attempt; one may be
@@ -124,6 +144,43 @@ impl Store {
         }
     }
 
+    /// Boots may go on at once in every app that was to wait because the provider said so.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn lift_holds(&self) -> Result<(), Error> {
+        let mut pipe = redis::pipe();
+        for app in self.apps().await? {
+            let key = self.keys.bucket(&app);
+            pipe.hdel(&key, &["hold_until_ms", "refused"]).ignore();
+        }
+        pipe.rpush(self.keys.duties(), "").ignore();
+        self.door.pipe(&pipe).await
+    }
+
+    /// The apps in which the provider refuses us since moments ago, each with what it said.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn refused_apps(&self, now: UnixMs) -> Result<Vec<(String, String)>, Error> {
+        let apps = self.apps().await?;
+        let mut pipe = redis::pipe();
+        for app in &apps {
+            pipe.cmd("HMGET")
+                .arg(self.keys.bucket(app))
+                .arg(&["hold_until_ms", "refused"]);
+        }
+        let told: Vec<(Option<UnixMs>, Option<String>)> = self.door.pipe(&pipe).await?;
+        let recent = now.saturating_sub(millis(REFUSED_FRESH));
+        let told = apps.into_iter().zip(told);
+        Ok(told
+            .filter_map(|(app, (until, words))| {
+                until.filter(|until| *until >= recent)?;
+                Some((app, words?))
+            })
+            .collect())
+    }
+
     /// Every app that ever had a machine in flight. One round trip.
     ///
     /// # Errors
@@ -139,7 +196,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn announce(&self, room: &Room) -> Result<(), Error> {
+    pub async fn announce(&self, room: &Room, refused_max: Duration) -> Result<(), Error> {
         let key = self.keys.fleet();
         let limit = |most: Option<u32>| most.unwrap_or(0).to_string();
         let told = [
@@ -154,6 +211,8 @@ impl Store {
             &limit(room.tenant_max_in_flight),
             "boot_rate",
             &room.boot_rate.to_string(),
+            "refused_max_ms",
+            &millis(refused_max).to_string(),
         ];
         let lives = ["PEXPIRE", &millis(ANNOUNCED).to_string()];
         self.write_small(key, &[&told, &lives]).await

@@ -116,6 +116,42 @@ impl Store {
                 json(reason),
             ),
         };
+        self.conclude(id, attempt, &event, reason, end, now).await
+    }
+
+    /// The run ends since the provider refused the boot of `attempt` for good, and nothing was
+    /// made: no tear-down is owed. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`]; it may have happened.
+    pub async fn refuse(
+        &self,
+        id: &RunId,
+        attempt: Attempt,
+        end: &Settlement<'_>,
+        now: UnixMs,
+    ) -> Result<Act, Error> {
+        let Ending::Without { reason, .. } = end.ending else {
+            return Ok(Act::Refused);
+        };
+        let event = Event::Refused {
+            attempt,
+            reason: reason.code,
+        };
+        let reason = json(reason);
+        self.conclude(id, Some(attempt), &event, reason, end, now)
+            .await
+    }
+
+    async fn conclude(
+        &self,
+        id: &RunId,
+        attempt: Option<Attempt>,
+        event: &Event,
+        reason: String,
+        end: &Settlement<'_>,
+        now: UnixMs,
+    ) -> Result<Act, Error> {
         let keys = &self.keys;
         let mut script = scripts::SETTLE.prepare_invoke();
         script
@@ -130,7 +166,7 @@ impl Store {
                 .map(|attempt| attempt.0.to_string())
                 .unwrap_or_default(),
         );
-        script.arg(&*scripts::moves_word(&event)).arg(now);
+        script.arg(&*scripts::moves_word(event)).arg(now);
         script.arg(budget::after(now, end.retention.max(budget::HASH_SLACK)));
         script
             .arg(budget::after(now, end.lease))

@@ -87,7 +87,10 @@ pub(crate) fn moves_word(event: &Event) -> Cow<'static, str> {
         Event::Created { .. } => 1,
         Event::Posted { .. } => 2,
         Event::Gone => 3,
-        Event::Deferred { .. } | Event::Failed { .. } | Event::Ended { .. } => {
+        Event::Deferred { .. }
+        | Event::Failed { .. }
+        | Event::Refused { .. }
+        | Event::Ended { .. } => {
             return Cow::Owned(words_of(event));
         }
     };

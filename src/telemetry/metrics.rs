@@ -38,6 +38,8 @@ pub struct Metrics {
     machines_answers: IntCounterVec,
     /// Apps and regions that do not answer this worker, and are left alone.
     pub ways_closed: IntGauge,
+    /// Apps in which the provider refuses this worker: token, address or account.
+    pub apps_refused: IntGauge,
     /// From the start of a boot to a running machine.
     pub boot_duration: Histogram,
     /// From a running machine to its result.
@@ -113,6 +115,11 @@ impl Metrics {
                 r,
                 "machines_api_ways_closed",
                 "Apps, and regions of apps, that do not answer this worker and are left alone.",
+            ),
+            apps_refused: gauge(
+                r,
+                "machines_api_apps_refused",
+                "Apps in which the provider refuses this worker: token, address, account or quota.",
             ),
             boot_duration: histogram(
                 r,

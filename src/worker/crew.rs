@@ -1,6 +1,7 @@
 //! Boots and tear-downs in hand: bounded, leased, and counted.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -29,6 +30,33 @@ pub(crate) struct InHand {
     pub(crate) attempt: Attempt,
     pub(crate) work: Work,
     pub(crate) hold: Hold,
+    /// Which of the tasks that had it in hand, one after another.
+    turn: u64,
+    /// Somebody called for it meanwhile.
+    called: bool,
+}
+
+/// A run that a task has in hand, until this is dropped: a task that panics lets go too.
+struct Holding {
+    crew: Arc<Crew>,
+    id: RunId,
+    turn: u64,
+    gauge: Gauge,
+}
+
+impl Holding {
+    /// Lets go of the run. Says whether somebody called for it meanwhile.
+    fn release(self) -> bool {
+        self.crew.release(&self.id, self.turn)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.crew.release(&self.id, self.turn);
+        let metrics = &self.crew.deps.core.metrics;
+        metrics.work_in_hand(self.gauge).dec();
+    }
 }
 
 /// Where a worker may boot.
@@ -63,6 +91,7 @@ pub struct Crew {
     /// while it listens.
     pub(crate) late: Arc<Semaphore>,
     held: Mutex<HashMap<RunId, InHand>>,
+    turns: AtomicU64,
 }
 
 impl Crew {
@@ -83,6 +112,7 @@ impl Crew {
             room: Notify::new(),
             late: Arc::new(Semaphore::new(concurrency)),
             held: Mutex::default(),
+            turns: AtomicU64::new(0),
         }
     }
 
@@ -128,25 +158,23 @@ impl Crew {
     pub(crate) fn boot(self: &Arc<Self>, run: Claimed, now: UnixMs, permit: OwnedSemaphorePermit) {
         let crew = self.clone();
         let span = info_span!("boot", run_id = run.id.as_str(), attempt = run.attempt.0);
-        let hold = self.hold(&run.id, run.attempt, Work::Boot, Some(&run.app), now);
+        let in_hand = self.in_hand(&run.id, run.attempt, Work::Boot, Some(&run.app), now);
+        let (hold, holding) = self.take_over(in_hand, Gauge::Boot);
         // Boxed where it is made: it is large, and would be moved whole several times.
         let task = Box::pin(async move {
-            let metrics = crew.deps.core.metrics.clone();
-            metrics.work_in_hand(Gauge::Boot).inc();
             let mut over = false;
             let began = tokio::time::Instant::now();
             match boot(&crew.deps, &run, &hold, Begin::Create).await {
                 Ok(booted @ (Booted::Running | Booted::Over)) => {
                     over = booted == Booted::Over;
+                    let metrics = &crew.deps.core.metrics;
                     metrics.boot_duration.observe(began.elapsed().as_secs_f64());
                 }
                 Ok(Booted::Queued | Booted::Ended(_) | Booted::Left) => {}
                 Err(error) => warn!(%error, "the boot is left to the sweep"),
             }
-            metrics.work_in_hand(Gauge::Boot).dec();
-            crew.release(&run.id);
-            // The bell for a run that ended while it booted may have rung in vain.
-            if over {
+            // A call for a run that is in hand comes to nothing here, or comes to another worker.
+            if holding.release() || over {
                 crew.look_after(&run.id).await;
             }
             drop(permit);
@@ -159,29 +187,29 @@ impl Crew {
     /// Does what a run owes that was looked up at `now`, in a task of its own.
     pub(crate) fn perform(self: &Arc<Self>, view: View, now: UnixMs, permit: OwnedSemaphorePermit) {
         let attempt = Attempt(view.attempt);
-        // The same run may be heard of twice; once at a time is enough.
-        if self.lock().contains_key(&view.id) {
-            return;
-        }
         let crew = self.clone();
         let work = match view.phase().owes() {
             Duty::Reboot => Work::Boot,
             Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => Work::Duty,
         };
-        let hold = self.hold(&view.id, attempt, work, None, now);
+        let in_hand = self.in_hand(&view.id, attempt, work, None, now);
+        // The same run may be heard of twice; once at a time is enough, and then once more.
+        let Some((hold, holding)) = self.take(in_hand, Gauge::Teardown) else {
+            return;
+        };
         let span = info_span!("perform", run_id = view.id.as_str(), attempt = attempt.0);
         // Boxed where it is made: it is large, and would be moved whole several times.
         let task = Box::pin(async move {
-            let metrics = crew.deps.core.metrics.clone();
-            metrics.work_in_hand(Gauge::Teardown).inc();
             match perform(&crew.deps, &view, &hold).await {
                 Ok(Performed::Room) => crew.some_run_waits().await,
                 Ok(Performed::Done) => {}
                 Err(error) => warn!(%error, "not done; due again when its lease ends"),
             }
-            metrics.work_in_hand(Gauge::Teardown).dec();
-            crew.release(&view.id);
+            let called = holding.release();
             drop(permit);
+            if called {
+                crew.look_after(&view.id).await;
+            }
         });
         self.shutdown.spawn(task.instrument(span));
     }
@@ -227,30 +255,61 @@ impl Crew {
         self.lock().values().cloned().collect()
     }
 
-    /// Holds a run for as long as its lease, which began when Redis was asked and not when it
+    /// A run held for as long as its lease, which began when Redis was asked and not when it
     /// answered: the process may have stood still between.
-    fn hold(
+    fn in_hand(
         &self,
         id: &RunId,
         attempt: Attempt,
         work: Work,
         boots_in: Option<&str>,
         since: UnixMs,
-    ) -> Hold {
-        let hold = Hold::until(budget::after(since, self.deps.core.runs.lease));
-        let in_hand = InHand {
+    ) -> InHand {
+        InHand {
             id: id.clone(),
             attempt,
             work,
             boots_in: boots_in.map(str::to_owned),
-            hold: hold.clone(),
-        };
-        self.lock().insert(id.clone(), in_hand);
-        hold
+            hold: Hold::until(budget::after(since, self.deps.core.runs.lease)),
+            turn: self.turns.fetch_add(1, Ordering::Relaxed),
+            called: false,
+        }
     }
 
-    fn release(&self, id: &RunId) {
-        self.lock().remove(id);
+    /// Takes a run in hand. `None` when it is: who has it looks at it again afterwards.
+    fn take(self: &Arc<Self>, in_hand: InHand, gauge: Gauge) -> Option<(Hold, Holding)> {
+        if let Some(held) = self.lock().get_mut(&in_hand.id) {
+            held.called = true;
+            return None;
+        }
+        Some(self.take_over(in_hand, gauge))
+    }
+
+    /// Takes a run in hand, from whoever is about to let go of it.
+    fn take_over(self: &Arc<Self>, mut in_hand: InHand, gauge: Gauge) -> (Hold, Holding) {
+        let (id, turn, hold) = (in_hand.id.clone(), in_hand.turn, in_hand.hold.clone());
+        let mut held = self.lock();
+        in_hand.called = held.get(&id).is_some_and(|before| before.called);
+        held.insert(id.clone(), in_hand);
+        drop(held);
+        self.deps.core.metrics.work_in_hand(gauge).inc();
+        let crew = self.clone();
+        let holding = Holding {
+            crew,
+            id,
+            turn,
+            gauge,
+        };
+        (hold, holding)
+    }
+
+    /// Whether somebody called meanwhile. One who no longer has the run changes nothing.
+    fn release(&self, id: &RunId, turn: u64) -> bool {
+        let mut held = self.lock();
+        if held.get(id).is_none_or(|held| held.turn != turn) {
+            return false;
+        }
+        held.remove(id).is_some_and(|held| held.called)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RunId, InHand>> {

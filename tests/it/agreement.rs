@@ -167,6 +167,11 @@ async fn apply(store: &Store, event: &Event) -> Act {
             let end = settlement(&ending);
             store.settle(&id(), *attempt, &end, NOW).await.unwrap()
         }
+        Event::Refused { attempt, reason } => {
+            let ending = Ending::without(*reason, "because");
+            let end = settlement(&ending);
+            store.refuse(&id(), *attempt, &end, NOW).await.unwrap()
+        }
         Event::Gone => {
             let close = store.close(&id(), Attempt(1), NOW, KEEP).await;
             close.unwrap().0
@@ -188,6 +193,9 @@ fn events() -> Vec<Event> {
     for reason in ReasonCode::ALL {
         for attempt in [None, Some(Attempt(1)), Some(Attempt(2))] {
             events.push(Event::Ended { reason, attempt });
+        }
+        for attempt in [1, 2].map(Attempt) {
+            events.push(Event::Refused { attempt, reason });
         }
     }
     events

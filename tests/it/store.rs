@@ -266,7 +266,7 @@ async fn boots_keep_to_the_rate_of_each_app() {
     fixture
         .core
         .store
-        .hold("app", t0 + 60_000, t0)
+        .hold("app", t0 + 60_000, None, t0)
         .await
         .unwrap();
     let held = at(50_000).await;

@@ -51,6 +51,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
         )),
     }
     findings.push(clock(&store).await);
+    findings.extend(refused(&store).await);
     findings.extend(runs(&store).await);
     findings
 }
@@ -181,6 +182,20 @@ pub(super) fn skew(
         SKEW_NOTED_MS..SKEW_TOO_LARGE_MS => Finding::warn(what, found, remedy),
         _ => Finding::fail(what, found, remedy),
     }
+}
+
+/// Apps in which the workers are refused: only a create call tells, and `doctor` makes none.
+async fn refused(store: &Store) -> Vec<Finding> {
+    let refused = store.refused_apps(Clock::system().now_ms()).await;
+    let told = refused.unwrap_or_default().into_iter();
+    told.map(|(app, words)| {
+        Finding::fail(
+            "boots",
+            format!("the provider refuses them in {app}: {words}"),
+            "mend the token, the app or the account; requests wait meanwhile and boot then",
+        )
+    })
+    .collect()
 }
 
 async fn runs(store: &Store) -> Option<Finding> {

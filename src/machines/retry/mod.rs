@@ -2,12 +2,14 @@
 //!
 //! A refusal is read in this order: the service's own code, its text, the HTTP status. A code that
 //! is not known here outranks the texts about capacity, since whoever sends codes would send the
-//! one for capacity. The texts are prose of the service and change; each is matched by the words
-//! that matter, whatever stands around them, and the status decides where no text is known. Every
-//! row of the table at the foot says where it was seen.
+//! one for capacity. The texts are in [`words`]; the status decides where no text is known. Every
+//! answer of the table, `tests/fixtures/machines/answers.json`, says where it was seen.
+
+mod words;
 
 use std::time::Duration;
 
+use self::words::ImageFault;
 use super::call::Call;
 use super::error::{Error, Refusal};
 
@@ -34,7 +36,8 @@ pub enum Decision {
     OtherHost,
     /// The region has no room: create again in another, or wait.
     OtherRegion,
-    /// The organisation may not have more here: no use in trying again soon.
+    /// The account may have no more, or nothing: a quota, a payment, a verification. Stop booting,
+    /// keep requests waiting.
     Quota,
     /// The token is not valid for this: stop booting, keep requests waiting.
     Unauthorized,
@@ -43,8 +46,18 @@ pub enum Decision {
         /// In the service's words.
         message: String,
     },
+    /// The registry does not know the image: final for this run, unless it was pushed moments ago.
+    ImageUnknown {
+        /// In the service's words.
+        message: String,
+    },
     /// The call itself is wrong: final.
     Invalid {
+        /// In the service's words.
+        message: String,
+    },
+    /// A refusal in words that are not known: tried a few times, then it is the call that is wrong.
+    Unclear {
         /// In the service's words.
         message: String,
     },
@@ -112,7 +125,7 @@ pub fn judge(call: Call, error: &Error) -> Verdict {
             // be able to strike that word out of what it says.
             let text = &refusal.said.text;
             by_code(refusal)
-                .or_else(|| by_text(refusal, text))
+                .or_else(|| by_text(call, refusal, text))
                 .or_else(|| by_capacity_text(refusal, text))
                 .unwrap_or_else(|| by_status(call, refusal, text))
         }
@@ -135,16 +148,17 @@ fn by_code(refusal: &Refusal) -> Option<Verdict> {
 }
 
 /// Texts that mean one thing whatever the status.
-fn by_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
+fn by_text(call: Call, refusal: &Refusal, text: &str) -> Option<Verdict> {
     let has = |words: &str| text.contains(words);
-    let verdict = if has("failed to get manifest") || has("manifest unknown") {
-        // "unauthorized" alone would also be what a bad API token gets.
-        let message = refusal.text.clone();
-        Verdict::new(Decision::ImageRejected { message }, Fault::Customer)
-    } else if refusal.status == 400 {
+    if let Some(fault) = words::image_fault(text) {
+        return Some(image(fault, refusal));
+    }
+    if refusal.status == 400 {
         // It may repeat what the producer wrote, who must not be able to put words in our mouth.
-        return None;
-    } else if has("unique machine name violation") {
+        let ours = call == Call::Create && words::begins_with_the_account(text);
+        return ours.then(|| Verdict::new(Decision::Quota, Fault::Ours));
+    }
+    let verdict = if has("unique machine name violation") {
         let decision = match machine_id(text) {
             Some(machine_id) => Decision::Adopt { machine_id },
             None => Decision::LookUp,
@@ -160,7 +174,10 @@ fn by_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
         Verdict::new(Decision::StillActive, Fault::Nobody)
     } else if has("rate limit exceeded") {
         rate_limited(refusal)
-    } else if has("over the allowed quota") || has("add a payment method") {
+    } else if call == Call::Create
+        && matches!(refusal.status, 402..=403 | 405..=499)
+        && words::is_about_the_account(text)
+    {
         Verdict::new(Decision::Quota, Fault::Ours)
     } else if has("page not found") {
         // The answer of a server that has no such route. Taken for the 404 of a machine it would
@@ -172,21 +189,16 @@ fn by_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
     Some(verdict)
 }
 
-/// One host has no room, or takes nobody for now.
-const NO_ROOM_ON_HOST: [&str; 5] = [
-    "could not reserve resource",
-    "insufficient resources available to fulfill",
-    "insufficient ips available",
-    "deploys to this host are temporarily disabled",
-    "governor policy blocked",
-];
-
-/// A whole region has no room.
-const NO_ROOM_IN_REGION: [&str; 3] = [
-    "could not find a candidate host",
-    "no capacity",
-    "insufficient resources to create new machine with existing volume",
-];
+/// "unauthorized" alone would also be what a bad API token gets; after the words about a manifest
+/// it is the registry's.
+fn image(fault: ImageFault, refusal: &Refusal) -> Verdict {
+    let message = refusal.text.clone();
+    match fault {
+        ImageFault::Registry => Verdict::new(Decision::Retry, Fault::Provider),
+        ImageFault::Unknown => Verdict::new(Decision::ImageUnknown { message }, Fault::Customer),
+        ImageFault::Refused => Verdict::new(Decision::ImageRejected { message }, Fault::Customer),
+    }
+}
 
 /// Texts that tell of no room.
 fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
@@ -199,14 +211,19 @@ fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
     if coded {
         return None;
     }
-    let any = |known: &[&str]| known.iter().any(|words| text.contains(words));
-    if any(&NO_ROOM_ON_HOST) {
+    if words::host_has_no_room(text) {
         Some(Verdict::new(Decision::OtherHost, Fault::Provider))
-    } else if any(&NO_ROOM_IN_REGION) {
+    } else if words::region_has_no_room(text) {
         Some(Verdict::new(Decision::OtherRegion, Fault::Provider))
     } else {
         None
     }
+}
+
+/// Whether a refusal says that no host could be chosen: then nothing was made, whatever the status.
+pub(super) fn chose_no_host(refusal: &Refusal) -> bool {
+    let verdict = by_code(refusal).or_else(|| by_capacity_text(refusal, &refusal.said.text));
+    verdict.is_some_and(|verdict| verdict.decision == Decision::OtherRegion)
 }
 
 fn by_status(call: Call, refusal: &Refusal, text: &str) -> Verdict {
@@ -216,10 +233,9 @@ fn by_status(call: Call, refusal: &Refusal, text: &str) -> Verdict {
         408 if call == Call::Wait => Verdict::new(Decision::NotYet, Fault::Nobody),
         408 | 500 | 502..=599 => unsure(call),
         409 => conflict(call),
-        412 => precondition(call),
-        422 if call == Call::Create && !text.contains("valid") => {
-            Verdict::new(Decision::OtherRegion, Fault::Provider)
-        }
+        412 => precondition(call, refusal),
+        402 => Verdict::new(Decision::Quota, Fault::Ours),
+        422 if call == Call::Create && !words::request_is_wrong(text) => unclear(refusal),
         429 => rate_limited(refusal),
         // A redirect is the answer of something in between; 405 and 501 of a server without this
         // call.
@@ -249,9 +265,9 @@ fn conflict(call: Call) -> Verdict {
 }
 
 /// 412 in words that are not known.
-fn precondition(call: Call) -> Verdict {
+fn precondition(call: Call, refusal: &Refusal) -> Verdict {
     match call {
-        Call::Create => Verdict::new(Decision::OtherRegion, Fault::Provider),
+        Call::Create => unclear(refusal),
         Call::Delete => Verdict::new(Decision::StillActive, Fault::Nobody),
         // It is still stopping, being prepared or being replaced; that passes.
         Call::Start => Verdict::new(Decision::Retry, Fault::Nobody),
@@ -277,6 +293,11 @@ fn rate_limited(refusal: &Refusal) -> Verdict {
 fn misconfigured(message: &str) -> Verdict {
     let message = message.to_owned();
     Verdict::new(Decision::Misconfigured { message }, Fault::Ours)
+}
+
+fn unclear(refusal: &Refusal) -> Verdict {
+    let message = refusal.text.clone();
+    Verdict::new(Decision::Unclear { message }, Fault::Customer)
 }
 
 /// A create is made of what the producer asked for; everything else of what we put into it.

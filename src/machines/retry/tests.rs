@@ -37,7 +37,7 @@ const TABLE: &[Row] = &[
     (Delete, 404, r#"{"error":"not_found: machine not found"}"#, "gone", Nobody),
     // How things end. An image that cannot be had: motir-core, both wordings, no machine made.
     (Create, 400, r#"{"error":"failed to get manifest registry.fly.io/a:b: unauthorized"}"#, "image_rejected", Customer),
-    (Create, 400, r#"{"error":"failed to get manifest registry.fly.io/a:b: manifest unknown"}"#, "image_rejected", Customer),
+    (Create, 400, r#"{"error":"failed to get manifest registry.fly.io/a:b: manifest unknown"}"#, "image_unknown", Customer),
     // "unauthorized" alone is a bad token: the same source; the text from clutterfly.
     (Create, 401, r#"{"error":"Authenticate: token validation error"}"#, "unauthorized", Ours),
     (Get, 401, r#"{"error":"unauthorized"}"#, "unauthorized", Ours),
@@ -73,9 +73,9 @@ const TABLE: &[Row] = &[
     (Create, 409, r#"{"error":"aborted: no capacity","status":"unknown"}"#, "look_up", Provider),
     // The envelope's word is not a code: fly-go's handleAPIError, community topic 15555.
     (Create, 409, r#"{"message":"aborted: no capacity","status":"error"}"#, "other_region", Provider),
-    // No room, by the status alone: FLAME's fly_backend.ex.
-    (Create, 412, "", "other_region", Provider),
-    (Create, 422, "", "other_region", Provider),
+    // No room, by the status alone, says FLAME's fly_backend.ex; here only words say so.
+    (Create, 412, "", "unclear", Customer),
+    (Create, 422, "", "unclear", Customer),
     (Create, 409, "", "look_up", Provider),
     // Over the memory of a region: Kilo-Org/cloud.
     (Create, 403, r#"{"error":"permission_denied: you are over the allowed quota of memory"}"#, "quota", Ours),
@@ -158,6 +158,8 @@ fn name(decision: &Decision) -> &'static str {
         Decision::Quota => "quota",
         Decision::Unauthorized => "unauthorized",
         Decision::ImageRejected { .. } => "image_rejected",
+        Decision::ImageUnknown { .. } => "image_unknown",
+        Decision::Unclear { .. } => "unclear",
         Decision::Invalid { .. } => "invalid",
         Decision::Misconfigured { .. } => "misconfigured",
         Decision::Gone => "gone",
@@ -180,6 +182,79 @@ fn every_refusal_that_was_seen_has_its_answer() {
     }
 }
 
+/// The answers that the whole pipeline is tried with too.
+#[derive(serde::Deserialize)]
+struct Recorded {
+    about: String,
+    status: u16,
+    body: String,
+    decision: String,
+}
+
+#[test]
+fn every_recorded_answer_to_a_create_has_its_decision() {
+    let text = include_str!("../../../tests/fixtures/machines/answers.json");
+    let recorded: Vec<Recorded> = serde_json::from_str(text).unwrap();
+    assert!(recorded.len() > 30);
+    for answer in recorded {
+        let error = refused(Create, answer.status, &answer.body);
+        let verdict = judge(Create, &error);
+        assert_eq!(name(&verdict.decision), answer.decision, "{}", answer.about);
+    }
+}
+
+#[test]
+fn what_a_producer_chose_puts_no_words_in_the_providers_mouth() {
+    for (status, body, decision) in [
+        (422, r#"{"error":"region payment not found"}"#, "invalid"),
+        (422, r#"{"error":"region quota not found"}"#, "invalid"),
+        (
+            400,
+            r#"{"error":"invalid env 'add a payment method'"}"#,
+            "invalid",
+        ),
+        (
+            400,
+            r#"{"error":"failed to get manifest r/a:timeout: unauthorized"}"#,
+            "image_rejected",
+        ),
+        (
+            400,
+            r#"{"error":"failed to get manifest r/not-found:v1: unauthorized"}"#,
+            "image_rejected",
+        ),
+    ] {
+        let verdict = judge(Create, &refused(Create, status, body));
+        assert_eq!(name(&verdict.decision), decision, "{status} {body}");
+    }
+    // The name of an app is in what other calls are told.
+    let gone = refused(
+        Delete,
+        404,
+        r#"{"error":"machine not found, contact billing"}"#,
+    );
+    assert_eq!(judge(Delete, &gone).decision, Decision::Gone);
+}
+
+#[test]
+fn a_region_without_room_made_nothing_whatever_the_status() {
+    use super::super::error::Certainty;
+    for (body, certainty) in [
+        (
+            r#"{"error":"out of capacity","status":"insufficient_capacity"}"#,
+            Certainty::Refused,
+        ),
+        (r#"{"error":"no capacity"}"#, Certainty::Refused),
+        (
+            r#"{"error":"governor policy blocked start"}"#,
+            Certainty::Unknown,
+        ),
+        ("", Certainty::Unknown),
+    ] {
+        assert_eq!(refused(Create, 503, body).certainty(), certainty, "{body}");
+    }
+}
+
 #[test]
 fn the_id_to_adopt_is_read_out_of_the_text() {
     let verdict = judge(Create, &refused(Create, 409, DUPLICATE));
@@ -189,7 +264,7 @@ fn the_id_to_adopt_is_read_out_of_the_text() {
 
 #[test]
 fn a_message_is_passed_on_in_the_services_words() {
-    let text = "failed to get manifest docker.io/Library/Nope: manifest unknown";
+    let text = "failed to get manifest docker.io/Library/Nope: unauthorized";
     let verdict = judge(Create, &refused(Create, 400, text));
     assert_eq!(
         verdict.decision,

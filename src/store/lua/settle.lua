@@ -37,7 +37,11 @@ redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 meter(ns, ARGV[11], ARGV[12], run.tenant, 'runs:' .. ARGV[8], 1)
 if to == 'closed' then
   redis.call('ZREM', KEYS[2], id)
-  dequeue(ns, run.tenant, id)
+  if run.state == 'booting' then
+    land(ns, run.app, run.tenant, id)
+  else
+    dequeue(ns, run.tenant, id)
+  end
 else
   redis.call('ZADD', KEYS[2], ARGV[7], id)
   redis.call('SADD', ns .. ':owed', id)

@@ -5,7 +5,7 @@
 -- Answers: JSON, as run::wait::Facts reads it; nil when there is no such run
 
 local ns, id = ARGV[1], ARGV[2]
-local run = read(KEYS[1], { 'state', 'tenant' })
+local run = read(KEYS[1], { 'state', 'tenant', 'refused_since_ms' })
 if not run.state then return false end
 local tenant = run.tenant
 local queue, later = ns .. ':queue:' .. tenant, ns .. ':delayed:' .. tenant
@@ -13,6 +13,7 @@ local own = read(ns .. ':settings:' .. tenant, { 'max_in_flight', 'paused', 'bud
 local facts = {
   queued = run.state == 'queued',
   before = redis.call('ZRANK', queue, id) or nil,
+  refused_since_ms = tonumber(run.refused_since_ms),
   ready_at_ms = tonumber(redis.call('ZSCORE', later, id) or nil),
   tenants_before = redis.call('ZRANK', KEYS[2], tenant) or nil,
   all_paused = redis.call('HEXISTS', KEYS[4], 'paused') == 1,
@@ -25,22 +26,24 @@ local facts = {
   },
   in_flight = in_flight(ns),
 }
-local fleet = read(KEYS[5], { 'apps', 'max_in_flight', 'app_max_in_flight', 'tenant_max_in_flight', 'boot_rate' })
+local fleet = read(KEYS[5], { 'apps', 'max_in_flight', 'app_max_in_flight', 'tenant_max_in_flight', 'boot_rate', 'refused_max_ms' })
 if fleet.apps then
   facts.fleet = {
     max_in_flight = tonumber(fleet.max_in_flight),
     app_max_in_flight = tonumber(fleet.app_max_in_flight),
     tenant_max_in_flight = tonumber(fleet.tenant_max_in_flight),
     boot_rate = tonumber(fleet.boot_rate),
+    refused_max_ms = tonumber(fleet.refused_max_ms),
     apps = {},
   }
   for app in string.gmatch(fleet.apps, '[^,]+') do
-    local bucket = read(ns .. ':bucket:' .. app, { 'tokens', 'at_ms', 'hold_until_ms' })
+    local bucket = read(ns .. ':bucket:' .. app, { 'tokens', 'at_ms', 'hold_until_ms', 'refused' })
     table.insert(facts.fleet.apps, {
       in_flight = redis.call('HLEN', ns .. ':inflight:' .. app),
       tokens = tonumber(bucket.tokens),
       at_ms = tonumber(bucket.at_ms),
       hold_until_ms = tonumber(bucket.hold_until_ms),
+      refused = bucket.refused,
     })
   end
 end

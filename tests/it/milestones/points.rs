@@ -88,6 +88,7 @@ pub(super) const POINTS: &[Point] = &[
     point("observe::looked_late", Story::Hangs),
     point("observe::requeued", Story::Stuck),
     point("end::settled", Story::Hangs),
+    point("end::refused", Story::ImageRefused),
     point("orders::read", Story::Cancelled),
     point("orders::taken_over", Story::LeftUnobeyed),
     point("control::buried", Story::NoOrder),
@@ -97,5 +98,6 @@ pub(super) const POINTS: &[Point] = &[
     point("control::tenant_read", Story::TenantCancelled),
     point("control::tenant_paused", Story::TenantPaused),
     point("control::all_paused", Story::AllPaused),
+    point("control::holds_lifted", Story::AllPaused),
     point("control::done", Story::Cancelled),
 ];

@@ -30,6 +30,8 @@ pub(super) enum Story {
     RateLimited,
     /// The first create call's token is refused.
     Unauthorized,
+    /// The image may not be had.
+    ImageRefused,
     /// There is no room for the first machine.
     NoCapacity,
     /// The first machine never starts.
@@ -88,6 +90,10 @@ pub(super) fn rules() -> Vec<String> {
                 "unauthorized",
                 "refuse status=401 error=\"Authenticate: token validation error\"",
             ),
+            (
+                "refused",
+                "refuse status=400 error=\"failed to get manifest r/a:b: unauthorized\"",
+            ),
             ("full", "no-capacity kind=region"),
             ("stuck", "stick state=created"),
         ] {
@@ -127,7 +133,7 @@ impl Story {
             | Self::Reads => Some("cancelled"),
             Self::Hangs => Some("timed_out"),
             Self::Exits => Some("failed"),
-            Self::Orphan | Self::NoOrder | Self::Unreadable => None,
+            Self::Orphan | Self::NoOrder | Self::Unreadable | Self::ImageRefused => None,
             _ => Some("completed"),
         }
     }
@@ -157,6 +163,7 @@ impl Story {
             Self::Unseen => self.run(world, "unseen", n, guest("stays")).await,
             Self::RateLimited => self.run(world, "limited", n, json!({})).await,
             Self::Unauthorized => self.run(world, "unauthorized", n, json!({})).await,
+            Self::ImageRefused => self.run(world, "refused", n, json!({})).await,
             Self::NoCapacity => self.run(world, "full", n, json!({})).await,
             Self::Stuck => self.run(world, "stuck", n, json!({})).await,
             Self::Overtaken => self.run(world, "plain", n, json!({})).await,

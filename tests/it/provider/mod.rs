@@ -4,6 +4,7 @@
 //! What each answer means is a table in `machines/retry`; workers that die meanwhile are in
 //! `crashes`.
 
+mod answers;
 mod nonsense;
 mod outage;
 mod refused;

@@ -27,6 +27,7 @@ pub(crate) fn runs() -> Runs {
         boot_burst: n(3),
         run_timeout: Duration::from_secs(60),
         boot_timeout: Duration::from_secs(20),
+        refused_max: Duration::from_secs(900),
         max_attempts: n(3),
         lease: Duration::from_secs(3),
         grace: Duration::from_secs(2),

@@ -6,9 +6,12 @@ use serde_json::json;
 
 use super::{Lab, id, request, tenant};
 
+/// As the default has it.
+const REFUSED_MAX: std::time::Duration = std::time::Duration::from_secs(900);
+
 async fn why(lab: &Lab, run: &str) -> Option<Waiting> {
     let store = &lab.core.store;
-    store.announce(&lab.room).await.unwrap();
+    store.announce(&lab.room, REFUSED_MAX).await.unwrap();
     store.why_waiting(&id(run), lab.now()).await.unwrap()
 }
 
@@ -80,7 +83,7 @@ async fn each_hold_is_told() {
 
     lab.room.app_max_in_flight = None;
     let until_ms = lab.now() + 60_000;
-    store.hold("app", until_ms, lab.now()).await.unwrap();
+    store.hold("app", until_ms, None, lab.now()).await.unwrap();
     assert_eq!(held(&lab, "a-1").await, [Hold::Limiter { until_ms }]);
 }
 
@@ -136,7 +139,11 @@ async fn that_no_worker_is_there_is_told() {
     let waiting = lab.core.store.why_waiting(&id("a-0"), lab.now()).await;
     assert_eq!(waiting.unwrap().unwrap().held_by, [Hold::NoWorker]);
     let left: i64 = {
-        lab.core.store.announce(&lab.room).await.unwrap();
+        lab.core
+            .store
+            .announce(&lab.room, REFUSED_MAX)
+            .await
+            .unwrap();
         lab.raw.say("PTTL", "fleet", &[]).await
     };
     assert!((1..=30_000).contains(&left), "{left}");
