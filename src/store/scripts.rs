@@ -39,7 +39,7 @@ scripts! {
     /// A boot came to nothing.
     REQUEUE = when_full ["run" "turns" "flight" "usage"] "requeue";
     /// The run ends.
-    SETTLE = when_full ["run" "turns" "usage" "result"] "settle";
+    SETTLE = when_full ["run" "turns" "flight" "usage" "result"] "settle";
     /// No machine is left.
     CLOSE = when_full ["run" "turns" "flight" "usage"] "close";
     /// A worker still holds its runs.

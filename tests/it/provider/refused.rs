@@ -13,7 +13,7 @@ const BOUND: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_app_without_room_gives_way_to_the_next() {
-    for kind in ["region", "quota", "volume", "memory"] {
+    for kind in ["region", "volume", "memory"] {
         let rule = format!("create app=full: no-capacity kind={kind}");
         // The full one is asked first, and has the fewest machines for ever.
         let stack = Plan::simulated(Duration::from_millis(20))
@@ -62,7 +62,7 @@ fn movable(stack: &Stack) -> (Deps, Clock) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn room_that_never_comes_ends_as_no_capacity_after_a_quarter_of_an_hour() {
-    let kinds = ["region", "quota", "volume", "memory", "ips"];
+    let kinds = ["region", "volume", "memory", "ips"];
     let rules = kinds.map(|kind| format!("create name=sandbox-{kind}-*: no-capacity kind={kind}"));
     let mut stack = Plan::simulated(Duration::from_millis(20))
         .workers(0)
