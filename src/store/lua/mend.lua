@@ -24,6 +24,7 @@ for i = 6, #ARGV do
       vanish(ns, id)
       redis.call('SADD', ns .. ':apps', run.app)
       launch(ns, run.app, run.tenant, id, run.attempt)
+      if run.state == 'settled' then redis.call('SADD', ns .. ':owed', id) end
       mended = mended + 1
     end
   else

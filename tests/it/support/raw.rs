@@ -1,5 +1,7 @@
 //! Redis itself, as a producer, a consumer or an operator with `redis-cli` meets it.
 
+use std::collections::HashMap;
+
 use cofferdam::config;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
@@ -160,6 +162,34 @@ impl Raw {
                 .arg(entry),
         )
         .await;
+    }
+
+    /// Every key of the namespace without it: type, milliseconds to live (-1: for ever), and what it
+    /// holds as words: fields and values, or members and scores. Streams are left out.
+    pub(crate) async fn dump(&self) -> HashMap<String, (String, i64, Vec<String>)> {
+        const READ: &str = "
+            local reads = {
+                hash = function(key) return redis.call('HGETALL', key) end,
+                zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
+                set = function(key) return redis.call('SMEMBERS', key) end,
+                list = function(key) return redis.call('LRANGE', key, 0, -1) end,
+                string = function(key) return { redis.call('GET', key) } end,
+            }
+            local all = {}
+            for _, key in ipairs(redis.call('KEYS', ARGV[1] .. ':*')) do
+                local kind = redis.call('TYPE', key).ok
+                if reads[kind] then
+                    local name = string.sub(key, #ARGV[1] + 2)
+                    all[#all + 1] = { name, kind, redis.call('PTTL', key), reads[kind](key) }
+                end
+            end
+            return all";
+        let mut command = redis::cmd("EVAL");
+        command.arg(READ).arg(0).arg(&self.namespace);
+        let rows: Vec<(String, String, i64, Vec<String>)> = self.ask(&command).await;
+        rows.into_iter()
+            .map(|(name, kind, left, words)| (name, (kind, left, words)))
+            .collect()
     }
 
     /// How many commands the server has run, those in scripts included.
