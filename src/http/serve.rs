@@ -148,3 +148,33 @@ where
         .serve_connection(TokioIo::new(socket), service);
     graceful.watch(serving)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_takes_too_long_is_answered_and_its_connection_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits {
+            request_timeout: Duration::from_millis(20),
+            ..Limits::default()
+        };
+        let shutdown = Shutdown::new();
+        shutdown.spawn(serve(listener, limits, shutdown.clone(), |_, _| {
+            std::future::pending()
+        }));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        let patience = Duration::from_secs(30);
+        tokio::time::timeout(patience, read).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        shutdown.begin();
+    }
+}

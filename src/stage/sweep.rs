@@ -193,3 +193,18 @@ pub fn orphan_age(lease: Duration) -> Duration {
 pub fn is_ripe(noted: UnixMs, now: UnixMs, lease: Duration) -> bool {
     now >= budget::after(noted, orphan_age(lease))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_orphan_is_not_removed_at_first_sight() {
+        let (noted, short, long) = (1_000_000, Duration::from_secs(3), Duration::from_secs(15));
+        for (lease, age) in [(short, NEWBORN), (long, long)] {
+            assert!(!is_ripe(noted, noted, lease));
+            assert!(!is_ripe(noted, budget::after(noted, age) - 1, lease));
+            assert!(is_ripe(noted, budget::after(noted, age), lease));
+        }
+    }
+}

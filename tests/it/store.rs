@@ -10,10 +10,12 @@ use cofferdam::stage::intake::{Taken, intake};
 use cofferdam::stage::{Core, end};
 use cofferdam::store::acts::{Act, Claim, Requeue, Room, Stop, Work};
 use cofferdam::store::duties::{Call, Duties};
+use cofferdam::store::keys::Inbox;
 use cofferdam::store::requests::Requests;
 use serde_json::json;
 
 use crate::support::raw::Raw;
+use crate::support::until::until;
 use crate::support::{parts, redis};
 
 const BLOCK: Duration = Duration::from_millis(50);
@@ -216,6 +218,30 @@ async fn what_a_dead_worker_had_read_is_taken_over_by_another() {
     assert_eq!(fixture.raw.pending("runs").await, 0);
     // The dead one wakes up and admits what it read: nothing is doubled.
     assert_eq!(intake(&fixture.core, &entries).await.unwrap().known, 1);
+}
+
+/// Its pending entries would be in nobody's hands: the request would never be admitted.
+#[tokio::test]
+async fn a_consumer_that_has_pending_entries_is_not_forgotten() {
+    let fixture = Fixture::new().await;
+    let store = &fixture.core.store;
+    fixture.raw.add("runs", &[("run", &request("a"))]).await;
+    let mut dead = Requests::new(store.clone(), "worker-dead");
+    assert_eq!(dead.next(10, BLOCK).await.unwrap().len(), 1);
+    let mut idle = Requests::new(store.clone(), "worker-idle");
+    assert!(idle.next(10, BLOCK).await.unwrap().is_empty());
+    until("the idle consumer is forgotten", async || {
+        let forgotten = store.forget_consumers(Inbox::Runs, Duration::ZERO).await;
+        match forgotten.unwrap() {
+            0 => Err("none is".to_owned()),
+            some => Ok(assert_eq!(some, 1)),
+        }
+    })
+    .await;
+    assert_eq!(fixture.raw.consumers("runs", "cofferdam").await, 1);
+    let living = Requests::new(store.clone(), "worker-b");
+    let entries = living.take_over(10, Duration::ZERO).await.unwrap();
+    assert_eq!(entries.len(), 1);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
-use crate::machines::{Call, Certainty, Decision, Error as ApiError, judge, wire};
+use crate::machines::{Call, Certainty, Decision, judge, wire};
 use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, machine_name};
