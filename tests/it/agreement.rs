@@ -213,6 +213,8 @@ created               | refused/other | running     | refused/now | settled     
 deferred              | refused/other | queued      | refused/now | refused/over | refused/over
 failed                | refused/other | queued      | queued      | refused/over | refused/over
 posted                | refused/other | settled     | settled     | over/over    | over/over
+refused_for_good      | refused/other | closed      | refused/now | over/over    | over/over
+refused_in_queue      | refused/other | refused/now | refused/now | over/over    | over/over
 gone                  | refused/now   | refused/now | refused/now | closed       | refused/over
 boot_failed           | closed        | settled     | settled     | over/over    | over/over
 image_rejected        | refused/now   | settled     | settled     | over/over    | over/over
@@ -243,6 +245,11 @@ const OUTCOMES: [(&str, Outcome); 12] = [
     ("queue_full", Outcome::Rejected),
 ];
 
+fn word(reason: ReasonCode) -> String {
+    let word = serde_json::to_value(reason).unwrap();
+    word.as_str().unwrap().to_owned()
+}
+
 /// The event's row in the table, and the attempt that it speaks of.
 fn row(event: &Event) -> (String, Option<Attempt>) {
     let (name, attempt) = match event {
@@ -252,10 +259,13 @@ fn row(event: &Event) -> (String, Option<Attempt>) {
         Event::Failed { attempt } => ("failed", Some(*attempt)),
         Event::Posted { attempt } => ("posted", Some(*attempt)),
         Event::Gone => ("gone", None),
-        Event::Ended { reason, attempt } => {
-            let word = serde_json::to_value(reason).unwrap();
-            return (word.as_str().unwrap().to_owned(), *attempt);
-        }
+        // These two reasons are of a run that waits, and nobody waits while it boots.
+        Event::Refused {
+            attempt,
+            reason: ReasonCode::ExpiredInQueue | ReasonCode::QueueFull,
+        } => ("refused_in_queue", Some(*attempt)),
+        Event::Refused { attempt, .. } => ("refused_for_good", Some(*attempt)),
+        Event::Ended { reason, attempt } => return (word(*reason), *attempt),
     };
     (name.to_owned(), attempt)
 }
@@ -279,7 +289,10 @@ fn expected(state: State, event: &Event) -> &'static str {
 
 /// The phase that `cell` names, reached from `before`.
 fn entered(before: &Phase, event: &Event, cell: &str) -> Phase {
-    let (name, _) = row(event);
+    let name = match event {
+        Event::Refused { reason, .. } => word(*reason),
+        _ => row(event).0,
+    };
     let app = || String::from("app");
     let outcome = || match before {
         Phase::Settled { outcome, .. } | Phase::Closed { outcome } => *outcome,
