@@ -229,7 +229,9 @@ async fn a_consumer_that_has_pending_entries_is_not_forgotten() {
     let mut dead = Requests::new(store.clone(), "worker-dead");
     assert_eq!(dead.next(10, BLOCK).await.unwrap().len(), 1);
     let mut idle = Requests::new(store.clone(), "worker-idle");
-    assert!(idle.next(10, BLOCK).await.unwrap().is_empty());
+    fixture.raw.add("runs", &[("run", &request("b"))]).await;
+    let entries = idle.next(10, BLOCK).await.unwrap();
+    assert_eq!(intake(&fixture.core, &entries).await.unwrap().queued, 1);
     until("the idle consumer is forgotten", async || {
         let forgotten = store.forget_consumers(Inbox::Runs, Duration::ZERO).await;
         match forgotten.unwrap() {
