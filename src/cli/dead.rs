@@ -1,4 +1,4 @@
-//! `dead`: requests that could not be read.
+//! `dead`: requests and orders that could not be read.
 
 use serde::Serialize;
 use serde_json::json;
@@ -15,6 +15,8 @@ use crate::store::requests::Entry;
 
 /// Dead entries kept at the most are fewer than this.
 const ALL: usize = 100_000;
+/// Fields that a line of the table shows at the most.
+const SHOWN_FIELDS: usize = 8;
 
 pub(crate) async fn run(args: &Dead, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
     let as_json = args.format.json;
@@ -51,25 +53,66 @@ struct Told<'a> {
     entry: &'a str,
     source_id: String,
     reason: String,
-    run: Option<&'a str>,
+    /// Its field `run`.
+    run: Option<String>,
+    /// Its other fields.
+    fields: Vec<(String, String)>,
 }
 
 impl<'a> Told<'a> {
     fn new(entry: &'a Entry) -> Self {
         // The last fields of these names are ours; the entry may have had such fields itself.
         let field = |name: &str| {
-            let found = entry.fields.iter().rev().find(|(known, _)| known == name);
-            found
-                .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
-                .unwrap_or_default()
+            let mut last = entry.fields.iter().rev();
+            let found = last.find(|(known, _)| known == name.as_bytes());
+            found.map(|(_, value)| escaped(value)).unwrap_or_default()
         };
+        let last = entry.fields.last();
+        let ours = match last.is_some_and(|(name, _)| name == b"source_stream") {
+            true => 3,
+            false => 2,
+        };
+        let came = entry.fields.len().saturating_sub(ours);
+        let (mut run, mut fields) = (None, Vec::new());
+        for (name, value) in entry.fields.iter().take(came) {
+            if name == b"run" && run.is_none() {
+                run = Some(escaped(value));
+            } else {
+                fields.push((escaped(name), escaped(value)));
+            }
+        }
         Self {
             entry: &entry.id,
             source_id: field("source_id"),
             reason: field("reason"),
-            run: entry.run(),
+            run,
+            fields,
         }
     }
+
+    /// What there is of the request, or of what it has instead, in one line.
+    fn body(&self) -> String {
+        if let Some(run) = &self.run {
+            return run.clone();
+        }
+        let fields = self.fields.iter().take(SHOWN_FIELDS);
+        let words: Vec<_> = fields
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        words.join(" ")
+    }
+}
+
+/// Bytes as text: what is no UTF-8 as `\xff`.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            text.push_str(&byte.escape_ascii().to_string());
+        }
+    }
+    text
 }
 
 fn list_json(say: &mut Say, entries: &[Entry]) -> anyhow::Result<Status> {
@@ -89,10 +132,7 @@ fn list(say: &mut Say, entries: &[Entry]) -> anyhow::Result<Status> {
                 Cell::plain(told.entry),
                 Cell::plain(human::ago(entry.appended_at_ms(now), now)),
                 Cell::new(Tone::Bad, human::one_line(&told.reason, 80)),
-                Cell::new(
-                    Tone::Faint,
-                    human::one_line(told.run.unwrap_or("no field run"), 60),
-                ),
+                Cell::new(Tone::Faint, human::one_line(&told.body(), 60)),
             ]
         })
         .collect();

@@ -53,7 +53,10 @@ pub enum Obeyed {
 pub fn orders(entry: &Entry) -> Result<Vec<Order>, String> {
     let mut orders = Vec::with_capacity(entry.fields.len());
     for (word, value) in &entry.fields {
-        let value = String::from_utf8_lossy(value);
+        let (word, value) = (
+            String::from_utf8_lossy(word),
+            String::from_utf8_lossy(value),
+        );
         let scope = || match value.as_ref() {
             "*" => Ok(None),
             tenant => tenant
@@ -61,7 +64,7 @@ pub fn orders(entry: &Entry) -> Result<Vec<Order>, String> {
                 .map(Some)
                 .map_err(|error| format!("{word}: a tenant {error}, or *")),
         };
-        orders.push(match word.as_str() {
+        orders.push(match word.as_ref() {
             "cancel" => Order::Cancel(
                 value
                     .parse()
@@ -220,7 +223,7 @@ mod tests {
             id: "1732000000000-0".into(),
             fields: fields
                 .iter()
-                .map(|(word, value)| ((*word).to_owned(), value.as_bytes().to_vec()))
+                .map(|(word, value)| (word.as_bytes().to_vec(), value.as_bytes().to_vec()))
                 .collect(),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::error;
+
 use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::day::Day;
@@ -9,6 +11,7 @@ use crate::run::id::Attempt;
 use crate::run::step::Event;
 use crate::store::Store;
 use crate::store::acts::{Claim, Claimed, Room, Stop};
+use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
@@ -53,17 +56,7 @@ impl Store {
             .arg(room.tenant_max_in_flight.unwrap_or(0));
         script.arg(today.to_string()).arg(today.end_ms());
         script.arg(&room.apps);
-        type Row = (
-            String,
-            String,
-            String,
-            String,
-            String,
-            String,
-            String,
-            String,
-        );
-        let (why, wake, rows): (String, u64, Vec<Row>) = self.door.script(&script).await?;
+        let (why, wake, rows): (String, u64, Vec<[Text; 8]>) = self.door.script(&script).await?;
         let stop = match why.as_str() {
             "wanted" => Stop::Wanted,
             "empty" => Stop::Empty,
@@ -78,21 +71,12 @@ impl Store {
             }
         };
         let mut runs = Vec::with_capacity(rows.len());
-        for (id, tenant, attempt, app, deadline, refusals, since, request) in rows {
-            let corrupt = || Error::Corrupt {
-                what: format!("the claim of run {id}"),
-                found: format!("attempt {attempt:?}, deadline {deadline:?}"),
-            };
-            runs.push(Claimed {
-                attempt: Attempt(attempt.parse().map_err(|_| corrupt())?),
-                deadline_ms: deadline.parse().map_err(|_| corrupt())?,
-                id: id.parse().map_err(|_| corrupt())?,
-                tenant,
-                app,
-                refusals: refusals.parse().unwrap_or(0),
-                refused_since_ms: since.parse().ok(),
-                request,
-            });
+        for row in rows {
+            match claimed_of(row) {
+                Ok(run) => runs.push(run),
+                // Those beside it are claimed all the same; the sweep comes to it with its lease.
+                Err(found) => error!(found, "a claimed run cannot be read; left to the sweep"),
+            }
         }
         Ok(Claim {
             runs,
@@ -100,4 +84,25 @@ impl Store {
             wake_at_ms: (wake > 0).then_some(wake),
         })
     }
+}
+
+/// Reads one row of the claim's answer; what was found when it cannot be read.
+fn claimed_of(row: [Text; 8]) -> Result<Claimed, String> {
+    let [id, tenant, attempt, app, deadline, refusals, since, request] = row.map(|Text(text)| text);
+    let (Ok(run), Ok(number), Ok(deadline_ms)) = (id.parse(), attempt.parse(), deadline.parse())
+    else {
+        return Err(format!(
+            "run {id:?}, attempt {attempt:?}, deadline {deadline:?}"
+        ));
+    };
+    Ok(Claimed {
+        attempt: Attempt(number),
+        deadline_ms,
+        id: run,
+        tenant,
+        app,
+        refusals: refusals.parse().unwrap_or(0),
+        refused_since_ms: since.parse().ok(),
+        request,
+    })
 }

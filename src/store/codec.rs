@@ -105,12 +105,29 @@ impl View {
     }
 }
 
+/// A word of an answer. One that is not text is read with replacement characters, which no id, tenant
+/// or number of ours has: it fails by itself, and not the answer that it is in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Text(pub(crate) String);
+
+impl redis::FromRedisValue for Text {
+    fn from_redis_value(value: redis::Value) -> Result<Self, redis::ParsingError> {
+        let redis::Value::BulkString(bytes) = value else {
+            return String::from_redis_value(value).map(Self);
+        };
+        Ok(Self(match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }))
+    }
+}
+
 /// Makes a view of the values of [`FIELDS`]; `None` when there is no such run.
-pub(crate) fn view(id: &RunId, values: Vec<Option<String>>) -> Result<Option<View>, Error> {
+pub(crate) fn view(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<View>, Error> {
     let hash: HashMap<&str, String> = FIELDS
         .iter()
         .zip(values)
-        .filter_map(|(name, value)| value.map(|value| (*name, value)))
+        .filter_map(|(name, value)| value.map(|Text(value)| (*name, value)))
         .collect();
     if hash.is_empty() {
         return Ok(None);

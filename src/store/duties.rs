@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 
 use crate::store::Store;
-use crate::store::codec::{self, View};
+use crate::store::codec::{self, Text, View};
 use crate::store::error::Error;
 
 /// What the bell says instead of a run's id when there may be room for a boot. No run has an
@@ -66,7 +66,7 @@ impl Duties {
             .arg(1)
             .arg(self.store.keys.duties());
         command.arg("LEFT").arg("COUNT").arg(count);
-        let reply: Option<(String, Vec<String>)> = command
+        let reply: Option<(String, Vec<Text>)> = command
             .query_async(&mut connection)
             .await
             .map_err(|error| self.store.door.failed(error))?;
@@ -74,7 +74,7 @@ impl Duties {
         let calls = reply.map(|(_, calls)| calls).unwrap_or_default();
         Ok(calls
             .into_iter()
-            .map(|call| {
+            .map(|Text(call)| {
                 if call == ROOM {
                     return Call::Room;
                 }

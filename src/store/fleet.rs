@@ -8,6 +8,7 @@ use crate::run::id::{Attempt, RunId};
 use crate::run::wait::{Facts, Waiting};
 use crate::store::Store;
 use crate::store::acts::Room;
+use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
@@ -134,8 +135,10 @@ impl Store {
                 .arg(cursor)
                 .arg("COUNT")
                 .arg(1000);
-            let (next, page): (u64, Vec<(String, String)>) = self.door.query(&command).await?;
-            let flights = page.iter().filter_map(|(id, who)| Flight::read(id, who));
+            let (next, page): (u64, Vec<(Text, Text)>) = self.door.query(&command).await?;
+            let flights = page
+                .iter()
+                .filter_map(|(id, who)| Flight::read(&id.0, &who.0));
             flights.for_each(&mut each);
             cursor = next;
             if cursor == 0 {
@@ -188,7 +191,8 @@ impl Store {
     pub async fn apps(&self) -> Result<Vec<String>, Error> {
         let mut command = redis::cmd("SMEMBERS");
         command.arg(self.keys.apps());
-        self.door.query(&command).await
+        let apps: Vec<Text> = self.door.query(&command).await?;
+        Ok(apps.into_iter().map(|Text(app)| app).collect())
     }
 
     /// Tells of a worker's limits, for half a minute: so that others can say why a run waits, and

@@ -4,14 +4,13 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 
 use crate::clock::UnixMs;
 use crate::run::id::RunId;
 use crate::run::outcome::Outcome;
 use crate::run::phase::State;
 use crate::store::Store;
-use crate::store::codec::View;
+use crate::store::codec::{Text, View};
 use crate::store::error::Error;
 use crate::store::requests::{Entry, Row};
 
@@ -60,13 +59,18 @@ pub struct Published {
 }
 
 impl Published {
-    fn new(entry: StreamId) -> Self {
-        let text = |field| entry.get::<String>(field).unwrap_or_default();
+    /// What is missing, or no text, is empty: one that is not ours does not fail the others.
+    fn new((entry, fields): Row) -> Self {
+        let text = |field: &str| {
+            let found = fields.iter().find(|(name, _)| name == field.as_bytes());
+            let value = found.and_then(|(_, value)| std::str::from_utf8(value).ok());
+            value.unwrap_or_default().to_owned()
+        };
         Self {
             run_id: text("run_id"),
             outcome: Outcome::parse(&text("outcome")),
             result: text("result"),
-            entry: entry.id.clone(),
+            entry,
         }
     }
 }
@@ -100,8 +104,8 @@ impl Store {
     async fn open_ids(&self) -> Result<Vec<RunId>, Error> {
         let mut command = redis::cmd("ZRANGE");
         command.arg(self.keys.due()).arg(0).arg(LISTED_MAX - 1);
-        let ids: Vec<String> = self.door.query(&command).await?;
-        Ok(ids.iter().filter_map(|id| id.parse().ok()).collect())
+        let ids: Vec<Text> = self.door.query(&command).await?;
+        Ok(ids.iter().filter_map(|id| id.0.parse().ok()).collect())
     }
 
     async fn scanned_ids(&self) -> Result<Vec<RunId>, Error> {
@@ -112,10 +116,10 @@ impl Store {
             let mut command = redis::cmd("SCAN");
             command.arg(cursor).arg("MATCH").arg(format!("{prefix}*"));
             command.arg("COUNT").arg(SCAN_STEP).arg("TYPE").arg("hash");
-            let (next, page): (u64, Vec<String>) = self.door.query(&command).await?;
+            let (next, page): (u64, Vec<Text>) = self.door.query(&command).await?;
             let parts = page
                 .iter()
-                .filter_map(|key| key.strip_prefix(&prefix)?.parse().ok());
+                .filter_map(|key| key.0.strip_prefix(&prefix)?.parse().ok());
             ids.extend(parts);
             cursor = next;
             if cursor == 0 || ids.len() >= LISTED_MAX {
@@ -143,8 +147,8 @@ impl Store {
             .arg("-")
             .arg("COUNT")
             .arg(most);
-        let reply: StreamRangeReply = self.door.query(&command).await?;
-        Ok(reply.ids.into_iter().rev().map(Published::new).collect())
+        let rows: Vec<Row> = self.door.query(&command).await?;
+        Ok(rows.into_iter().rev().map(Published::new).collect())
     }
 
     /// The place behind the newest result, for [`Store::results_after`].
@@ -179,12 +183,12 @@ impl Store {
         };
         let mut command = redis::cmd("XRANGE");
         command.arg(self.keys.results()).arg(entry).arg(entry);
-        let reply: StreamRangeReply = self.door.query(&command).await?;
-        Ok(reply.ids.into_iter().map(Published::new).next())
+        let rows: Vec<Row> = self.door.query(&command).await?;
+        Ok(rows.into_iter().map(Published::new).next())
     }
 
-    /// The newest dead entries, at most `most`, newest first. Each has `reason` and `source_id`
-    /// as its last two fields.
+    /// The newest dead entries, at most `most`, newest first. Each ends
+    /// with `reason`, `source_id` and, if a recent version set it aside, `source_stream`.
     ///
     /// # Errors
     /// [`Error`].
@@ -247,13 +251,10 @@ impl Results {
             .arg("STREAMS")
             .arg(self.store.keys.results())
             .arg(&self.place);
-        let reply: Option<StreamReadReply> = command.query_async(&mut connection).await?;
+        let reply: Option<Vec<(String, Vec<Row>)>> = command.query_async(&mut connection).await?;
         self.connection = Some(connection);
-        let entries = reply
-            .into_iter()
-            .flat_map(|reply| reply.keys)
-            .flat_map(|key| key.ids);
-        let results: Vec<_> = entries.map(Published::new).collect();
+        let rows = reply.into_iter().flatten().flat_map(|(_, rows)| rows);
+        let results: Vec<_> = rows.map(Published::new).collect();
         if let Some(last) = results.last() {
             self.place.clone_from(&last.entry);
         }

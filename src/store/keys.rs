@@ -5,7 +5,7 @@
 //! | `<ns>:runs` | stream | requests; group `cofferdam`; field `run` | an entry until it is admitted |
 //! | `<ns>:control` | stream | orders; group `cofferdam`; fields `cancel`, `cancel_tenant`, `pause`, `resume` | an entry until it is obeyed |
 //! | `<ns>:results` | stream | results: `run_id`, `outcome`, `result` | trimmed by age, once read |
-//! | `<ns>:dead` | stream | entries that are no request: their fields, `reason`, `source_id` | the newest 10,000 |
+//! | `<ns>:dead` | stream | entries that are no request: their fields, and at the end `reason`, `source_id`, `source_stream` (`runs`, `control`) | the newest 10,000 |
 //! | `<ns>:run:<id>` | hash | one run, fields below | always a TTL, moved on with every change of state |
 //! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash, and no longer than until the run has ended |
 //! | `<ns>:queue:<tenant>` | zset | waiting run ids by priority and order | while the tenant has waiting runs |
@@ -59,6 +59,17 @@ pub enum Inbox {
     Runs,
     /// Orders: cancel, pause, resume.
     Control,
+}
+
+impl Inbox {
+    /// The stream's name without its namespace.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Runs => "runs",
+            Self::Control => "control",
+        }
+    }
 }
 
 /// Names every key of a namespace.

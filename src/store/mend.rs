@@ -7,6 +7,7 @@ use crate::clock::UnixMs;
 use crate::run::id::RunId;
 use crate::run::phase::State;
 use crate::store::Store;
+use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::scripts;
 
@@ -36,7 +37,7 @@ impl Store {
         // A tenant at its cap may have nothing in flight but what should not be there.
         let mut parked = redis::cmd("ZRANGE");
         parked.arg(self.keys.parked()).arg(0).arg(PARKED_MAX - 1);
-        for tenant in self.door.query::<Vec<String>>(&parked).await? {
+        for Text(tenant) in self.door.query::<Vec<Text>>(&parked).await? {
             tenants.entry(tenant).or_default();
         }
         for (tenant, mut ids) in tenants {
@@ -49,8 +50,8 @@ impl Store {
         loop {
             let mut scan = redis::cmd("ZSCAN");
             scan.arg(self.keys.due()).arg(cursor).arg("COUNT").arg(PAGE);
-            let (next, page): (u64, Vec<(String, f64)>) = self.door.query(&scan).await?;
-            let ids: Vec<String> = page.into_iter().map(|(id, _)| id).collect();
+            let (next, page): (u64, Vec<(Text, f64)>) = self.door.query(&scan).await?;
+            let ids: Vec<String> = page.into_iter().map(|(Text(id), _)| id).collect();
             looked += ids.len();
             mended += self.mend_page("", &ids, now).await?;
             cursor = next;
@@ -82,8 +83,8 @@ impl Store {
         loop {
             let mut scan = redis::cmd(command);
             scan.arg(key).arg(cursor).arg("COUNT").arg(1000);
-            let (next, page): (u64, Vec<String>) = self.door.query(&scan).await?;
-            all.extend(page);
+            let (next, page): (u64, Vec<Text>) = self.door.query(&scan).await?;
+            all.extend(page.into_iter().map(|Text(id)| id));
             cursor = next;
             if cursor == 0 {
                 return Ok(all);

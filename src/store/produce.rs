@@ -43,7 +43,7 @@ impl Store {
         self.door.query(&command).await
     }
 
-    /// Puts a dead entry back on the requests stream and answers its new id; `None` when there is
+    /// Puts a dead entry back on the stream that it came from and answers its new id; `None` when there is
     /// no such entry. One round trip.
     ///
     /// # Errors
@@ -53,6 +53,7 @@ impl Store {
         script
             .key(self.keys.dead())
             .key(self.keys.runs())
+            .key(self.keys.control())
             .arg(entry);
         self.door.script(&script).await
     }

@@ -1,11 +1,9 @@
 //! The streams that workers read through their group, requests and orders: read, take over what a
 //! dead worker had read, set aside what is neither.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::streams::StreamRangeReply;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
@@ -18,6 +16,9 @@ const DEAD_MAX: usize = 10_000;
 /// Fields of a dead entry that are kept: a script can take some 8000 words at once.
 const BURIED_FIELDS_MAX: usize = 3000;
 
+/// Consumers that one pass forgets at the most.
+const FORGOTTEN_MAX: usize = 1000;
+
 /// How old an entry can be at the most, judging by its id.
 const OLDEST: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far Redis's clock can be ahead of ours.
@@ -28,13 +29,14 @@ const AHEAD: Duration = Duration::from_secs(300);
 pub struct Entry {
     /// Its id in the stream.
     pub id: String,
-    /// All its fields, as they came.
-    pub fields: Vec<(String, Vec<u8>)>,
+    /// All its fields, names and values, as they came.
+    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// An entry as Redis answers it: its id, and its fields in the order in which they were appended,
-/// of which two may have one name.
-pub(crate) type Row = (String, Vec<(String, Vec<u8>)>);
+/// of which two may have one name. Names are bytes as values are: one that is not text must not
+/// fail the answer that it is in.
+pub(crate) type Row = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Entry {
     pub(crate) fn new((id, fields): Row) -> Self {
@@ -44,7 +46,7 @@ impl Entry {
     /// The request's JSON, if the entry has a field `run` that is text.
     #[must_use]
     pub fn run(&self) -> Option<&str> {
-        let (_, value) = self.fields.iter().find(|(name, _)| name == "run")?;
+        let (_, value) = self.fields.iter().find(|(name, _)| name == b"run")?;
         std::str::from_utf8(value).ok()
     }
 
@@ -160,26 +162,9 @@ impl Requests {
     /// # Errors
     /// [`Error`].
     pub async fn leave(self) -> Result<(), Error> {
-        let mut command = redis::cmd("XPENDING");
-        command
-            .arg(self.store.keys.inbox(self.inbox))
-            .arg(GROUP)
-            .arg("-")
-            .arg("+")
-            .arg(1)
-            .arg(&self.consumer);
-        let pending: Vec<redis::Value> = self.store.door.query(&command).await?;
-        if !pending.is_empty() {
-            return Ok(());
-        }
-        let mut command = redis::cmd("XGROUP");
-        command
-            .arg("DELCONSUMER")
-            .arg(self.store.keys.inbox(self.inbox))
-            .arg(GROUP)
-            .arg(&self.consumer);
-        let _: i64 = self.store.door.query(&command).await?;
-        Ok(())
+        let (store, name) = (&self.store, self.consumer.as_str());
+        let forgotten = store.forget(self.inbox, Duration::ZERO, name).await;
+        forgotten.map(drop)
     }
 }
 
@@ -199,40 +184,19 @@ impl Store {
     }
 
     /// Removes consumers of the group that have nothing pending and were not seen for `idle`.
-    /// Says how many.
+    /// Says how many. One round trip.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn forget_consumers(&self, inbox: Inbox, idle: Duration) -> Result<usize, Error> {
-        let key = self.keys.inbox(inbox);
-        let mut command = redis::cmd("XINFO");
-        command.arg("CONSUMERS").arg(&key).arg(GROUP);
-        let consumers: Vec<HashMap<String, redis::Value>> = self.door.query(&command).await?;
-        let mut pipe = redis::pipe();
-        for consumer in consumers {
-            let number = |field: &str| {
-                consumer
-                    .get(field)
-                    .and_then(|v| redis::from_redis_value::<u64>(v.clone()).ok())
-            };
-            let unused = number("pending") == Some(0)
-                && number("idle").is_some_and(|for_ms| for_ms > millis(idle));
-            let name: Option<String> = consumer
-                .get("name")
-                .and_then(|v| redis::from_redis_value(v.clone()).ok());
-            if let (true, Some(name)) = (unused, name) {
-                pipe.cmd("XGROUP")
-                    .arg("DELCONSUMER")
-                    .arg(&key)
-                    .arg(GROUP)
-                    .arg(name);
-            }
-        }
-        if pipe.is_empty() {
-            return Ok(0);
-        }
-        let removed: Vec<i64> = self.door.pipe(&pipe).await?;
-        Ok(removed.len())
+        self.forget(inbox, idle, "").await
+    }
+
+    async fn forget(&self, inbox: Inbox, idle: Duration, only: &str) -> Result<usize, Error> {
+        let mut script = scripts::FORGET.prepare_invoke();
+        script.key(self.keys.inbox(inbox)).arg(GROUP);
+        script.arg(millis(idle)).arg(FORGOTTEN_MAX).arg(only);
+        self.door.script(&script).await
     }
 
     /// Sets an entry aside that is not what its stream is for: as it came, with the reason, on the
@@ -245,16 +209,13 @@ impl Store {
         let mut script = scripts::BURY.prepare_invoke();
         script.key(self.keys.inbox(inbox)).key(self.keys.dead());
         script.arg(GROUP).arg(&entry.id).arg(DEAD_MAX);
-        for (name, value) in entry.fields.iter().take(BURIED_FIELDS_MAX) {
-            script.arg(name).arg(value);
-        }
+        script.arg(2 * BURIED_FIELDS_MAX);
         let left_out = entry.fields.len().saturating_sub(BURIED_FIELDS_MAX);
         let reason = match left_out {
             0 => reason.to_owned(),
             more => format!("{reason} ({more} of its fields are left out)"),
         };
-        script.arg("reason").arg(reason);
-        script.arg("source_id").arg(&entry.id);
+        script.arg(reason).arg(inbox.word());
         self.door.script(&script).await
     }
 
@@ -280,15 +241,10 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn intake_is_past(&self, order: &Entry) -> Result<bool, Error> {
-        let mut command = redis::cmd("XRANGE");
-        command
-            .arg(self.keys.runs())
-            .arg("-")
-            .arg(&order.id)
-            .arg("COUNT")
-            .arg(1);
-        let first: StreamRangeReply = self.door.query(&command).await?;
-        Ok(first.ids.is_empty())
+        let mut script = scripts::UNREAD.prepare_invoke();
+        script.key(self.keys.runs()).arg(&order.id);
+        let unread: u64 = self.door.script(&script).await?;
+        Ok(unread == 0)
     }
 }
 

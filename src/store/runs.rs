@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tracing::warn;
+
 use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
@@ -11,7 +13,7 @@ use crate::run::request::{Guest, QUEUE_TTL_MAX};
 use crate::run::step::Event;
 use crate::store::Store;
 use crate::store::acts::{Act, Requeue, Settlement, Work};
-use crate::store::codec::{FIELDS, View, json, result_parts, view};
+use crate::store::codec::{FIELDS, Text, View, json, result_parts, view};
 use crate::store::error::Error;
 use crate::store::scripts;
 
@@ -256,8 +258,8 @@ impl Store {
             .arg(now)
             .arg(budget::after(now, lease))
             .arg(most);
-        let (ids, _gone): (Vec<String>, u64) = self.door.script(&script).await?;
-        let ids: Vec<RunId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let (ids, _gone): (Vec<Text>, u64) = self.door.script(&script).await?;
+        let ids: Vec<RunId> = ids.iter().filter_map(|id| id.0.parse().ok()).collect();
         Ok(self.views(&ids).await?.into_iter().flatten().collect())
     }
 
@@ -270,12 +272,13 @@ impl Store {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(self.keys.due()).arg("-inf").arg(now);
         command.arg("LIMIT").arg(0).arg(most);
-        let ids: Vec<String> = self.door.query(&command).await?;
-        let ids: Vec<RunId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+        let ids: Vec<Text> = self.door.query(&command).await?;
+        let ids: Vec<RunId> = ids.iter().filter_map(|id| id.0.parse().ok()).collect();
         Ok(self.views(&ids).await?.into_iter().flatten().collect())
     }
 
-    /// Several runs, in the order of `ids`; `None` for those that are not known. One round trip.
+    /// Several runs, in the order of `ids`; `None` for those that are not known, or whose hash is
+    /// not as we write it, which is logged. One round trip.
     ///
     /// # Errors
     /// [`Error`].
@@ -287,11 +290,14 @@ impl Store {
         for id in ids {
             pipe.cmd("HMGET").arg(self.keys.run(id)).arg(&FIELDS);
         }
-        let rows: Vec<Vec<Option<String>>> = self.door.pipe(&pipe).await?;
-        ids.iter()
-            .zip(rows)
-            .map(|(id, row)| view(id, row))
-            .collect()
+        let rows: Vec<Vec<Option<Text>>> = self.door.pipe(&pipe).await?;
+        let views = ids.iter().zip(rows).map(|(id, row)| {
+            view(id, row).unwrap_or_else(|error| {
+                warn!(run_id = id.as_str(), %error, "a run cannot be read; left out");
+                None
+            })
+        });
+        Ok(views.collect())
     }
 
     /// One run, or `None` when it is not known. One round trip.

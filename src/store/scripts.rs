@@ -66,8 +66,12 @@ scripts! {
     GROUP = when_full [] "group";
     /// Whether Redis takes our writes.
     PROBE = with_room [] "probe";
-    /// A dead entry goes back on the requests stream.
+    /// A dead entry goes back on its stream.
     REVIVE = with_room [] "revive";
+    /// Whether a request from before an order is unread.
+    UNREAD = with_room [] "unread";
+    /// Consumers that are gone leave the group.
+    FORGET = when_full [] "forget";
 }
 
 /// What a script that counts use is given: today, and until when that is known.

@@ -10,6 +10,7 @@ use crate::clock::UnixMs;
 use crate::run::day::Day;
 use crate::run::id::{RunId, Tenant};
 use crate::store::Store;
+use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
@@ -85,7 +86,8 @@ const FIELDS: [&str; 5] = [
     "budget_s",
 ];
 
-fn settings([most, weight, paused, backlog, budget]: [Option<String>; 5]) -> Settings {
+fn settings(set: [Option<Text>; 5]) -> Settings {
+    let [most, weight, paused, backlog, budget] = set.map(|value| value.map(|Text(text)| text));
     Settings {
         max_in_flight: most.and_then(|text| text.parse().ok()),
         weight: weight.and_then(|text| text.parse().ok()),
@@ -149,13 +151,13 @@ impl Store {
         };
         let mut scan = redis::cmd(command);
         scan.arg(key).arg(walk.cursor).arg("COUNT").arg(PAGE);
-        let (next, page): (u64, Vec<String>) = self.door.query(&scan).await?;
+        let (next, page): (u64, Vec<Text>) = self.door.query(&scan).await?;
         walk.cursor = next;
         if next == 0 {
             walk.place += 1;
         }
         let ids = page.iter().step_by(width);
-        Ok(Some(ids.filter_map(|id| id.parse().ok()).collect()))
+        Ok(Some(ids.filter_map(|id| id.0.parse().ok()).collect()))
     }
 
     /// Changes what is set for a tenant. One round trip. Safe to repeat.
@@ -242,8 +244,9 @@ impl Store {
         for zset in [keys.tenants(), keys.parked(), keys.delayed()] {
             pipe.cmd("ZRANGE").arg(zset).arg(0).arg(last);
         }
-        let lists: Vec<Vec<String>> = self.door.pipe(&pipe).await?;
-        let mut names: BTreeSet<String> = lists.into_iter().flatten().collect();
+        let lists: Vec<Vec<Text>> = self.door.pipe(&pipe).await?;
+        let lists = lists.into_iter().flatten();
+        let mut names: BTreeSet<String> = lists.map(|Text(name)| name).collect();
         for app in self.apps().await? {
             self.each_flight(&app, |run| names.extend([run.tenant]))
                 .await?;
@@ -269,7 +272,7 @@ impl Store {
             pipe.scard(keys.busy(name))
                 .hget(keys.usage(today, name), "ms");
         }
-        type Row = ([Option<String>; 5], u64, u64, u64, Option<u64>);
+        type Row = ([Option<Text>; 5], u64, u64, u64, Option<Text>);
         let rows: Vec<redis::Value> = self.door.pipe(&pipe).await?;
         let mut views = Vec::with_capacity(names.len());
         for (name, row) in names.into_iter().zip(rows.chunks(5)) {
@@ -282,7 +285,7 @@ impl Store {
                 waiting: queued.saturating_add(delayed),
                 delayed,
                 in_flight,
-                used_today_s: seconds(used_ms.unwrap_or(0)),
+                used_today_s: seconds(used_ms.and_then(|ms| ms.0.parse().ok()).unwrap_or(0)),
             });
         }
         Ok(views)

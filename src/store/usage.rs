@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use tracing::warn;
+
 use crate::run::day::Day;
 use crate::run::id::Tenant;
 use crate::store::Store;
+use crate::store::codec::Text;
 use crate::store::error::Error;
 
 /// Days asked for at the most; what is older is not kept.
@@ -31,7 +34,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    fn read(tenant: &str, day: Day, fields: Vec<(String, u64)>) -> Self {
+    fn read(tenant: &str, day: Day, fields: Vec<(Text, Text)>) -> Self {
         let mut usage = Self {
             tenant: tenant.to_owned(),
             day,
@@ -39,7 +42,11 @@ impl Usage {
             machine_s_by_size: BTreeMap::new(),
             runs: BTreeMap::new(),
         };
-        for (field, value) in fields {
+        for (Text(field), Text(value)) in fields {
+            let Ok(value) = value.parse::<u64>() else {
+                warn!(tenant, %day, field, value, "a count cannot be read; left out");
+                continue;
+            };
             match field.split_once(':') {
                 None if field == "ms" => usage.machine_s = seconds(value),
                 Some(("ms", size)) => {
@@ -94,9 +101,9 @@ impl Store {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*"));
             scan.arg("COUNT").arg(SCAN_STEP).arg("TYPE").arg("hash");
-            let (next, page): (u64, Vec<String>) = self.door.query(&scan).await?;
+            let (next, page): (u64, Vec<Text>) = self.door.query(&scan).await?;
             found.extend(page.iter().filter_map(|key| {
-                let (day, tenant) = key.strip_prefix(&prefix)?.split_once(':')?;
+                let (day, tenant) = key.0.strip_prefix(&prefix)?.split_once(':')?;
                 let day: Day = day.parse().ok()?;
                 (since <= day && day <= until).then(|| (tenant.to_owned(), day))
             }));
@@ -127,7 +134,7 @@ impl Store {
         for (day, tenant) in wanted {
             pipe.hgetall(self.keys.usage(*day, tenant));
         }
-        let rows: Vec<Vec<(String, u64)>> = self.door.pipe(&pipe).await?;
+        let rows: Vec<Vec<(Text, Text)>> = self.door.pipe(&pipe).await?;
         let used = wanted.iter().zip(rows).filter(|(_, row)| !row.is_empty());
         Ok(used
             .map(|((day, tenant), row)| Usage::read(tenant, *day, row))

@@ -55,7 +55,7 @@ impl Guest {
 
     async fn admit(&self, mut request: Value) {
         request["id"] = json!(self.run.as_str());
-        let fields = vec![("run".to_owned(), request.to_string().into_bytes())];
+        let fields = vec![(b"run".to_vec(), request.to_string().into_bytes())];
         let entry = Entry {
             id: "1-0".into(),
             fields,

@@ -39,7 +39,7 @@ async fn claimed(stack: &Stack, count: usize) -> Vec<Claimed> {
         .map(|n| Entry {
             id: format!("{}-{n}", stack.core.clock.now_ms()),
             fields: vec![(
-                "run".into(),
+                b"run".to_vec(),
                 json!({"id": format!("g-{n}")}).to_string().into(),
             )],
         })

@@ -17,6 +17,7 @@ mod gauges;
 mod guests;
 mod hotspots;
 mod images;
+mod intake;
 mod isolation;
 mod layering;
 mod machines_api;

@@ -76,6 +76,23 @@ impl Raw {
         }
     }
 
+    /// As [`Raw::add`], with any bytes.
+    pub(crate) async fn add_bytes(&self, stream: &str, fields: &[(Vec<u8>, Vec<u8>)]) -> String {
+        let mut command = redis::cmd("XADD");
+        command.arg(self.key(stream)).arg("*");
+        for (name, value) in fields {
+            command.arg(name).arg(value);
+        }
+        self.ask(&command).await
+    }
+
+    /// Any command on one key, with any bytes, whose answer does not matter.
+    pub(crate) async fn say_bytes(&self, command: &str, key: &str, words: &[&[u8]]) {
+        let mut command = redis::cmd(command);
+        command.arg(self.key(key)).arg(words);
+        self.ask::<redis::Value>(&command).await;
+    }
+
     pub(crate) async fn length(&self, stream: &str) -> usize {
         self.ask(redis::cmd("XLEN").arg(self.key(stream))).await
     }

@@ -164,7 +164,7 @@ async fn what_is_no_order_is_set_aside_and_the_rest_goes_on() {
         let (_, value) = dead[0]
             .fields
             .iter()
-            .find(|(field, _)| field == name)
+            .find(|(field, _)| field == name.as_bytes())
             .unwrap();
         String::from_utf8(value.clone()).unwrap()
     };
