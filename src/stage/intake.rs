@@ -101,8 +101,9 @@ async fn admit(
 
 fn turned_away(admission: Admission, message: &str) -> Admission {
     let ending = Ending::without(ReasonCode::QueueFull, message);
+    let (Fate::Queued { metadata, .. } | Fate::Rejected { metadata, .. }) = admission.fate;
     Admission {
-        fate: Fate::Rejected(ending),
+        fate: Fate::Rejected { ending, metadata },
         ..admission
     }
 }
@@ -115,7 +116,7 @@ fn count(core: &Core, admission: &Admission, taken: &mut Taken) {
             core.metrics.runs_admitted.inc();
             taken.queued += 1;
         }
-        Fate::Rejected(ending) => {
+        Fate::Rejected { ending, .. } => {
             info!(run_id = run, ?ending, "rejected");
             core.metrics.results.of(ending.outcome()).inc();
             taken.rejected += 1;
@@ -154,10 +155,12 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
                 metadata: request.metadata.map(|raw| raw.get().to_owned()),
             },
         ),
-        Err(refusal) => match RunRequest::readable_id(json) {
-            Ok(id) => {
+        Err(refusal) => match RunRequest::readable(json) {
+            Ok(readable) => {
                 let ending = Ending::without(ReasonCode::InvalidRequest, refusal.to_string());
-                admission((entry, now), id, Tenant::default(), Fate::Rejected(ending))
+                let metadata = readable.metadata.map(|raw| raw.get().to_owned());
+                let fate = Fate::Rejected { ending, metadata };
+                admission((entry, now), readable.id, readable.tenant, fate)
             }
             Err(_) => Sorted::Dead(refusal.to_string()),
         },

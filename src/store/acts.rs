@@ -43,8 +43,13 @@ pub enum Fate {
         /// Its metadata as JSON.
         metadata: Option<String>,
     },
-    /// A result at once, because it breaks a rule.
-    Rejected(Ending),
+    /// A result at once, because it breaks a rule, or as many runs wait as may.
+    Rejected {
+        /// What the result says.
+        ending: Ending,
+        /// Its metadata as JSON, where that can be read.
+        metadata: Option<String>,
+    },
 }
 
 /// What became of a request.

@@ -1,8 +1,10 @@
 //! A request becomes a run.
 
+use std::time::Duration;
+
 use crate::clock::UnixMs;
 use crate::run::budget;
-use crate::run::outcome::Ending;
+use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Guest, PRIORITY_DEFAULT, QUEUE_TTL_MAX};
 use crate::store::Store;
 use crate::store::acts::{Admission, Admitted, Fate, Terms};
@@ -15,6 +17,10 @@ use crate::store::scripts;
 /// Bytes of requests that one script takes in, unless one alone is larger: Redis serves nobody else
 /// meanwhile, and breaks off a command of a gigabyte.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// How long the id of a request is spoken for that was turned away because a backlog was full. Longer
+/// than a request that is delivered twice takes to come again.
+const QUEUE_FULL_KEPT: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Admits requests: each becomes a run (or its rejection), unless its id is known, and is
@@ -80,7 +86,7 @@ fn fitting(batch: &[Admission]) -> usize {
     let fit = batch.iter().take_while(|admission| {
         bytes += match &admission.fate {
             Fate::Queued { request, .. } => request.len(),
-            Fate::Rejected(_) => 0,
+            Fate::Rejected { .. } => 0,
         };
         bytes <= BATCH_BYTES
     });
@@ -124,19 +130,31 @@ fn add(
             script.arg(ready).arg(*priority).arg(request);
             add_words(script, &words);
         }
-        Fate::Rejected(ending) => {
+        Fate::Rejected { ending, metadata } => {
+            words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
             words.push(("outcome", ending.outcome().as_str().to_owned()));
             words.push(("settled_at_ms", now.to_string()));
             words.push(("closed_at_ms", now.to_string()));
             if let Ending::Without { reason, .. } = ending {
                 words.push(("reason", codec::json(reason)));
             }
-            let expires = budget::after(now, terms.retention);
+            let expires = budget::after(now, kept(ending, terms.retention));
             script.arg("closed").arg(expires).arg(0);
             script.arg(0).arg(PRIORITY_DEFAULT).arg("");
             add_words(script, &words);
             script.arg(&result_parts(&admission.id, ending));
         }
+    }
+}
+
+/// How long a rejected run is known. One for which there was no room may be asked for again, and
+/// must not hold memory for days: there may be as many as there are requests.
+fn kept(ending: &Ending, retention: Duration) -> Duration {
+    match ending {
+        Ending::Without { reason, .. } if reason.code == ReasonCode::QueueFull => {
+            retention.min(QUEUE_FULL_KEPT)
+        }
+        _ => retention,
     }
 }
 

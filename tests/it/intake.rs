@@ -241,3 +241,47 @@ async fn one_index_entry_that_is_not_text_failed_every_listing() {
     store.mend(0, 100, now).await.unwrap();
     store.tenants(now).await.unwrap();
 }
+
+/// What is refused is told to whose it is, and counted as theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_request_lost_its_tenant_and_metadata() {
+    let plan = Plan::simulated(Duration::ZERO).runs(|runs| runs.tenant_backlog_max = Some(1));
+    let stack = plan.start().await;
+    let later = stack.core.clock.now_ms() + 3_600_000;
+    let told = |id: &str| json!({"id": id, "tenant": "acme", "metadata": {"k": [1]}, "not_before_ms": later});
+    let mut bad = told("bad");
+    bad["bogus"] = json!(1);
+    let mut seconds = told("seconds");
+    seconds["not_before_ms"] = json!(later / 1000);
+    stack.submit(told("waits")).await;
+    stack.reaches("waits", "queued").await;
+    for (request, code) in [
+        (bad, "invalid_request"),
+        (seconds, "invalid_request"),
+        (told("crowded"), "queue_full"),
+    ] {
+        let id = stack.submit(request).await;
+        let result = stack.result(&id).await;
+        assert_eq!(result["reason"]["code"], code, "{result}");
+        assert_eq!(
+            (&result["tenant"], &result["metadata"]["k"][0]),
+            (&json!("acme"), &json!(1))
+        );
+    }
+    // Of what cannot be read nothing is made up.
+    let odd = json!({"id": "odd", "tenant": "a b", "metadata": 7, "bogus": 1});
+    let result = stack.result(&stack.submit(odd).await).await;
+    assert_eq!(result["outcome"], "rejected", "{result}");
+    let day = cofferdam::run::day::Day::of(stack.core.clock.now_ms());
+    let key = format!("usage:{day}:acme");
+    let rejected: u64 = stack.raw.say("HGET", &key, &["runs:rejected"]).await;
+    assert_eq!(rejected, 3);
+    let left: i64 = stack.raw.say("PTTL", "run:crowded", &[]).await;
+    assert!((1..=60_000).contains(&left), "a minute at most: {left}");
+    let left: i64 = stack.raw.say("PTTL", "run:bad", &[]).await;
+    assert!(left > 60_000, "as long as is set: {left}");
+    stack.raw.add("control", &[("cancel", "waits")]).await;
+    let ids = ["waits", "bad", "seconds", "crowded", "odd"].map(str::to_owned);
+    stack.settles(&ids, Duration::from_secs(30)).await;
+    stack.end().await;
+}

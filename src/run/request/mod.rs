@@ -136,6 +136,17 @@ pub const QUEUE_TTL_MAX: Duration = Duration::from_secs(14 * 24 * 3600);
 pub const NOT_BEFORE_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The `priority` that goes last.
 pub const PRIORITY_LAST: u8 = 9;
+/// What can be read of a request that breaks a rule.
+#[derive(Debug)]
+pub struct Readable {
+    /// Its id; `None` when it has none, and its stream entry's id stands for it.
+    pub id: Option<RunId>,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// What its result is to carry.
+    pub metadata: Option<Box<RawValue>>,
+}
+
 /// What `not_before_ms` is not: as seconds these are the years 2001 to 2286, as milliseconds the
 /// first months of 1970.
 const SECONDS_MEANT: std::ops::Range<UnixMs> = 1_000_000_000..10_000_000_000;
@@ -216,7 +227,23 @@ impl RunRequest {
     /// # Errors
     /// [`Refusal`] when the text is no JSON object or its `id` is no run id.
     pub fn readable_id(json: &str) -> Result<Option<RunId>, Refusal> {
-        Fields::read(json)?.checked("id", rules::run_id)
+        Ok(Self::readable(json)?.id)
+    }
+
+    /// What a result needs of a request that may break any rule. A `tenant` or `metadata` that
+    /// breaks its own is left out.
+    ///
+    /// # Errors
+    /// As [`RunRequest::readable_id`].
+    pub fn readable(json: &str) -> Result<Readable, Refusal> {
+        let mut fields = Fields::read(json)?;
+        let tenant = fields.checked("tenant", rules::tenant).ok().flatten();
+        let metadata = fields.raw("metadata").map(rules::metadata);
+        Ok(Readable {
+            id: fields.checked("id", rules::run_id)?,
+            tenant: tenant.unwrap_or_default(),
+            metadata: metadata.and_then(Result::ok).flatten(),
+        })
     }
 
     /// Just the `input` of a request that was accepted before: byte for byte, `null` when absent.

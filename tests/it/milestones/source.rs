@@ -46,11 +46,18 @@ fn source(path: &Path) -> String {
 
 fn steps() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/stage");
-    let mut steps: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.display().to_string(), source(&path)))
-        .collect();
+    let mut folders = vec![folder];
+    let mut steps = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                steps.push((path.display().to_string(), source(&path)));
+            }
+        }
+    }
     steps.sort();
     steps
 }
