@@ -197,10 +197,6 @@ async fn pause(
     order: &Entry,
 ) -> Result<Obeyed, Error> {
     let is_latest = core.store.pause(scope, is_paused, Some(&order.id)).await?;
-    if scope.is_none() && !is_paused && is_latest {
-        core.store.lift_holds().await?;
-        milestone!("control::holds_lifted");
-    }
     match scope {
         Some(tenant) => {
             milestone!("control::tenant_paused");
@@ -209,6 +205,10 @@ async fn pause(
         None => {
             milestone!("control::all_paused");
             info!(is_paused, is_latest, "everything");
+            if !is_paused && is_latest {
+                core.store.lift_holds().await?;
+                milestone!("control::holds_lifted");
+            }
         }
     }
     Ok(Obeyed::Done)

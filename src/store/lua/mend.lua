@@ -16,7 +16,10 @@ end
 for i = 6, #ARGV do
   local id = ARGV[i]
   local run = read(ns .. ':run:' .. id, { 'state', 'tenant', 'app', 'attempt', 'place', 'queue_until_ms' })
-  local flies, waits = is(run.state, ARGV[3]), is(run.state, ARGV[4])
+  -- A hash that lacks what we always write is not ours: nothing is known of that run, and the
+  -- others go on.
+  local flies = run.tenant and run.app and is(run.state, ARGV[3])
+  local waits = run.tenant and run.place and is(run.state, ARGV[4])
   if flies then
     local who = redis.call('HGET', ns .. ':inflight:' .. run.app, id)
     local is_busy = redis.call('SISMEMBER', ns .. ':busy:' .. run.tenant, id) == 1
