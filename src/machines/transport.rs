@@ -1,7 +1,7 @@
 //! One call: sent once, bounded in time and bytes, its answer or its failure put into words.
 
 use std::error::Error as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -9,7 +9,7 @@ use reqwest::{Method, Response};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::clock::UnixMs;
+use crate::clock::{Clock, UnixMs};
 
 use super::call::{Call, Class, Observed, Observer, Request};
 use super::error::{Error, Redaction, Refusal, one_line};
@@ -223,7 +223,8 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         let until = httpdate::parse_http_date(said).ok()?;
         let date = header(headers, DATE.as_str());
         let now = date.and_then(|date| httpdate::parse_http_date(date.trim()).ok());
-        let now = now.unwrap_or_else(SystemTime::now);
+        let now =
+            now.unwrap_or_else(|| UNIX_EPOCH + Duration::from_millis(Clock::system().now_ms()));
         until.duration_since(now).unwrap_or_default()
     };
     Some(wait.min(MAX_RETRY_AFTER))

@@ -5,7 +5,7 @@
 //! that calls [`play`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam::clock::{Clock, UnixMs};
 use cofferdam::run::id::{Attempt, RunId, Tenant};
@@ -666,7 +666,10 @@ impl World {
             prop_assert_eq!(has_request, !run.is_over(), "the request of {}", id);
         }
         for (key, (_, left, _)) in &dump {
-            if let Some(id) = key.strip_prefix("run:").or(key.strip_prefix("request:")) {
+            if let Some(id) = key
+                .strip_prefix("run:")
+                .or_else(|| key.strip_prefix("request:"))
+            {
                 prop_assert!(self.runs.contains_key(id), "{key} is of no run");
                 prop_assert!(*left > 0, "{key} has no time to live");
             }
@@ -859,7 +862,7 @@ fn whatever_acts_follow_each_other_every_index_agrees_with_the_hashes() {
         failure_persistence: None,
         ..Config::default()
     };
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let mut sequences = 0;
     while began.elapsed() < BUDGET {
         let acts = proptest::collection::vec(act(), 1..ACTS_MAX);

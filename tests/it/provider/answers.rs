@@ -55,7 +55,7 @@ async fn check(answer: Recorded) {
         let result = stack.result(&id).await;
         let ended = result["reason"]["code"]
             .as_str()
-            .or(result["outcome"].as_str());
+            .or_else(|| result["outcome"].as_str());
         assert_eq!(ended, Some(ends.as_str()), "{about}: {result}");
         stack.settles(&[id], BOUND).await;
     }
