@@ -15,7 +15,7 @@ use crate::store::acts::Requeue;
 const SETTLING: Duration = Duration::from_millis(500);
 /// For how long an image that the registry does not know is asked for again: one that was pushed a
 /// moment ago is not seen everywhere for up to ten seconds.
-const IMAGE_UNKNOWN_MAX: Duration = Duration::from_secs(15);
+pub(super) const IMAGE_UNKNOWN_MAX: Duration = Duration::from_secs(15);
 /// Between two of these calls at the least; the run waits in the queue meanwhile.
 const IMAGE_PAUSE: Duration = Duration::from_secs(2);
 /// How long nobody boots in an app whose token, address or account is refused.

@@ -19,7 +19,7 @@ use crate::run::id::{Attempt, machine_name};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Machine;
 use crate::run::request::RunRequest;
-use crate::stage::boot::answer::Next;
+use crate::stage::boot::answer::{IMAGE_UNKNOWN_MAX, Next};
 use crate::stage::breaker::{Answer, REST_MAX};
 use crate::stage::hold::Hold;
 use crate::stage::teardown::remove;
@@ -333,7 +333,11 @@ impl Boot<'_> {
             return self.give_up(code, error.to_string(), nothing_made).await;
         }
         let wait = budget::backoff(run.refusals, WAIT_BASE, WAIT_MAX, roll());
-        let ready = budget::after(until.unwrap_or(now), wait);
+        let mut ready = budget::after(until.unwrap_or(now), wait);
+        if code == ReasonCode::ImageRejected {
+            // The last look is at the end of that time, however long the pause has grown.
+            ready = ready.min(budget::after(since, IMAGE_UNKNOWN_MAX));
+        }
         warn!(run_id = run.id.as_str(), attempt = run.attempt.0, %error, "not booted; waits in the queue");
         let Some(view) = core.store.view(&run.id).await? else {
             return Ok(Booted::Left);

@@ -158,3 +158,30 @@ async fn a_long_wait_that_the_provider_names_is_shown_and_can_be_lifted() {
     stack.settles(&[id, other], BOUND).await;
     stack.end().await;
 }
+
+/// The pause between two tries grows, and must not carry the last one beyond that time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_stays_unknown_is_not_waited_for_longer_than_it_is_asked_for() {
+    const ASKED_MS: u64 = 15_000;
+    let text = "failed to get manifest registry.fly.io/a:b: manifest unknown";
+    let stack = Plan::simulated(Duration::from_millis(20))
+        .faults(&[&format!("create: refuse status=400 error=\"{text}\"")])
+        .start()
+        .await;
+    let id = stack.submit(json!({"cmd": ["true"]})).await;
+    until_within(BOUND, "the run to end", || async {
+        let ready: Option<f64> = stack.raw.say("ZSCORE", "delayed:default", &[&id]).await;
+        let view = stack.view(&id).await;
+        let since = view.as_ref().and_then(|view| view.refused_since_ms);
+        if let (Some(ready), Some(since)) = (ready, since) {
+            assert!(ready <= (since + ASKED_MS) as f64, "{ready} {since}");
+        }
+        let is_over = view.as_ref().is_some_and(|view| view.outcome.is_some());
+        is_over.then_some(()).ok_or_else(|| format!("{view:?}"))
+    })
+    .await;
+    let result = stack.result(&id).await;
+    assert_eq!(result["reason"]["code"], "image_rejected", "{result}");
+    stack.settles(&[id], BOUND).await;
+    stack.end().await;
+}
