@@ -367,16 +367,19 @@ pub(crate) fn regions(text: &str) -> Result<Vec<String>, String> {
         .map(|code| match is_region_code(code) {
             true => Ok(code.to_owned()),
             false => Err(format!(
-                "{code:?} is no region: lower-case letters and digits"
+                "{code:?} is no region: lower-case letters and digits, {REGION_MAX_BYTES} at most"
             )),
         })
         .collect()
 }
 
-/// As the local Machines server wants it.
-fn is_region_code(code: &str) -> bool {
+/// Longest code of a region, in bytes. The real service's have three letters.
+pub(crate) const REGION_MAX_BYTES: usize = 16;
+
+/// Whether a word can be the code of a region.
+pub(crate) fn is_region_code(word: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=16).contains(&code.len()) && code.bytes().all(fits)
+    (1..=REGION_MAX_BYTES).contains(&word.len()) && word.bytes().all(fits)
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

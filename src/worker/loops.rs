@@ -32,7 +32,7 @@ const OUTAGE_PAUSE_BASE: Duration = Duration::from_millis(50);
 /// Between two renewals while the end waits for what is in hand.
 const ENDING_BEAT: Duration = Duration::from_millis(200);
 
-/// Redis is away: tells it once, and pauses for longer and longer.
+/// Redis is away or refuses: tells it once, and pauses for longer and longer.
 pub(super) struct Outage {
     what: &'static str,
     tries: u32,
@@ -45,14 +45,14 @@ impl Outage {
 
     pub(super) fn over(&mut self) {
         if self.tries > 0 {
-            info!(loop_name = self.what, "redis answers again");
+            info!(loop_name = self.what, "redis does its part again");
         }
         self.tries = 0;
     }
 
     pub(super) async fn met(&mut self, crew: &Crew, error: &impl std::fmt::Display) {
         if self.tries == 0 {
-            warn!(loop_name = self.what, %error, "redis does not answer; trying again");
+            warn!(loop_name = self.what, %error, "a call to redis failed; trying again");
         }
         self.tries = self.tries.saturating_add(1);
         let pause = budget::backoff(

@@ -162,33 +162,6 @@ async fn a_dead_entry_of_an_older_version_goes_back_by_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_consumer_with_a_pending_entry_is_not_forgotten() {
-    let (store, raw) = lab().await;
-    let mut idle = Requests::new(store.clone(), "idle");
-    let mut busy = Requests::new(store.clone(), "busy");
-    // Redis 7.0 makes no consumer for a read that waits in vain.
-    raw.add("runs", &[("no", "request")]).await;
-    let read = idle.next(1, Duration::from_millis(10)).await.unwrap();
-    store
-        .bury(Inbox::Runs, &read[0], "no request")
-        .await
-        .unwrap();
-    raw.add("runs", &[("run", "{}")]).await;
-    assert_eq!(
-        busy.next(1, Duration::from_millis(10)).await.unwrap().len(),
-        1
-    );
-    assert_eq!(raw.consumers("runs", "cofferdam").await, 2);
-    let hour = Duration::from_secs(3600);
-    assert_eq!(store.forget_consumers(Inbox::Runs, hour).await.unwrap(), 0);
-    let forgotten = store.forget_consumers(Inbox::Runs, Duration::ZERO).await;
-    assert_eq!(forgotten.unwrap(), 1);
-    busy.leave().await.unwrap();
-    assert_eq!(raw.consumers("runs", "cofferdam").await, 1);
-    assert_eq!(raw.pending("runs").await, 1, "it is still to be taken over");
-}
-
-#[tokio::test]
 async fn one_index_entry_that_is_not_text_failed_every_listing() {
     let (store, raw) = lab().await;
     let bytes = |text: &[u8]| text.to_vec();

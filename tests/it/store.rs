@@ -242,6 +242,8 @@ async fn a_consumer_that_has_pending_entries_is_not_forgotten() {
         }
     })
     .await;
+    // Nor does it leave by itself.
+    dead.leave().await.unwrap();
     assert_eq!(fixture.raw.consumers("runs", "cofferdam").await, 1);
     let living = Requests::new(store.clone(), "worker-b");
     let entries = living.take_over(10, Duration::ZERO).await.unwrap();

@@ -1,5 +1,6 @@
 //! Where a machine may be placed.
 
+use crate::config::{REGION_MAX_BYTES, is_region_code};
 use crate::local::refusal::Refusal;
 
 /// Names that stand for several regions. This server's regions have no geography, so each stands
@@ -7,8 +8,6 @@ use crate::local::refusal::Refusal;
 const ALIASES: [&str; 6] = ["any", "us", "eu", "na", "sa", "apac"];
 /// The region of a server that was not told its regions.
 const HOME: &str = "local";
-/// Longest code of a region, in bytes. The real service's have three letters.
-const CODE_MAX_BYTES: usize = 16;
 
 /// The regions of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +25,7 @@ impl Regions {
     /// # Errors
     /// The code that cannot be one.
     pub(crate) fn new(codes: Vec<String>) -> Result<Self, String> {
-        if let Some(code) = codes.iter().find(|code| !is_code(code)) {
+        if let Some(code) = codes.iter().find(|code| !is_region_code(code)) {
             return Err(code.clone());
         }
         if codes.is_empty() {
@@ -65,7 +64,7 @@ impl Regions {
                 add(code);
             } else if ALIASES.contains(&code) {
                 self.own.iter().for_each(|own| add(own));
-            } else if !self.only_own && is_code(code) {
+            } else if !self.only_own && is_region_code(code) {
                 add(code);
             } else {
                 return Err(self.refusal(code));
@@ -86,16 +85,10 @@ impl Regions {
             )
         } else {
             format!(
-                "'{code}' is no code of a region: it has letters and digits, {CODE_MAX_BYTES} at most"
+                "'{code}' is no code of a region: it has letters and digits, {REGION_MAX_BYTES} at most"
             )
         })
     }
-}
-
-/// Whether a word can be the code of a region.
-pub(crate) fn is_code(word: &str) -> bool {
-    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=CODE_MAX_BYTES).contains(&word.len()) && word.bytes().all(fits)
 }
 
 #[cfg(test)]

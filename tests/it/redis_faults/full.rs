@@ -68,6 +68,16 @@ async fn machines(fleet: &Fleet, count: usize) {
     .await;
 }
 
+async fn results(raw: &Raw, count: usize) {
+    until_within(BOUND, &format!("{count} results"), async || {
+        let results = raw.length("results").await;
+        (results == count)
+            .then_some(())
+            .ok_or_else(|| results.to_string())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_redis_lets_no_machine_outlive_its_deadline_and_says_so() {
     let server = Server::start();
@@ -87,15 +97,14 @@ async fn a_full_redis_lets_no_machine_outlive_its_deadline_and_says_so() {
         .await;
     }
     machines(&fleet, 0).await;
-    until_within(BOUND, "five results", async || {
-        let results = raw.length("results").await;
-        (results == 5)
+    results(&raw, 5).await;
+    until_within(BOUND, "every run to be closed", async || {
+        let due: usize = raw.say("ZCARD", "due", &[]).await;
+        (due == 0)
             .then_some(())
-            .ok_or_else(|| results.to_string())
+            .ok_or_else(|| format!("{due} due; {}", worker.said()))
     })
     .await;
-    let due: usize = raw.say("ZCARD", "due", &[]).await;
-    assert_eq!(due, 0, "{}", worker.said());
     worker.finish().await;
     fleet.finish().await;
 }
@@ -116,13 +125,7 @@ async fn a_redis_that_takes_no_writes_lets_no_machine_outlive_its_deadline() {
     }
     machines(&fleet, 0).await;
     raw.order(&["REPLICAOF", "NO", "ONE"]).await;
-    until_within(BOUND, "five results", async || {
-        let results = raw.length("results").await;
-        (results == 5)
-            .then_some(())
-            .ok_or_else(|| results.to_string())
-    })
-    .await;
+    results(&raw, 5).await;
     worker.finish().await;
     fleet.finish().await;
 }
