@@ -20,7 +20,7 @@ use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::RunId;
 use crate::shutdown::Shutdown;
-use crate::stage::observe::observe;
+use crate::stage::observe::{Looked, observe};
 use crate::stage::sweep::{self, Orphan};
 use crate::stage::teardown::end_attempt;
 use crate::stage::{Deps, Error};
@@ -64,8 +64,14 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
     shutdown.spawn(beat(sweeper, CENSUS, Sweeper::census));
 }
 
-/// Machines of an app that no run had, by their ids, and since when.
-type Notes = HashMap<String, UnixMs>;
+/// What the surveys of an app saw that one look does not prove, and since when.
+#[derive(Default)]
+struct Notes {
+    /// Machines that no run had, by their ids.
+    orphans: HashMap<String, UnixMs>,
+    /// Attempts whose machines were not shown.
+    unseen: HashMap<(RunId, u32), UnixMs>,
+}
 
 struct Sweeper {
     crew: Arc<Crew>,
@@ -204,14 +210,14 @@ impl Sweeper {
                 Some((app, notes)) = under_way.next() => {
                     let notes: Notes = notes;
                     if self.leads.load(Ordering::SeqCst) {
-                        unowned.insert(String::clone(&app), notes.len());
+                        unowned.insert(String::clone(&app), notes.orphans.len());
                     }
                     noted.insert(app, Some(notes));
                 }
                 _ = ticks.tick() => {
                     if self.leads.load(Ordering::SeqCst) {
                         for app in self.apps().await {
-                            let notes = noted.entry(app.clone()).or_insert_with(|| Some(Notes::new()));
+                            let notes = noted.entry(app.clone()).or_insert_with(|| Some(Notes::default()));
                             if let Some(notes) = notes.take() {
                                 under_way.push(self.survey(app, notes));
                             }
@@ -247,23 +253,33 @@ impl Sweeper {
                 return (app, noted);
             }
         };
+        let before = std::mem::take(&mut noted.unseen);
         let looks = stream::iter(survey.doubtful).map(async |view| {
-            if let Err(error) = observe(deps, &view).await {
-                warn!(run_id = view.id.as_str(), %error, "a machine could not be looked at");
+            let attempt = (view.id.clone(), view.attempt);
+            let since = before.get(&attempt).copied();
+            let now = deps.core.clock.now_ms();
+            match observe(deps, &view, since).await {
+                Ok(Looked::Done) => None,
+                Ok(Looked::Unseen) => Some((attempt, since.unwrap_or(now))),
+                Err(error) => {
+                    warn!(run_id = view.id.as_str(), %error, "a machine could not be looked at");
+                    since.map(|since| (attempt, since))
+                }
             }
         });
-        looks.buffer_unordered(LOOKS_MAX).collect::<()>().await;
+        let looks = looks.buffer_unordered(LOOKS_MAX);
+        noted.unseen = looks.filter_map(std::future::ready).collect().await;
         let mut seen = HashSet::new();
         for orphan in survey.orphans {
             seen.insert(orphan.id.clone());
-            self.orphan(&orphan, &mut noted).await;
+            self.orphan(&orphan, &mut noted.orphans).await;
         }
-        noted.retain(|id, _| seen.contains(id));
+        noted.orphans.retain(|id, _| seen.contains(id));
         (app, noted)
     }
 
     /// Notes an orphan, or removes one that has been noted for long enough.
-    async fn orphan(&self, orphan: &Orphan, noted: &mut Notes) {
+    async fn orphan(&self, orphan: &Orphan, noted: &mut HashMap<String, UnixMs>) {
         let deps = self.deps();
         let now = deps.core.clock.now_ms();
         let since = *noted.entry(orphan.id.clone()).or_insert(now);

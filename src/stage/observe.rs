@@ -21,6 +21,10 @@ use crate::store::codec::View;
 /// A machine that was made this short a time ago may not be visible yet.
 pub const NEWBORN: Duration = Duration::from_secs(10);
 
+/// How long a machine must not be shown before it counts as lost: reads come from a store that may
+/// be behind, and one look proves nothing.
+const UNSEEN_FOR: Duration = Duration::from_secs(10);
+
 /// How long the deadline of a run waits for a last look at its machine.
 const LAST_LOOK: Duration = Duration::from_secs(5);
 
@@ -31,6 +35,8 @@ pub enum Sight {
     Alive,
     /// Its program ended.
     Exited(ExitStatus),
+    /// Its program was ended by somebody else: an operator, or the platform.
+    Stopped,
     /// Its program never ran, and will not.
     NeverStarted,
     /// It is gone and nothing tells how.
@@ -60,6 +66,7 @@ pub fn sight(
     }
     if machine.state.is_over() {
         return match machine.last_exit() {
+            Some(exit) if machine.was_asked_to_end() && !exit.oom_killed => Sight::Stopped,
             Some(exit) => Sight::Exited(status(&exit)),
             None if machine.started_at_ms().is_none() => Sight::NeverStarted,
             None => Sight::Lost,
@@ -81,13 +88,27 @@ fn status(exit: &wire::ExitEvent) -> ExitStatus {
     }
 }
 
+/// What a look at a machine came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looked {
+    /// What follows is done.
+    Done,
+    /// The provider does not know the machine. That may be for a moment only: nothing was done.
+    Unseen,
+}
+
 /// Looks at the machine of a running run and does what follows. Usually one HTTP call.
+/// `unseen_since` is when an earlier look did not find it, if nobody has seen it from then on.
 ///
 /// # Errors
 /// When the provider or Redis does not answer; the next sweep looks again.
-pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
+pub async fn observe(
+    deps: &Deps,
+    view: &View,
+    unseen_since: Option<UnixMs>,
+) -> Result<Looked, Error> {
     let Phase::Running { attempt, machine } = view.phase() else {
-        return Ok(());
+        return Ok(Looked::Done);
     };
     let known = deps.machines.get(&machine.app, &machine.id).await;
     milestone!("observe::looked");
@@ -99,27 +120,39 @@ pub async fn observe(deps: &Deps, view: &View) -> Result<(), Error> {
     let since = view.running_at_ms.unwrap_or(0);
     let now = deps.core.clock.now_ms();
     match sight(known.as_ref(), since, now, deps.core.runs.boot_timeout) {
-        Sight::Alive => Ok(()),
+        Sight::Alive => {}
         Sight::Exited(exit) => {
             // The result may have been posted with the guest's last breath.
             tokio::time::sleep(EXIT_GRACE).await;
             let ending = exited(exit, known.as_ref());
-            end(&deps.core, &view.id, Some(*attempt), &ending)
-                .await
-                .map(drop)
+            end(&deps.core, &view.id, Some(*attempt), &ending).await?;
         }
         Sight::NeverStarted => {
             let message = match launch_error(known.as_ref()) {
                 Some(error) => format!("the machine did not start: {error}"),
                 None => "the machine did not start".to_owned(),
             };
-            another(deps, view, *attempt, ReasonCode::BootFailed, &message).await
+            another(deps, view, *attempt, ReasonCode::BootFailed, &message).await?;
+        }
+        Sight::Stopped => {
+            tokio::time::sleep(EXIT_GRACE).await;
+            let message = "the machine was stopped or deleted from outside";
+            another(deps, view, *attempt, ReasonCode::MachineLost, message).await?;
         }
         Sight::Lost => {
+            let is_sure = match (&known, unseen_since) {
+                (Some(_), _) => true,
+                (None, Some(since)) => now >= budget::after(since, UNSEEN_FOR),
+                (None, None) => false,
+            };
+            if !is_sure {
+                return Ok(Looked::Unseen);
+            }
             let message = "the machine is gone and nothing tells how";
-            another(deps, view, *attempt, ReasonCode::MachineLost, message).await
+            another(deps, view, *attempt, ReasonCode::MachineLost, message).await?;
         }
     }
+    Ok(Looked::Done)
 }
 
 /// Looks at the machine of a run whose deadline has passed: whether its program had ended by

@@ -349,7 +349,7 @@ impl World {
                     reason,
                 })
             }
-            Sight::Lost => {
+            Sight::Lost | Sight::Stopped => {
                 self.see("a machine was lost");
                 let record = self.runs[run].as_ref().unwrap();
                 let tries = budget::tries(Attempt(record.attempt), record.deferred);

@@ -8,6 +8,9 @@ use super::config::MachineConfig;
 use super::lenient::{Rest, or_default};
 use super::words::{HostStatus, MachineState};
 
+/// Events that end a machine's program.
+const ENDS: [&str; 5] = ["stop", "restart", "suspend", "update", "destroy"];
+
 /// A machine. Only its id must be there; an answer without one is no machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
@@ -103,6 +106,22 @@ impl Machine {
         // Of two with the same time the last seen wins; turned round, that is the first listed.
         let newest = exits.max_by_key(|(timestamp, _)| *timestamp)?;
         Some(newest.1)
+    }
+
+    /// Whether somebody had asked for its end before its program ended: by a stop, or by removing or
+    /// replacing it.
+    #[must_use]
+    pub fn was_asked_to_end(&self) -> bool {
+        if self.last_exit().is_some_and(|exit| exit.requested_stop) {
+            return true;
+        }
+        let exits = self.events.iter().filter(|e| e.exit_event().is_some());
+        let ended = exits.map(|event| event.timestamp).max();
+        self.events.iter().any(|event| {
+            event.source == "user"
+                && ENDS.contains(&event.kind.as_str())
+                && ended.is_some_and(|ended| event.timestamp <= ended)
+        })
     }
 
     /// When its program was last started, in milliseconds since the Unix epoch.
@@ -354,6 +373,24 @@ mod tests {
             {"type": "exit", "timestamp": 1}
         ]));
         assert_eq!(unknown.last_exit(), None);
+    }
+
+    #[test]
+    fn an_end_that_somebody_asked_for_is_told_from_one_that_was_not() {
+        let asked = |event: Value, requested_stop: bool| {
+            let exit = json!({"exit_event": {"exit_code": 0, "requested_stop": requested_stop}});
+            let exit = json!({"type": "exit", "source": "flyd", "timestamp": 5, "request": exit});
+            machine(&json!([event, exit])).was_asked_to_end()
+        };
+        let event = |kind, source, at| json!({"type": kind, "source": source, "timestamp": at});
+        assert!(asked(event("start", "flyd", 1), true));
+        assert!(!asked(event("start", "user", 1), false));
+        assert!(asked(event("stop", "user", 4), false));
+        assert!(asked(event("destroy", "user", 5), false));
+        // It had ended before, or removes itself.
+        assert!(!asked(event("destroy", "user", 6), false));
+        assert!(!asked(event("destroy", "flyd", 4), false));
+        assert!(!machine(&json!([event("stop", "user", 4)])).was_asked_to_end());
     }
 
     #[test]

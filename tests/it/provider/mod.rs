@@ -5,6 +5,7 @@
 //! `crashes`.
 
 mod answers;
+mod lost;
 mod nonsense;
 mod outage;
 mod refused;
