@@ -62,7 +62,7 @@ const HOMES: &[(&str, &[&str])] = &[
         "ring::",
         &[
             "run/",
-            "token.rs",
+            "token/mod.rs",
             "stage/report.rs",
             "local/",
             "up/",
