@@ -10,10 +10,12 @@ use crate::config::{self, SigningKey};
 use crate::machines::{self, Call, Class, Client, Observed, Observer};
 use crate::shutdown::Shutdown;
 use crate::stage::health::Health;
+use crate::stage::keys::Keys;
 use crate::stage::spec::GuestUrls;
 use crate::stage::{Core, Deps};
 use crate::store::{self, Store};
 use crate::telemetry::{AnswerClass, MachinesCall, Metrics};
+use crate::token::fleet::Use;
 use crate::token::{KeyError, KeyRing};
 
 /// Looks at a Redis that is not there yet, and the pause between two.
@@ -38,6 +40,9 @@ pub enum Error {
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
 /// By how much a clock must be wrong for it to be told.
 const CLOCK_WRONG_MS: u64 = 1000;
+
+/// How often the processes compare their signing keys.
+const KEYS_LOOK: Duration = Duration::from_secs(15);
 
 /// Store, clock and metrics. The clock is that of Redis from the beginning. Waits half a minute for
 /// a Redis that is not there yet or goes away meanwhile, as when both are started together.
@@ -85,6 +90,39 @@ pub async fn keep_time(core: Core, shutdown: Shutdown) {
         // The next look tells as well.
         let _ = follow(&core).await;
     }
+}
+
+/// What the process `name` tells the others of its signing keys.
+#[must_use]
+pub fn keys(name: &str, uses: Use, ring: &KeyRing) -> Arc<Keys> {
+    let host = rustix::system::uname();
+    let name = format!("{name} on {}", host.nodename().to_string_lossy());
+    Arc::new(Keys::new(&name, uses, ring))
+}
+
+/// Tells the other processes of this one's signing keys and hears of theirs, until the end begins.
+pub async fn keep_keys(core: Core, keys: Arc<Keys>, shutdown: Shutdown) {
+    let quiet = shutdown.quiet();
+    let mut is_told = false;
+    loop {
+        match core.store.tell_keys(&keys.own, core.clock.now_ms()).await {
+            Ok(holders) => keys.heard(&holders),
+            Err(error) if !is_told => {
+                warn!(%error, "the signing keys of worker and serve are not compared");
+                is_told = true;
+            }
+            Err(_) => {}
+        }
+        let pause = tokio::time::sleep(KEYS_LOOK);
+        if quiet.run_until_cancelled(pause).await.is_none() {
+            break;
+        }
+    }
+    // What is not withdrawn is forgotten a little later.
+    let _ = core
+        .store
+        .withdraw_keys(&keys.own, core.clock.now_ms())
+        .await;
 }
 
 async fn patiently<T>(look: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {

@@ -40,13 +40,20 @@ pub struct Deps {
     pub core: Core,
     /// The keys that verify.
     pub ring: KeyRing,
+    /// What `/readyz` answers.
+    pub readiness: Readiness,
+}
+
+/// A name for an endpoint that no other process ever has.
+#[must_use]
+pub fn unique_name() -> String {
+    format!("serve-{}", ulid::Ulid::new().to_string().to_lowercase())
 }
 
 /// Serves guests on `listener` until `shutdown` begins.
 pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
     let largest = deps.core.runs.result_max_bytes;
     let endpoint = Arc::new(Endpoint {
-        readiness: Readiness::new(deps.core.store.clone(), None),
         deps,
         room: Semaphore::new(kib(BODIES_MAX_BYTES.max(largest)) as usize),
     });
@@ -68,7 +75,6 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
 
 struct Endpoint {
     deps: Deps,
-    readiness: Readiness,
     /// A permit for each KiB of body in memory.
     room: Semaphore,
 }
@@ -79,7 +85,7 @@ impl Endpoint {
             ("/results", &Method::POST) => self.post(request).await,
             ("/input", &Method::GET | &Method::HEAD) => self.input(&request).await,
             ("/healthz", &Method::GET | &Method::HEAD) => ok(StatusCode::OK),
-            ("/readyz", &Method::GET | &Method::HEAD) => match self.readiness.look().await {
+            ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.readiness.look().await {
                 Ok(()) => ok(StatusCode::OK),
                 Err(_) => unavailable(),
             },

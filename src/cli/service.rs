@@ -12,8 +12,9 @@ use crate::admin;
 use crate::assembly;
 use crate::cli::args::Misbehave;
 use crate::cli::say::Say;
+use crate::cli::settings;
 use crate::cli::status::{Status, WrongUse};
-use crate::config::{self, AdminListen, Daemon, MachinesServer, Runs, Serve, Worker};
+use crate::config::{self, AdminListen, Daemon, MachinesServer, Runs, Serve, Unknown, Worker};
 use crate::endpoint;
 use crate::local::{self, Machines, Rule};
 use crate::shutdown::{Shutdown, Signals};
@@ -21,6 +22,7 @@ use crate::stage::Core;
 use crate::stage::ready::Readiness;
 use crate::sweeper;
 use crate::telemetry;
+use crate::token::fleet::Use;
 use crate::worker;
 
 pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
@@ -32,11 +34,17 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let health = deps.health.clone();
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
+    let keys = assembly::keys(&name, Use::Signs, &deps.ring);
+    shutdown.spawn(assembly::keep_keys(
+        core.clone(),
+        keys.clone(),
+        shutdown.clone(),
+    ));
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
     shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
     let metrics = core.metrics.clone();
-    let readiness = Readiness::new(core.store.clone(), Some(health));
+    let readiness = Readiness::new(core.store.clone(), Some(health)).with_keys(keys);
     let probe = move || {
         let readiness = readiness.clone();
         async move { readiness.look().await }
@@ -55,8 +63,18 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     let shutdown = Shutdown::new();
     shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
     let metrics = core.metrics.clone();
-    let readiness = Readiness::new(core.store.clone(), None);
-    let deps = endpoint::Deps { core, ring };
+    let keys = assembly::keys(&endpoint::unique_name(), Use::Verifies, &ring);
+    shutdown.spawn(assembly::keep_keys(
+        core.clone(),
+        keys.clone(),
+        shutdown.clone(),
+    ));
+    let readiness = Readiness::new(core.store.clone(), None).with_keys(keys);
+    let deps = endpoint::Deps {
+        core,
+        ring,
+        readiness: readiness.clone(),
+    };
     shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
     let probe = move || {
         let readiness = readiness.clone();
@@ -125,7 +143,12 @@ async fn core(redis: &config::Redis, runs: Runs) -> anyhow::Result<Core> {
 }
 
 pub(super) fn start_log(daemon: &Daemon) -> anyhow::Result<()> {
-    Ok(telemetry::start(&daemon.log, daemon.log_format)?)
+    telemetry::start(&daemon.log, daemon.log_format)?;
+    for Unknown { name, nearest } in settings::misspelt() {
+        let nearest = nearest.unwrap_or("none");
+        warn!(name, nearest, "no setting has this name; it has no effect");
+    }
+    Ok(())
 }
 
 pub(super) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -2,8 +2,8 @@
 
 use clap::{Arg, ArgMatches, Command as Clap};
 
-use crate::config::Command;
 use crate::config::table::{self, SETTINGS, Setting, Unset};
+use crate::config::{self, Command, Unknown};
 
 /// The heading over them in a help text.
 const HEADING: &str = "Settings";
@@ -92,6 +92,12 @@ fn value_name(name: &str) -> &'static str {
         Some("MB") => "MIB",
         _ => "VALUE",
     }
+}
+
+/// Variables of this process that look like settings and are none.
+pub(crate) fn misspelt() -> Vec<Unknown> {
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    config::unknown(names)
 }
 
 /// What was given for a setting, by flag or in the environment, or a variable of the system.

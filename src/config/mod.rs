@@ -9,6 +9,7 @@ mod keys;
 mod reader;
 mod secret;
 pub mod table;
+mod unknown;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ pub(crate) use crate::config::groups::{REGION_MAX_BYTES, is_region_code};
 pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};
 pub use crate::config::secret::Secret;
+pub use crate::config::unknown::{Unknown, unknown};
 
 use crate::config::reader::Reader;
 

@@ -12,6 +12,7 @@ pub mod control;
 pub mod health;
 pub mod hold;
 pub mod intake;
+pub mod keys;
 pub mod observe;
 pub mod ready;
 pub mod report;

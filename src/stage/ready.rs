@@ -7,6 +7,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::stage::health::Health;
+use crate::stage::keys::Keys;
 use crate::store::Store;
 
 /// How long an answer stands. Guests can ask too, and must not make Redis busy.
@@ -15,12 +16,15 @@ const STANDS: Duration = Duration::from_secs(1);
 /// When it was looked, and what was seen.
 type Seen = (Instant, Result<(), String>);
 
-/// Looks whether Redis takes writes and the provider takes calls. Clones share what was seen last.
+/// Looks whether Redis takes writes, the provider takes calls, and the signing keys are the
+/// others' too. Clones share what was seen last.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     store: Store,
     /// Of a process that makes machines.
     provider: Option<Arc<Health>>,
+    /// Of a process that tells the others of its signing keys.
+    keys: Option<Arc<Keys>>,
     seen: Arc<Mutex<Option<Seen>>>,
 }
 
@@ -31,8 +35,16 @@ impl Readiness {
         Self {
             store,
             provider,
+            keys: None,
             seen: Arc::default(),
         }
+    }
+
+    /// It is not ready either while its signing keys are not those of the others.
+    #[must_use]
+    pub fn with_keys(mut self, keys: Arc<Keys>) -> Self {
+        self.keys = Some(keys);
+        self
     }
 
     /// Whether it is ready now. One round trip, and none when somebody asked less than a second
@@ -59,6 +71,9 @@ impl Readiness {
                 "the Machines API refuses us in {}",
                 apps.join(", ")
             ));
+        }
+        if let Some(why) = self.keys.as_ref().and_then(|keys| keys.unready()) {
+            return Err(why);
         }
         self.store.probe().await.map_err(|error| error.to_string())
     }

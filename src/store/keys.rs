@@ -30,6 +30,7 @@
 //! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms`, and `refused`, what the provider said when somebody must act | minutes |
 //! | `<ns>:fleet` | hash | what the workers last told of their limits: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
+//! | `<ns>:keyrings` | hash | process → when it told of them, ms, a space, its signing keys' ids and fingerprints as JSON; 256 processes | a minute after the last process |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //! | `<ns>:probe` | string | that Redis took a write | a minute |
 //! | `<ns>:backlog_bytes` | string | bytes of the requests of all runs that have not ended; counted anew when no run is open | for ever, one number |
@@ -251,6 +252,12 @@ impl Keys {
     #[must_use]
     pub fn fleet(&self) -> String {
         self.of("fleet")
+    }
+
+    /// Which signing keys each process has.
+    #[must_use]
+    pub fn keyrings(&self) -> String {
+        self.of("keyrings")
     }
 
     /// Where it is tried whether Redis takes writes.

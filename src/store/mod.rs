@@ -13,6 +13,7 @@ pub mod error;
 pub mod fleet;
 pub mod health;
 pub mod inspect;
+pub mod keyrings;
 pub mod keys;
 mod mend;
 mod produce;

@@ -62,6 +62,8 @@ scripts! {
     BURY = when_full [] "bury";
     /// A few small writes.
     SMALL = when_full [] "small";
+    /// Which signing keys each process has.
+    KEYRINGS = when_full [] "keyrings";
     /// The workers' group of a stream.
     GROUP = when_full [] "group";
     /// Whether Redis takes our writes.

@@ -4,6 +4,8 @@
 //! HMAC covers all before its dot. The version prefix fixes the algorithm, so nothing in a token
 //! chooses one. A token is only the right to ask: whether it is spent is for the store to say.
 
+pub mod fleet;
+
 use std::fmt;
 
 use base64::Engine as _;
@@ -20,6 +22,9 @@ pub const TOKEN_MAX_BYTES: usize = 3 + 16 + 64 + 10 + 20 + 43 + 5;
 
 /// Shortest key, in bytes: the length of SHA-256's output (RFC 2104, section 3).
 pub const KEY_MIN_BYTES: usize = 32;
+
+/// What a key's fingerprint is made from. No token begins like this.
+const FINGERPRINT_OF: &[u8] = b"cofferdam signing key fingerprint";
 
 /// What a token grants: posting for one attempt of one run, until a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +96,19 @@ impl KeyRing {
         } else {
             Ok(Self(ring))
         }
+    }
+
+    /// Each key's id and fingerprint: eight digits that tell keys apart and do not tell a key.
+    #[must_use]
+    pub fn fingerprints(&self) -> Vec<(String, String)> {
+        let keys = self.0.iter();
+        keys.map(|(id, key)| {
+            let tag = hmac::sign(key, FINGERPRINT_OF);
+            let digits = tag.as_ref().iter().take(4);
+            let digits = digits.map(|byte| format!("{byte:02x}"));
+            (id.clone(), digits.collect())
+        })
+        .collect()
     }
 
     /// Signs a grant with the first key.
@@ -223,6 +241,16 @@ mod tests {
         assert_eq!(twice.unwrap_err(), KeyError::Twice("a".into()));
         let dotted = KeyRing::new([("a.b".to_owned(), [0; 32])]).unwrap_err();
         assert_eq!(dotted, KeyError::Id("a.b".into()));
+    }
+
+    #[test]
+    fn fingerprints_tell_keys_apart() {
+        let prints = ring(&[("a", 1), ("b", 2)]).fingerprints();
+        assert_eq!(prints.len(), 2);
+        assert_eq!(prints[0].0, "a");
+        assert_eq!(prints[0].1.len(), 8);
+        assert_ne!(prints[0].1, prints[1].1);
+        assert_eq!(ring(&[("c", 1)]).fingerprints()[0].1, prints[0].1);
     }
 
     #[test]

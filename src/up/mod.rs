@@ -24,6 +24,7 @@ use crate::local;
 use crate::shutdown::Shutdown;
 use crate::stage::ready::Readiness;
 use crate::sweeper;
+use crate::token::fleet::Use;
 use crate::up::own_redis::OwnRedis;
 use crate::up::ready::{Held, Ready};
 use crate::worker;
@@ -233,18 +234,25 @@ async fn services(
     let core = assembly::core(&redis, settings.runs).await?;
     let deps = assembly::deps(core.clone(), &api, &guests)?;
     let shutdown = Shutdown::new();
+    let name = worker::unique_name();
+    let keys = assembly::keys(&name, Use::Both, &deps.ring);
     let guests_door = endpoint::Deps {
         core: core.clone(),
         ring: deps.ring.clone(),
+        readiness: Readiness::new(core.store.clone(), None).with_keys(keys.clone()),
     };
     shutdown.spawn(endpoint::serve(listener, guests_door, shutdown.clone()));
     shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
-    let name = worker::unique_name();
+    shutdown.spawn(assembly::keep_keys(
+        core.clone(),
+        keys.clone(),
+        shutdown.clone(),
+    ));
     let health = deps.health.clone();
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
     let metrics = core.metrics;
-    let readiness = Readiness::new(core.store, Some(health));
+    let readiness = Readiness::new(core.store, Some(health)).with_keys(keys);
     let probe = move || {
         let readiness = readiness.clone();
         async move { readiness.look().await }

@@ -8,6 +8,7 @@ use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::Machine;
 use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::intake::intake;
+use cofferdam::stage::ready::Readiness;
 use cofferdam::stage::{Core, end};
 use cofferdam::store::acts::{Requeue, Room};
 use cofferdam::store::requests::Entry;
@@ -40,6 +41,7 @@ impl Guest {
         let deps = endpoint::Deps {
             core: core.clone(),
             ring: parts::ring(),
+            readiness: Readiness::new(core.store.clone(), None),
         };
         shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
         let guest = Self {

@@ -23,6 +23,7 @@ mod layering;
 mod machines_api;
 mod machines_client;
 mod milestones;
+mod mistakes;
 mod packaging;
 mod pipeline;
 mod promises;

@@ -11,8 +11,9 @@ use crate::cli::args::Doctor;
 use crate::cli::human;
 use crate::cli::place;
 use crate::cli::say::{Say, Tone};
+use crate::cli::settings;
 use crate::cli::status::Status;
-use crate::config::{Fault, Tool};
+use crate::config::{Fault, Tool, Unknown};
 
 /// What one look came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -81,6 +82,7 @@ pub(super) async fn run(
     say: &mut Say,
 ) -> anyhow::Result<Status> {
     let mut findings: Vec<Finding> = faults.into_iter().map(fault).collect();
+    findings.extend(settings::misspelt().into_iter().map(misspelt));
     findings.extend(store::look(&tool).await);
     findings.extend(machines::look(&tool).await);
     findings.extend(sandbox::look(&tool, args.sandbox).await);
@@ -127,6 +129,15 @@ fn tell(say: &mut Say, finding: &Finding) -> anyhow::Result<()> {
 fn fault(fault: Fault) -> Finding {
     let remedy = "no command that uses it starts like this";
     Finding::fail(fault.name, fault.problem, remedy)
+}
+
+fn misspelt(unknown: Unknown) -> Finding {
+    let remedy = match unknown.nearest {
+        Some(nearest) => format!("is {nearest} meant?"),
+        None => "the README has a table of the settings".to_owned(),
+    };
+    let found = format!("{} is set, and no setting has this name", unknown.name);
+    Finding::warn("settings", found, remedy)
 }
 
 fn keys(tool: &Tool) -> Finding {

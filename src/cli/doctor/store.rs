@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use crate::assembly;
 use crate::cli::doctor::Finding;
 use crate::cli::human;
 use crate::cli::place;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{Redis, Tool};
 use crate::store::{Error, Store};
+use crate::token::fleet::{self, Holder, Use};
 
 /// Clocks this far apart are worth a word; deadlines and leases still hold.
 const SKEW_NOTED_MS: u64 = 1000;
@@ -52,6 +54,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     }
     findings.push(clock(&store).await);
     findings.extend(refused(&store).await);
+    findings.extend(keys(&store, tool).await);
     findings.extend(runs(&store).await);
     findings
 }
@@ -196,6 +199,42 @@ async fn refused(store: &Store) -> Vec<Finding> {
         )
     })
     .collect()
+}
+
+/// Processes that sign what others refuse, this command's own settings included.
+async fn keys(store: &Store, tool: &Tool) -> Vec<Finding> {
+    const WHAT: &str = "signing keys";
+    let now = store
+        .time()
+        .await
+        .unwrap_or_else(|_| Clock::system().now_ms());
+    let told = store.keyrings(now).await;
+    let mut holders = told.unwrap_or_default();
+    let running = fleet::mismatches(&holders);
+    let ring = tool.keys.as_deref().map(assembly::ring);
+    if let Some(Ok(ring)) = ring {
+        holders.push(Holder {
+            name: "these settings".to_owned(),
+            uses: Use::Both,
+            keys: ring.fingerprints(),
+        });
+    }
+    let all = fleet::mismatches(&holders);
+    let told = all.into_iter().map(|mismatch| {
+        let found = mismatch.to_string();
+        if running.contains(&mismatch) {
+            let remedy = "results are refused: set the same COFFERDAM_SIGNING_KEYS for worker and \
+                          serve, and restart them";
+            Finding::fail(WHAT, found, remedy)
+        } else {
+            Finding::warn(
+                WHAT,
+                found,
+                "set COFFERDAM_SIGNING_KEYS as the services have it",
+            )
+        }
+    });
+    told.collect()
 }
 
 async fn runs(store: &Store) -> Option<Finding> {

@@ -8,6 +8,7 @@ use cofferdam::endpoint;
 use cofferdam::run::id::Attempt;
 use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::Core;
+use cofferdam::stage::ready::Readiness;
 use cofferdam::store::Store;
 use cofferdam::token::Grant;
 use serde_json::json;
@@ -92,7 +93,11 @@ async fn a_guest_whose_accepted_post_was_not_confirmed_repeats_it_and_changes_no
     let token = ring.sign(&grant);
     shutdown.spawn(endpoint::serve(
         listener,
-        endpoint::Deps { core, ring },
+        endpoint::Deps {
+            readiness: Readiness::new(core.store.clone(), None),
+            core,
+            ring,
+        },
         shutdown.clone(),
     ));
     let post = async || {

@@ -27,7 +27,7 @@ pub(crate) struct Fleet {
     pub(crate) serve: Daemon,
     pub(crate) machines: Daemon,
     pub(crate) endpoint: String,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
 }
 
 impl Fleet {
@@ -76,15 +76,49 @@ impl Fleet {
             serve,
             machines,
             endpoint,
-            _state: state,
+            state,
         }
     }
 
     /// A worker, and the address of its metrics.
     pub(crate) async fn worker(&self) -> (Daemon, String) {
-        let mut worker = start(&["worker"], &self.env);
+        self.worker_with(&[]).await
+    }
+
+    /// A worker with other settings than its fellows.
+    pub(crate) async fn worker_with(&self, settings: &[(&'static str, &str)]) -> (Daemon, String) {
+        let other = settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        let env: Vec<_> = self.env.iter().cloned().chain(other).collect();
+        let mut worker = start(&["worker"], &env);
         let admin = worker.addresses(1).await.remove(0);
         (worker, admin)
+    }
+
+    /// Another Machines server with other settings, and its address.
+    pub(crate) async fn machines_with(
+        &self,
+        args: &[&str],
+        settings: &[(&'static str, &str)],
+    ) -> (Daemon, String) {
+        let state = tempfile::tempdir_in(self.state.path()).unwrap().keep();
+        let folder = ("COFFERDAM_STATE_DIR", state.to_str().unwrap().to_owned());
+        let other = settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        let env: Vec<_> = self
+            .env
+            .iter()
+            .cloned()
+            .chain([folder])
+            .chain(other)
+            .collect();
+        let args: Vec<_> = ["machines"].iter().chain(args).copied().collect();
+        let mut machines = start(&args, &env);
+        let line = machines.line("/v1").await;
+        let api = line.split_whitespace().next().unwrap().to_owned();
+        (machines, api)
     }
 
     /// Runs a tool to its end.

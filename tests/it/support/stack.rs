@@ -10,6 +10,7 @@ use cofferdam::config::{self, Runs};
 use cofferdam::local;
 use cofferdam::machines::{self, Client, Detail, ListFilter};
 use cofferdam::shutdown::Shutdown;
+use cofferdam::stage::ready::Readiness;
 use cofferdam::stage::spec::GuestUrls;
 use cofferdam::stage::{Core, Deps};
 use cofferdam::store::codec::View;
@@ -172,6 +173,7 @@ impl Stack {
                 ..core.clone()
             },
             ring: parts::ring(),
+            readiness: Readiness::new(core.store.clone(), None),
         };
         front.spawn(endpoint::serve(listener, deps, front.clone()));
 

@@ -1,0 +1,74 @@
+//! Whether the fleet's processes have the same signing keys: what readiness shows, and what is
+//! logged once.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tracing::{error, info};
+
+use crate::token::KeyRing;
+use crate::token::fleet::{self, Holder, Mismatch, Use};
+
+/// What one process knows of the keys of all.
+#[derive(Debug)]
+pub struct Keys {
+    /// This process and its keys.
+    pub own: Holder,
+    heard: Mutex<Heard>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    told: Vec<Mismatch>,
+    unready: Option<Mismatch>,
+}
+
+impl Keys {
+    /// Of the process `name` with the keys of `ring`; nothing is known of others yet.
+    #[must_use]
+    pub fn new(name: &str, uses: Use, ring: &KeyRing) -> Self {
+        Self {
+            own: Holder {
+                name: name.to_owned(),
+                uses,
+                keys: ring.fingerprints(),
+            },
+            heard: Mutex::default(),
+        }
+    }
+
+    /// Takes in what all processes told, and logs what is new of it and concerns this one.
+    pub fn heard(&self, holders: &[Holder]) {
+        let name = &self.own.name;
+        let mut found = fleet::mismatches(holders);
+        found.retain(|mismatch| mismatch.signer == *name || mismatch.verifier == *name);
+        let mut heard = self.lock();
+        for mismatch in &found {
+            if !heard.told.contains(mismatch) {
+                error!(
+                    kid = mismatch.kid,
+                    found = %mismatch,
+                    "results will be refused: set the same COFFERDAM_SIGNING_KEYS for worker and \
+                     serve, and restart them"
+                );
+            }
+        }
+        if found.is_empty() && !heard.told.is_empty() {
+            info!("worker and serve have the same signing keys again");
+        }
+        *heard = Heard {
+            told: found,
+            unready: fleet::unready(name, holders),
+        };
+    }
+
+    /// What keeps this process from its work.
+    #[must_use]
+    pub fn unready(&self) -> Option<String> {
+        let unready = self.lock().unready.as_ref().map(ToString::to_string);
+        unready.map(|found| format!("the signing keys differ: {found}"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,26 @@
+-- keyrings: a process tells which signing keys it has, and hears of the others.
+--
+-- KEYS 1 keyrings
+-- ARGV 1 which process, 2 its keys ('' when it ends), 3 now, ms, 4 how long what is told stands, ms,
+--      5 processes that are kept at the most
+-- Answers: the keys of each process that told of them within that time, its own included
+
+local now, stands = tonumber(ARGV[3]), tonumber(ARGV[4])
+redis.call('HDEL', KEYS[1], ARGV[1])
+local known, standing = redis.call('HGETALL', KEYS[1]), {}
+for i = 1, #known, 2 do
+  local at, keys = string.match(known[i + 1], '^(%d+) (.*)$')
+  if at and math.abs(now - tonumber(at)) < stands then
+    standing[#standing + 1] = keys
+  else
+    redis.call('HDEL', KEYS[1], known[i])
+  end
+end
+if ARGV[2] ~= '' then
+  if #standing < tonumber(ARGV[5]) then
+    redis.call('HSET', KEYS[1], ARGV[1], ARGV[3] .. ' ' .. ARGV[2])
+  end
+  standing[#standing + 1] = ARGV[2]
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return standing
