@@ -23,7 +23,7 @@ use crate::shutdown::Shutdown;
 use crate::stage::observe::{Looked, observe};
 use crate::stage::sweep::{self, Orphan};
 use crate::stage::teardown::end_attempt;
-use crate::stage::{Deps, Error};
+use crate::stage::{Deps, Error, vanish};
 use crate::store::keys::Inbox;
 use crate::worker::crew::Crew;
 
@@ -177,12 +177,15 @@ impl Sweeper {
                 return Ok(());
             }
             let now = core.clock.now_ms();
-            let views = core.store.overdue(now, core.runs.lease, most).await?;
-            if !views.is_empty() {
+            let overdue = core.store.overdue(now, core.runs.lease, most).await?;
+            if !overdue.runs.is_empty() {
                 milestone!("sweeper::leased");
             }
-            let all = views.len() < most;
-            for view in views {
+            let all = overdue.runs.len() + overdue.lost.len() < most;
+            for id in overdue.lost {
+                vanish(core, &id).await?;
+            }
+            for view in overdue.runs {
                 let permit = self.crew.late.clone().acquire_owned().await;
                 if let Ok(permit) = permit {
                     self.crew.perform(view, now, permit);

@@ -20,6 +20,7 @@
 
 pub mod budget;
 pub mod day;
+pub mod digest;
 pub mod id;
 pub mod json;
 pub mod outcome;

@@ -4,6 +4,7 @@ use tracing::{info, warn};
 
 use crate::clock::UnixMs;
 use crate::milestone::milestone;
+use crate::run::digest::sha256;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Refusal, RunRequest};
@@ -19,8 +20,10 @@ pub struct Taken {
     pub queued: usize,
     /// Requests that broke a rule and have their result.
     pub rejected: usize,
-    /// Requests whose id was known.
+    /// Requests that are runs already.
     pub known: usize,
+    /// Requests whose id is that of another run.
+    pub taken: usize,
     /// Entries that are no request.
     pub dead: usize,
 }
@@ -89,6 +92,16 @@ async fn admit(
                 );
                 taken.known += 1;
             }
+            Admitted::Taken => {
+                warn!(
+                    run_id = admission.id.as_str(),
+                    tenant = admission.tenant.as_str(),
+                    entry = admission.entry,
+                    "another request has become the run of this id; set aside as dead"
+                );
+                core.metrics.ids_taken.inc();
+                taken.taken += 1;
+            }
             Admitted::Full => crowded.push(turned_away(admission, "as many runs wait as may")),
             Admitted::TenantFull => {
                 let message = "as many runs of this tenant wait as may";
@@ -128,6 +141,11 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
     let Some(json) = entry.run() else {
         return Sorted::Dead("the entry has no field `run` that is UTF-8 text".into());
     };
+    let from = Source {
+        entry,
+        now,
+        digest: sha256(json.as_bytes()),
+    };
     let parsed = if json.len() > core.runs.request_max_bytes {
         let rule = format!("is longer than {} bytes", core.runs.request_max_bytes);
         Err(Refusal::Field {
@@ -142,11 +160,11 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
     };
     match parsed {
         Ok(request) => admission(
-            (entry, now),
+            from,
             request.id.clone(),
             request.tenant.clone(),
             Fate::Queued {
-                request: json.to_owned(),
+                request_bytes: json.len(),
                 timeout: request.timeout,
                 queue_ttl: request.queue_ttl,
                 priority: request.priority,
@@ -160,15 +178,22 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
                 let ending = Ending::without(ReasonCode::InvalidRequest, refusal.to_string());
                 let metadata = readable.metadata.map(|raw| raw.get().to_owned());
                 let fate = Fate::Rejected { ending, metadata };
-                admission((entry, now), readable.id, readable.tenant, fate)
+                admission(from, readable.id, readable.tenant, fate)
             }
             Err(_) => Sorted::Dead(refusal.to_string()),
         },
     }
 }
 
+/// Where a request comes from.
+struct Source<'a> {
+    entry: &'a Entry,
+    now: UnixMs,
+    digest: String,
+}
+
 fn admission(
-    (entry, now): (&Entry, UnixMs),
+    Source { entry, now, digest }: Source<'_>,
     id: Option<RunId>,
     tenant: Tenant,
     fate: Fate,
@@ -180,6 +205,7 @@ fn admission(
     Sorted::Run(Admission {
         id,
         entry: entry.id.clone(),
+        digest,
         tenant,
         submitted_at_ms: entry.appended_at_ms(now),
         fate,

@@ -23,7 +23,7 @@ pub mod teardown;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::info;
+use tracing::{error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Runs;
@@ -33,7 +33,7 @@ use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Duty;
-use crate::run::request::Limits;
+use crate::run::request::{Limits, RunRequest};
 use crate::stage::boot::Booted;
 use crate::stage::breaker::Answer;
 use crate::stage::health::Health;
@@ -240,6 +240,33 @@ async fn refuse(core: &Core, id: &RunId, attempt: Attempt, ending: &Ending) -> R
         .await?;
     milestone!("end::refused");
     ended(core, id, ending, act);
+    Ok(act)
+}
+
+/// Ends a run whose hash is gone, so that it does not end in silence: somebody deleted it, or nobody
+/// swept for so long that it expired. Two round trips.
+///
+/// # Errors
+/// When Redis does not answer; it stays due.
+pub async fn vanish(core: &Core, id: &RunId) -> Result<Act, Error> {
+    let request = core.store.request_alone(id).await?;
+    milestone!("vanish::request_read");
+    let readable = request.and_then(|json| RunRequest::readable(&json).ok());
+    let message = "what Redis had of it was gone: it expired unseen, or somebody deleted it";
+    let ending = Ending::without(ReasonCode::MachineLost, message);
+    let end = without_result(core, &ending);
+    let now = core.clock.now_ms();
+    let act = core.store.vanish(id, readable.as_ref(), &end, now).await?;
+    milestone!("vanish::ended");
+    match act {
+        Act::Done(_) => {
+            error!(run_id = id.as_str(), ?ending, "a run vanished from redis");
+            core.metrics.runs_vanished.inc();
+            core.metrics.results.of(ending.outcome()).inc();
+        }
+        Act::Over => warn!(run_id = id.as_str(), "an ended run vanished from redis"),
+        Act::Repeated | Act::Older | Act::Refused | Act::Unknown => {}
+    }
     Ok(act)
 }
 

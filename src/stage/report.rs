@@ -1,10 +1,10 @@
 //! Token and body → a settled run, its result on the stream.
 
-use ring::digest;
 use serde_json::value::RawValue;
 use tracing::info;
 
 use crate::milestone::milestone;
+use crate::run::digest::sha256;
 use crate::run::json;
 use crate::run::outcome::Ending;
 use crate::run::request::RunRequest;
@@ -46,7 +46,7 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
     if now / 1000 >= grant.expires_s {
         return Ok(Reported::Denied);
     }
-    let digest = hex(digest::digest(&digest::SHA256, body).as_ref());
+    let digest = sha256(body);
     let ending = Ending::Completed {
         payload: payload.to_owned(),
     };
@@ -90,8 +90,4 @@ pub async fn input(core: &Core, grant: &Grant) -> Result<Option<Box<RawValue>>, 
         return Ok(None);
     }
     Ok(RunRequest::input_of(&request))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

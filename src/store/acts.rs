@@ -6,6 +6,7 @@ use crate::clock::UnixMs;
 use crate::run::id::{Attempt, RunId, Tenant};
 use crate::run::outcome::Ending;
 use crate::run::request::Guest;
+use crate::store::codec::View;
 use crate::store::error::Error;
 
 /// A request on its way to becoming a run.
@@ -13,8 +14,11 @@ use crate::store::error::Error;
 pub struct Admission {
     /// The run's id.
     pub id: RunId,
-    /// The stream entry that is acknowledged with it.
+    /// The stream entry that it is, and that is acknowledged with it.
     pub entry: String,
+    /// SHA-256 of its JSON, by which an identical repeat is told from another request of the same
+    /// id.
+    pub digest: String,
     /// Whose run it is.
     pub tenant: Tenant,
     /// When the request was appended.
@@ -28,8 +32,8 @@ pub struct Admission {
 pub enum Fate {
     /// A run that waits for a machine.
     Queued {
-        /// The request's JSON as it came.
-        request: String,
+        /// How long its JSON is, which stays in Redis.
+        request_bytes: usize,
         /// From boot to deadline.
         timeout: Duration,
         /// How long it may wait, from when it may start; `None` for the most that is allowed.
@@ -57,8 +61,10 @@ pub enum Fate {
 pub enum Admitted {
     /// It is a run now (or has its result).
     New,
-    /// A run of that id was there already; nothing changed.
+    /// It is a run already; nothing changed.
     Known,
+    /// Another request has become a run of that id. This one is set aside as dead.
+    Taken,
     /// As many runs wait as may, all together. Nothing changed: the request is still there.
     Full,
     /// As many runs of the tenant wait as may. Nothing changed: the request is still there.
@@ -121,6 +127,15 @@ pub struct Claimed {
     pub refused_since_ms: Option<UnixMs>,
     /// The request's JSON.
     pub request: String,
+}
+
+/// Runs at which somebody must look, each leased to the caller.
+#[derive(Clone, Debug, Default)]
+pub struct Overdue {
+    /// Those that can be read.
+    pub runs: Vec<View>,
+    /// Those whose hash is gone.
+    pub lost: Vec<RunId>,
 }
 
 /// Room and leave for boots, as [`Store::claim`](crate::store::Store::claim) checks them.

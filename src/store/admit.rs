@@ -11,11 +11,11 @@ use crate::store::acts::{Admission, Admitted, Fate, Terms};
 use crate::store::codec::{self, result_parts};
 use crate::store::error::Error;
 use crate::store::keys::GROUP;
-use crate::store::requests::millis;
+use crate::store::requests::{BURIED_FIELDS_MAX, DEAD_MAX, millis};
 use crate::store::scripts;
 
-/// Bytes of requests that one script takes in, unless one alone is larger: Redis serves nobody else
-/// meanwhile, and breaks off a command of a gigabyte.
+/// Bytes of requests that one script takes in, unless one alone is larger: Redis copies them, and
+/// serves nobody else meanwhile.
 const BATCH_BYTES: usize = 1 << 20;
 
 /// How long the id of a request is spoken for that was turned away because a backlog was full. Longer
@@ -24,7 +24,7 @@ const QUEUE_FULL_KEPT: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Admits requests: each becomes a run (or its rejection), unless its id is known, and is
-    /// acknowledged and deleted. One round trip for all of them, or for each MiB. Safe to repeat.
+    /// acknowledged and deleted. The entries themselves do not travel: Redis copies them. One round trip for all of them, or for each MiB. Safe to repeat.
     ///
     /// # Errors
     /// [`Error`]; any part of the batch may have been admitted.
@@ -44,6 +44,7 @@ impl Store {
                 answers.push(match word.as_str() {
                     "admitted" => Admitted::New,
                     "known" => Admitted::Known,
+                    "taken" => Admitted::Taken,
                     "full" => Admitted::Full,
                     "tenant_full" => Admitted::TenantFull,
                     _ => {
@@ -67,12 +68,18 @@ impl Store {
     ) -> redis::ScriptInvocation<'_> {
         let keys = &self.keys;
         let mut script = scripts::ADMIT.prepare_invoke();
-        script.key(keys.runs()).key(keys.due()).key(keys.results());
+        script
+            .key(keys.runs())
+            .key(keys.due())
+            .key(keys.results())
+            .key(keys.dead());
         script.arg(keys.namespace()).arg(GROUP);
         script
             .arg(terms.backlog_max.unwrap_or(0))
             .arg(terms.tenant_backlog_max.unwrap_or(0));
-        script.arg(&scripts::meter(now)).arg(batch.len());
+        script.arg(&scripts::meter(now));
+        script.arg(DEAD_MAX).arg(2 * BURIED_FIELDS_MAX);
+        script.arg(batch.len());
         for admission in batch {
             add(&mut script, admission, terms, now);
         }
@@ -85,7 +92,7 @@ fn fitting(batch: &[Admission]) -> usize {
     let mut bytes = 0;
     let fit = batch.iter().take_while(|admission| {
         bytes += match &admission.fate {
-            Fate::Queued { request, .. } => request.len(),
+            Fate::Queued { request_bytes, .. } => *request_bytes,
             Fate::Rejected { .. } => 0,
         };
         bytes <= BATCH_BYTES
@@ -105,10 +112,11 @@ fn add(
     script
         .arg(admission.id.as_str())
         .arg(&admission.entry)
-        .arg(admission.tenant.as_str());
+        .arg(admission.tenant.as_str())
+        .arg(&admission.digest);
     match &admission.fate {
         Fate::Queued {
-            request,
+            request_bytes: _,
             timeout,
             queue_ttl,
             priority,
@@ -127,7 +135,7 @@ fn add(
             words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
             let expires = budget::after(until.max(now), budget::HASH_SLACK);
             script.arg("queued").arg(expires).arg(until);
-            script.arg(ready).arg(*priority).arg(request);
+            script.arg(ready).arg(*priority);
             add_words(script, &words);
         }
         Fate::Rejected { ending, metadata } => {
@@ -140,7 +148,7 @@ fn add(
             }
             let expires = budget::after(now, kept(ending, terms.retention));
             script.arg("closed").arg(expires).arg(0);
-            script.arg(0).arg(PRIORITY_DEFAULT).arg("");
+            script.arg(0).arg(PRIORITY_DEFAULT);
             add_words(script, &words);
             script.arg(&result_parts(&admission.id, ending));
         }

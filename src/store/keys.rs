@@ -37,7 +37,7 @@
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
 //! `instance_id`, `region`, `tenant`, `metadata` (JSON), `size` (of its machine, unless that is
-//! the usual one), `digest` (SHA-256 of the accepted post), `result_entry` (the result's id in its
+//! the usual one), `digest` (SHA-256 of the accepted post), `request_digest` (SHA-256 of its request's JSON), `result_entry` (the result's id in its
 //! stream), `place` (score in its queue), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
 //! `settled_at_ms`, `closed_at_ms`,

@@ -12,9 +12,9 @@ use crate::store::keys::{GROUP, Inbox};
 use crate::store::scripts;
 
 /// How many dead entries are kept.
-const DEAD_MAX: usize = 10_000;
+pub(crate) const DEAD_MAX: usize = 10_000;
 /// Fields of a dead entry that are kept: a script can take some 8000 words at once.
-const BURIED_FIELDS_MAX: usize = 3000;
+pub(crate) const BURIED_FIELDS_MAX: usize = 3000;
 
 /// Consumers that one pass forgets at the most.
 const FORGOTTEN_MAX: usize = 1000;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tracing::warn;
 
 use crate::clock::UnixMs;
@@ -9,10 +10,10 @@ use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::Ending;
 use crate::run::phase::Machine;
-use crate::run::request::{Guest, QUEUE_TTL_MAX};
+use crate::run::request::{Guest, QUEUE_TTL_MAX, Readable};
 use crate::run::step::Event;
 use crate::store::Store;
-use crate::store::acts::{Act, Requeue, Settlement, Work};
+use crate::store::acts::{Act, Overdue, Requeue, Settlement, Work};
 use crate::store::codec::{FIELDS, Text, View, json, result_parts, view};
 use crate::store::error::Error;
 use crate::store::scripts;
@@ -241,7 +242,8 @@ impl Store {
     }
 
     /// At most `most` runs at which somebody must look now, each leased to the caller. Two round
-    /// trips when there are any, else one.
+    /// trips when there are any, else one. A run whose hash is gone is among them: its end is owed
+    /// ([`Store::vanish`]).
     ///
     /// # Errors
     /// [`Error`]; runs that were leased unseen come again when the lease ends.
@@ -250,7 +252,7 @@ impl Store {
         now: UnixMs,
         lease: Duration,
         most: usize,
-    ) -> Result<Vec<View>, Error> {
+    ) -> Result<Overdue, Error> {
         let mut script = scripts::OVERDUE.prepare_invoke();
         script.key(self.keys.due());
         script
@@ -258,9 +260,60 @@ impl Store {
             .arg(now)
             .arg(budget::after(now, lease))
             .arg(most);
-        let (ids, _gone): (Vec<Text>, u64) = self.door.script(&script).await?;
-        let ids: Vec<RunId> = ids.iter().filter_map(|id| id.0.parse().ok()).collect();
-        Ok(self.views(&ids).await?.into_iter().flatten().collect())
+        let (ids, lost): (Vec<Text>, Vec<Text>) = self.door.script(&script).await?;
+        let parsed = |ids: Vec<Text>| -> Vec<RunId> {
+            ids.iter().filter_map(|id| id.0.parse().ok()).collect()
+        };
+        let views = self.views(&parsed(ids)).await?;
+        Ok(Overdue {
+            runs: views.into_iter().flatten().collect(),
+            lost: parsed(lost),
+        })
+    }
+
+    /// A run that is due and whose hash is gone ends, with what is known of it: what its places
+    /// among the machines in flight tell, and `readable`, what its request does. Its machine, if
+    /// it has one, has no run then, and is removed as such. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`]; it may have happened.
+    pub async fn vanish(
+        &self,
+        id: &RunId,
+        readable: Option<&Readable>,
+        end: &Settlement<'_>,
+        now: UnixMs,
+    ) -> Result<Act, Error> {
+        let keys = &self.keys;
+        let mut script = scripts::VANISH.prepare_invoke();
+        script
+            .key(keys.run(id))
+            .key(keys.due())
+            .key(keys.results())
+            .key(keys.request(id));
+        script.arg(keys.namespace()).arg(id.as_str());
+        script.arg(readable.map_or("", |known| known.tenant.as_str()));
+        let metadata = readable.and_then(|known| known.metadata.as_deref());
+        script.arg(metadata.map_or("", RawValue::get)).arg(now);
+        script.arg(budget::after(now, end.retention));
+        script.arg(end.ending.outcome().as_str());
+        script.arg(match end.ending {
+            Ending::Without { reason, .. } => json(reason),
+            Ending::Completed { .. } => String::new(),
+        });
+        script.arg(&scripts::meter(now));
+        script.arg(&result_parts(id, end.ending));
+        Act::read("vanish", &self.door.script::<String>(&script).await?)
+    }
+
+    /// The request of a run, whatever else is known of it. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn request_alone(&self, id: &RunId) -> Result<Option<String>, Error> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.keys.request(id));
+        self.door.query(&command).await
     }
 
     /// At most `most` runs at which somebody must look now; nothing is leased. Only reads: for when

@@ -31,7 +31,7 @@ macro_rules! scripts {
 // Each time a script is run it makes the functions of its parts anew, so it has those that it uses.
 scripts! {
     /// Requests become runs.
-    ADMIT = when_full ["run" "places" "turns" "usage" "result"] "admit";
+    ADMIT = when_full ["run" "places" "turns" "usage" "result" "bury"] "admit";
     /// The next runs to boot.
     CLAIM = when_full ["run" "turns" "flight"] "claim";
     /// The machine of an attempt is known.
@@ -40,12 +40,14 @@ scripts! {
     REQUEUE = when_full ["run" "turns" "flight" "usage"] "requeue";
     /// The run ends.
     SETTLE = when_full ["run" "turns" "flight" "usage" "result"] "settle";
+    /// A run whose hash is gone ends.
+    VANISH = when_full ["run" "turns" "flight" "usage" "result"] "vanish";
     /// No machine is left.
     CLOSE = when_full ["run" "turns" "flight" "usage"] "close";
     /// A worker still holds its runs.
     RENEW = when_full ["run"] "renew";
     /// Runs at which somebody must look.
-    OVERDUE = when_full ["turns" "flight"] "overdue";
+    OVERDUE = when_full [] "overdue";
     /// One sweeper at a time.
     LEAD = when_full [] "lead";
     /// What is set for a tenant.
@@ -59,7 +61,7 @@ scripts! {
     /// What a waiting run waits for.
     WHY = with_room ["run" "turns"] "why";
     /// An entry is set aside as dead.
-    BURY = when_full [] "bury";
+    BURY = when_full ["bury"] "bury";
     /// A few small writes.
     SMALL = when_full [] "small";
     /// Which signing keys each process has.

@@ -31,6 +31,10 @@ pub struct Metrics {
     registry: Registry,
     /// Requests that became runs.
     pub runs_admitted: IntCounter,
+    /// Requests set aside because another request has become the run of their id.
+    pub ids_taken: IntCounter,
+    /// Runs that ended because their hash was gone.
+    pub runs_vanished: IntCounter,
     /// Results published, by outcome.
     pub results: Counters<Outcome>,
     /// Boots begun, repeats included.
@@ -103,6 +107,16 @@ impl Metrics {
         let r = &registry;
         let metrics = Self {
             runs_admitted: counter(r, "runs_admitted_total", "Requests that became runs."),
+            ids_taken: counter(
+                r,
+                "ids_taken_total",
+                "Requests set aside since another request has become the run of their id.",
+            ),
+            runs_vanished: counter(
+                r,
+                "runs_vanished_total",
+                "Runs that ended since what Redis had of them was gone.",
+            ),
             results: counters(r, "results_total", "Results published.", "outcome"),
             boots_started: counter(r, "boots_started_total", "Boots begun, repeats included."),
             machines_answers: vec(

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use cofferdam::clock::{Clock, UnixMs};
 use cofferdam::run::id::{Attempt, RunId, Tenant};
-use cofferdam::run::outcome::{Ending, ReasonCode};
+use cofferdam::run::outcome::{Ending, Outcome, ReasonCode};
 use cofferdam::run::phase::{Machine, Phase, State};
 use cofferdam::run::step::{Event, step};
-use cofferdam::stage::Core;
 use cofferdam::stage::intake::intake;
+use cofferdam::stage::{Core, vanish};
 use cofferdam::store::acts::{Act as Answer, Entered, Requeue, Room, Settlement, Stop, Work};
 use cofferdam::store::requests::Requests;
 use cofferdam::store::tenants::Change;
@@ -85,6 +85,8 @@ enum Part {
     InFlight,
     Queue,
     Due,
+    /// The run's own hash, which ends it.
+    Hash,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -92,7 +94,13 @@ fn act() -> impl Strategy<Value = Act> {
     let of = || prop_oneof![1 => Just(Of::Before), 8 => Just(Of::Now), 1 => Just(Of::After)];
     let seconds = |most: u64| proptest::option::weighted(0.3, 1..most);
     let requeues = vec![Requeue::Refused, Requeue::Held, Requeue::Failed];
-    let parts = vec![Part::Busy, Part::InFlight, Part::Queue, Part::Due];
+    let parts = vec![
+        Part::Busy,
+        Part::InFlight,
+        Part::Queue,
+        Part::Due,
+        Part::Hash,
+    ];
     prop_oneof![
         6 => (0..RUNS, 0..10u64, seconds(300), seconds(120)).prop_map(
             |(run, priority, delay_s, ttl_s)| Act::Submit { run, priority, delay_s, ttl_s }
@@ -120,6 +128,7 @@ fn act() -> impl Strategy<Value = Act> {
 #[derive(Debug)]
 struct Run {
     tenant: String,
+    request: String,
     phase: Phase,
     /// Also known once it is closed.
     attempt: Attempt,
@@ -418,7 +427,7 @@ impl World {
                 late.sort();
                 late.truncate(*most);
                 let views = store.overdue(now, LEASE, *most).await.unwrap();
-                let seen: Vec<_> = views.iter().map(|view| view.id.to_string()).collect();
+                let seen: Vec<_> = views.runs.iter().map(|view| view.id.to_string()).collect();
                 let expected: Vec<_> = late.into_iter().map(|(_, id)| id).collect();
                 prop_assert_eq!(&seen, &expected);
                 for id in expected {
@@ -496,19 +505,22 @@ impl World {
         if let Some(ttl) = ttl_s {
             request["queue_ttl_s"] = ttl.into();
         }
-        self.raw.add("runs", &[("run", &request.to_string())]).await;
+        let request = request.to_string();
+        self.raw.add("runs", &[("run", &request)]).await;
         let entries = self
             .requests
             .next(10, Duration::from_millis(50))
             .await
             .unwrap();
         let taken = intake(&self.core, &entries).await.unwrap();
-        let is_new = !self.runs.contains_key(&id);
-        prop_assert_eq!(
-            (taken.queued, taken.known),
-            (usize::from(is_new), usize::from(!is_new))
-        );
-        if !is_new {
+        let expected = match self.runs.get(&id) {
+            None => (1, 0, 0),
+            // Of one that vanished no digest is known, and so no difference.
+            Some(known) if known.request.is_empty() || known.request == request => (0, 1, 0),
+            Some(_) => (0, 0, 1),
+        };
+        prop_assert_eq!((taken.queued, taken.known, taken.taken), expected);
+        if taken.queued == 0 {
             return Ok(());
         }
         let place: Option<u64> = self.raw.say("HGET", &format!("run:{id}"), &["place"]).await;
@@ -529,6 +541,7 @@ impl World {
         }
         let run = Run {
             tenant,
+            request,
             phase: Phase::Queued {
                 attempt: Attempt(0),
             },
@@ -621,6 +634,9 @@ impl World {
 
     /// Takes a run out of an index by hand, as an operator or a lost write may, and mends it.
     async fn damage(&mut self, id: &str, part: Part, now: UnixMs) -> Result<(), TestCaseError> {
+        if let Part::Hash = part {
+            return self.lose(id, now).await;
+        }
         let run = &self.runs[id];
         let waits = run.phase.state() == State::Queued;
         let (command, key) = match part {
@@ -643,6 +659,31 @@ impl World {
         self.runs
             .values_mut()
             .for_each(|run| run.left_to_sweep = false);
+        Ok(())
+    }
+
+    /// A run that has not ended loses its hash, and ends.
+    async fn lose(&mut self, id: &str, now: UnixMs) -> Result<(), TestCaseError> {
+        if self.runs[id].is_over() {
+            return Ok(());
+        }
+        self.raw.delete(&format!("run:{id}")).await;
+        self.core.store.mend(0, 1000, now).await.unwrap();
+        let act = vanish(&self.core, &id.parse().unwrap()).await.unwrap();
+        prop_assert_eq!(act, Answer::Done(Entered::Closed));
+        self.runs
+            .values_mut()
+            .for_each(|run| run.left_to_sweep = false);
+        let run = self.runs.get_mut(id).unwrap();
+        if !run.flies() {
+            // Only what is in flight tells of its attempt.
+            run.attempt = Attempt(0);
+        }
+        // Its request is known by its id alone now.
+        run.request = String::new();
+        run.phase = Phase::Closed {
+            outcome: Outcome::Failed,
+        };
         Ok(())
     }
 

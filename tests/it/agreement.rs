@@ -55,13 +55,16 @@ fn room() -> Room {
 /// and 1 also when it is queued again after a failed boot.
 async fn run_in(state: State) -> Store {
     let store = Store::connect(&redis::settings()).await.unwrap();
+    store.ensure_group().await.unwrap();
+    let entries = store.submit(&["{}".to_owned()]).await.unwrap();
     let admission = Admission {
         id: id(),
-        entry: String::new(),
+        entry: entries[0].clone(),
+        digest: String::new(),
         tenant: Tenant::default(),
         submitted_at_ms: NOW,
         fate: Fate::Queued {
-            request: "{}".into(),
+            request_bytes: 2,
             timeout: Duration::from_secs(60),
             queue_ttl: None,
             priority: 5,

@@ -215,7 +215,7 @@ async fn one_index_entry_that_is_not_text_failed_every_listing() {
         .overdue(now, Duration::from_secs(1), 10)
         .await
         .unwrap();
-    let ids: Vec<_> = overdue.iter().map(|view| view.id.as_str()).collect();
+    let ids: Vec<_> = overdue.runs.iter().map(|view| view.id.as_str()).collect();
     assert_eq!(ids, ["whole"]);
     store.mend(0, 100, now).await.unwrap();
     store.tenants(now).await.unwrap();

@@ -16,6 +16,7 @@ mod endpoint;
 mod gauges;
 mod guests;
 mod hotspots;
+mod ids;
 mod images;
 mod intake;
 mod isolation;

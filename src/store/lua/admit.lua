@@ -2,18 +2,22 @@
 -- Creates a run only if its id is not known, and acknowledges the request either way: from here on
 -- its fate is durable.
 --
--- KEYS 1 requests stream  2 due  3 results stream
+-- The request itself stays here: it is copied from its entry, and does not travel again.
+--
+-- KEYS 1 requests stream  2 due  3 results stream  4 dead stream
 -- ARGV 1 namespace  2 group  3 most runs waiting, all together (0: no limit)
 --      4 most runs waiting, one tenant (0: no limit)  5 today  6 usage expires at, ms
---      7 number of requests, and then for each of them:
---      run id, entry id ("": none), tenant, state to enter (queued, closed), hash expires at, ms,
---      due at, ms, ready at, ms (0: now), priority (0 to 9), the request's JSON,
+--      7 dead entries kept  8 words kept of such an entry  9 number of requests, and then for each:
+--      run id, entry id, tenant, digest of the request, state to enter (queued, closed), hash
+--      expires at, ms, due at, ms, ready at, ms (0: now), priority (0 to 9),
 --      number n of field/value words, then the n words, and for a closed run the result's head,
 --      payload and exit
--- Answers, for each request: "admitted", "known" (the id is taken; nothing changed), "full" and
---      "tenant_full" (as many runs wait as may; nothing changed, not even the request)
+-- Answers, for each request: "admitted", "known" (it is a run already, or its entry is gone;
+--      nothing changed), "taken" (its id is that of another request, which has become a run; it is
+--      set aside as dead), "full" and "tenant_full" (as many runs wait as may; nothing changed, not
+--      even the request)
 
-local ns, at = ARGV[1], 8
+local ns, at = ARGV[1], 10
 local answers, taken, due = {}, {}, {}
 
 -- Tenants, each looked up once: its limit, how many runs of it wait, the places of the new ones.
@@ -43,54 +47,79 @@ end
 
 local last
 local bytes, was_empty = 0, open == 0
-local function queue(own, tenant, id)
-  last = last and last + 1 or redis.call('INCRBY', ns .. ':seq', ARGV[7]) - ARGV[7] + 1
+local function queue(own, tenant, id, request)
+  last = last and last + 1 or redis.call('INCRBY', ns .. ':seq', ARGV[9]) - ARGV[9] + 1
   -- Priority first, then first in, first out.
-  local place = string.format('%d', tonumber(ARGV[at + 7]) * PER_PRIORITY + last)
-  if ARGV[at + 6] == '0' then
+  local place = string.format('%d', tonumber(ARGV[at + 8]) * PER_PRIORITY + last)
+  if ARGV[at + 7] == '0' then
     own.places[#own.places + 1] = place
     own.places[#own.places + 1] = id
   else
-    delay(ns, tenant, id, ARGV[at + 6])
+    delay(ns, tenant, id, ARGV[at + 7])
   end
   if own.waiting then own.waiting = own.waiting + 1 end
   open = open + 1
-  bytes = bytes + #ARGV[at + 8]
-  due[#due + 1] = ARGV[at + 5]
+  bytes = bytes + #request
+  due[#due + 1] = ARGV[at + 6]
   due[#due + 1] = id
   -- Beside the hash, which stays small enough for Redis's compact form.
-  redis.call('SET', ns .. ':request:' .. id, ARGV[at + 8], 'PXAT', ARGV[at + 4])
+  redis.call('SET', ns .. ':request:' .. id, request, 'PXAT', ARGV[at + 5])
   return place
 end
 
+-- The JSON of an entry, as the worker that judged it read it: its first field `run`.
+local function request_of(entry)
+  local found = redis.call('XRANGE', KEYS[1], entry, entry)[1]
+  if not found then return nil end
+  for i = 1, #found[2], 2 do
+    if found[2][i] == 'run' then return found[2][i + 1] end
+  end
+end
+
+-- Whether a run that is known came of another request than this one. Hashes of older versions have
+-- no digest.
+local function other(whose, came_of, tenant, digest)
+  if came_of then return came_of ~= digest end
+  return whose and whose ~= tenant
+end
+
 while at <= #ARGV do
-  local id, tenant, state, n = ARGV[at], ARGV[at + 2], ARGV[at + 3], tonumber(ARGV[at + 9])
+  local id, entry, tenant, digest, state = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local n = tonumber(ARGV[at + 9])
   local key, words_end, answer = ns .. ':run:' .. id, at + 9 + n, 'known'
-  if redis.call('EXISTS', key) == 0 then
+  local known = redis.call('HMGET', key, 'tenant', 'request_digest')
+  local request = nil
+  if not known[1] and redis.call('EXISTS', key) == 0 then request = request_of(entry) end
+  if request then
     local own = state == 'queued' and look(tenant)
     answer = own and crowded(own) or 'admitted'
     if answer == 'admitted' then
-      local words = { 'state', state, 'attempt', '0', 'tenant', tenant, unpack(ARGV, at + 10, words_end) }
+      local words = { 'state', state, 'attempt', '0', 'tenant', tenant, 'request_digest', digest,
+        unpack(ARGV, at + 10, words_end) }
       if own then
         words[#words + 1] = 'place'
-        words[#words + 1] = queue(own, tenant, id)
+        words[#words + 1] = queue(own, tenant, id, request)
         words[#words + 1] = 'request_bytes'
-        words[#words + 1] = #ARGV[at + 8]
+        words[#words + 1] = #request
       end
       redis.call('HSET', key, unpack(words))
-      redis.call('PEXPIREAT', key, ARGV[at + 4])
+      redis.call('PEXPIREAT', key, ARGV[at + 5])
       if state == 'closed' then
         local run = read(key, { 'outcome', 'tenant', 'metadata', 'submitted_at_ms', 'settled_at_ms' })
         run.tries = '0'
         local json = result(run, ARGV[words_end + 1], ARGV[words_end + 2], ARGV[words_end + 3])
-        local entry = redis.call('XADD', KEYS[3], '*', 'run_id', id, 'outcome', run.outcome, 'result', json)
-        redis.call('HSET', key, 'result_entry', entry)
+        local published = redis.call('XADD', KEYS[3], '*', 'run_id', id, 'outcome', run.outcome, 'result', json)
+        redis.call('HSET', key, 'result_entry', published)
         meter(ns, ARGV[5], ARGV[6], tenant, 'runs:' .. run.outcome, 1)
       end
     end
+  elseif other(known[1], known[2], tenant, digest) then
+    local reason = 'id_taken: the id ' .. id .. ' is that of a run of tenant ' .. (known[1] or '')
+      .. ', and this is another request, of tenant ' .. tenant
+    if bury(KEYS[1], KEYS[4], ARGV[2], entry, ARGV[7], ARGV[8], reason, 'runs') then answer = 'taken' end
   end
   answers[#answers + 1] = answer
-  if (answer == 'known' or answer == 'admitted') and ARGV[at + 1] ~= '' then taken[#taken + 1] = ARGV[at + 1] end
+  if answer == 'known' or answer == 'admitted' then taken[#taken + 1] = entry end
   at = words_end + (state == 'closed' and 4 or 1)
 end
 

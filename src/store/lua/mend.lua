@@ -20,6 +20,7 @@ for i = 6, #ARGV do
   -- others go on.
   local flies = run.tenant and run.app and is(run.state, ARGV[3])
   local waits = run.tenant and run.place and is(run.state, ARGV[4])
+  local owed_end = false
   if flies then
     local who = redis.call('HGET', ns .. ':inflight:' .. run.app, id)
     local is_busy = redis.call('SISMEMBER', ns .. ':busy:' .. run.tenant, id) == 1
@@ -30,10 +31,14 @@ for i = 6, #ARGV do
       if run.state == 'settled' then redis.call('SADD', ns .. ':owed', id) end
       mended = mended + 1
     end
+  elseif not run.state and redis.call('ZSCORE', KEYS[1], id) and redis.call('EXISTS', ns .. ':run:' .. id) == 0 then
+    -- Its end is owed, for which what is known of it stays.
+    mended = mended + redis.call('ZADD', KEYS[1], 'LT', 'CH', ARGV[2], id)
+    owed_end = true
   else
     mended = mended + vanish(ns, id)
   end
-  if ARGV[5] ~= '' and not (flies and run.tenant == ARGV[5]) then
+  if not owed_end and ARGV[5] ~= '' and not (flies and run.tenant == ARGV[5]) then
     if redis.call('SREM', ns .. ':busy:' .. ARGV[5], id) == 1 then
       mended = mended + 1
       unpark(ns, ARGV[5])

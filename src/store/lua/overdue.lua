@@ -1,19 +1,18 @@
 -- overdue: runs at which somebody must look now, each leased to the caller by moving its due time.
--- A run whose hash is gone is forgotten everywhere.
+-- What is no run's id is forgotten.
 --
 -- KEYS 1 due
 -- ARGV 1 namespace  2 now, ms  3 lease until, ms  4 most
--- Answers: { { id, … }, number of runs whose hash was gone }
+-- Answers: { { id, … }, { id of a run whose hash is gone, … } }
 
-local ids, gone = {}, 0
+local ids, lost = {}, {}
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT', 0, ARGV[4])) do
-  if redis.call('EXISTS', ARGV[1] .. ':run:' .. id) == 1 then
-    redis.call('ZADD', KEYS[1], ARGV[3], id)
-    ids[#ids + 1] = id
-  else
-    gone = gone + 1
+  if not string.find(id, '^[%w_-]+$') or #id > 64 then
     redis.call('ZREM', KEYS[1], id)
-    vanish(ARGV[1], id)
+  else
+    redis.call('ZADD', KEYS[1], ARGV[3], id)
+    local list = redis.call('EXISTS', ARGV[1] .. ':run:' .. id) == 1 and ids or lost
+    list[#list + 1] = id
   end
 end
-return { ids, gone }
+return { ids, lost }

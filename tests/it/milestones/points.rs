@@ -89,6 +89,8 @@ pub(super) const POINTS: &[Point] = &[
     point("observe::requeued", Story::Stuck),
     point("end::settled", Story::Hangs),
     point("end::refused", Story::ImageRefused),
+    point("vanish::request_read", Story::Vanished),
+    point("vanish::ended", Story::Vanished),
     point("orders::read", Story::Cancelled),
     point("orders::taken_over", Story::LeftUnobeyed),
     point("control::buried", Story::NoOrder),

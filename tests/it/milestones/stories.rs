@@ -56,6 +56,8 @@ pub(super) enum Story {
     Hangs,
     /// A machine that no run has.
     Orphan,
+    /// Somebody deletes a run's hash.
+    Vanished,
     /// A run is cancelled.
     Cancelled,
     /// Every run of a tenant is.
@@ -132,7 +134,7 @@ impl Story {
             | Self::LeftUnobeyed
             | Self::Reads => Some("cancelled"),
             Self::Hangs => Some("timed_out"),
-            Self::Exits => Some("failed"),
+            Self::Exits | Self::Vanished => Some("failed"),
             Self::Orphan | Self::NoOrder | Self::Unreadable | Self::ImageRefused => None,
             _ => Some("completed"),
         }
@@ -199,6 +201,14 @@ impl Story {
                 world.comes_to(&id, "running").await;
                 world.ask_for_input(&grant(world, &id)).await;
                 order(&world.stack, &[("cancel", &id)]).await;
+            }
+            Self::Vanished => {
+                let mut request = guest("hangs");
+                request["timeout_s"] = json!(3);
+                self.run(world, "vanished", n, request).await;
+                let id = format!("vanished-{n}");
+                world.comes_to(&id, "running").await;
+                world.stack.raw.delete(&format!("run:{id}")).await;
             }
             Self::Unreadable => {
                 world.stack.raw.add("runs", &[("run", "nonsense")]).await;

@@ -15,15 +15,16 @@ local function land(ns, app, tenant, id)
 end
 
 -- Takes a run of which nothing else is known out of the machines in flight. Answers how many
--- places it was in.
+-- places it was in, and what these tell of it: its app, attempt and tenant.
 local function vanish(ns, id)
-  local places = 0
+  local places, in_app, attempt, tenant = 0, nil, nil, nil
   for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
     local who = redis.call('HGET', ns .. ':inflight:' .. app, id)
     if who then
-      places = places + 1
-      land(ns, app, string.match(who, '^%d+ (.*)$') or '', id)
+      places, in_app = places + 1, app
+      attempt, tenant = string.match(who, '^(%d+) (.*)$')
+      land(ns, app, tenant or '', id)
     end
   end
-  return places
+  return places, in_app, attempt, tenant
 end

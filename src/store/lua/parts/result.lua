@@ -8,8 +8,8 @@ local function result(run, head, payload, exit)
     machine = '{"app":"' .. run.app .. '","id":"' .. run.machine_id .. '","region":'
       .. (run.region and ('"' .. run.region .. '"') or 'null') .. '}'
   end
-  return head .. payload .. ',"exit":' .. exit .. ',"attempts":' .. run.tries
-    .. ',"tenant":"' .. run.tenant .. '","metadata":' .. (run.metadata or 'null')
+  return head .. payload .. ',"exit":' .. exit .. ',"attempts":' .. (run.tries or 'null')
+    .. ',"tenant":' .. (run.tenant and ('"' .. run.tenant .. '"') or 'null') .. ',"metadata":' .. (run.metadata or 'null')
     .. ',"machine":' .. machine .. ',"submitted_at_ms":' .. (run.submitted_at_ms or 'null')
     .. ',"booting_at_ms":' .. (run.booting_at_ms or 'null')
     .. ',"running_at_ms":' .. (run.running_at_ms or 'null')
