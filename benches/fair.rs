@@ -123,24 +123,29 @@ impl Backlog {
         };
         let now = Clock::system().now_ms();
         for first in (0..count).step_by(BLOCK) {
-            let batch: Vec<Admission> = (first..count.min(first + BLOCK))
-                .map(|n| self.admission(self.admitted + n, now))
+            let last = count.min(first + BLOCK);
+            let padding = "x".repeat(REQUEST_BYTES - 14);
+            let requests = vec![format!(r#"{{"image":"{padding}"}}"#); last - first];
+            let entries = self.store.submit(&requests).await.unwrap();
+            let batch: Vec<Admission> = (first..last)
+                .zip(entries)
+                .map(|(n, entry)| self.admission(self.admitted + n, entry, now))
                 .collect();
             self.store.admit(&batch, &terms, now).await.unwrap();
         }
         self.admitted += count;
     }
 
-    fn admission(&self, n: usize, now: u64) -> Admission {
-        let padding = "x".repeat(REQUEST_BYTES - 14);
+    fn admission(&self, n: usize, entry: String, now: u64) -> Admission {
         Admission {
             // As long as an entry's id.
             id: format!("1732000{n:08}-0").parse().unwrap(),
-            entry: String::new(),
+            entry,
+            digest: "d".repeat(64),
             tenant: format!("tenant-{}", n % self.tenants).parse().unwrap(),
             submitted_at_ms: now,
             fate: Fate::Queued {
-                request: format!(r#"{{"image":"{padding}"}}"#),
+                request_bytes: REQUEST_BYTES,
                 timeout: Duration::from_secs(300),
                 queue_ttl: None,
                 priority: 5,

@@ -105,8 +105,14 @@ async fn running(redis: &Redis, runs: usize) -> Vec<String> {
     let mut tokens = Vec::with_capacity(runs);
     while tokens.len() < runs {
         let now = Clock::system().now_ms();
+        let requests = vec![REQUEST.to_owned(); BATCH];
+        let entries = store.submit(&requests).await.unwrap();
         let batch: Vec<Admission> = (0..BATCH)
-            .map(|n| admission(format!("b-{}", tokens.len() + n).parse().unwrap(), now))
+            .zip(entries)
+            .map(|(n, entry)| {
+                let id = format!("b-{}", tokens.len() + n);
+                admission(id.parse().unwrap(), entry, now)
+            })
             .collect();
         let terms = Terms {
             retention: KEEP,
@@ -136,14 +142,17 @@ async fn running(redis: &Redis, runs: usize) -> Vec<String> {
     tokens
 }
 
-fn admission(id: RunId, now: u64) -> Admission {
+const REQUEST: &str = r#"{"image":"busybox"}"#;
+
+fn admission(id: RunId, entry: String, now: u64) -> Admission {
     Admission {
         id,
-        entry: String::new(),
+        entry,
+        digest: "d".repeat(64),
         tenant: "bench".parse().unwrap(),
         submitted_at_ms: now,
         fate: Fate::Queued {
-            request: r#"{"image":"busybox"}"#.into(),
+            request_bytes: REQUEST.len(),
             timeout: KEEP,
             queue_ttl: None,
             priority: 5,
