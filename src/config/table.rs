@@ -153,10 +153,10 @@ settings! {
         "Runs that may wait for a machine, of one tenant that has no limit of its own; 0 for no limit but that of all.",
         "How much is too much differs from tenant to tenant.";
     BOOT_RATE = "COFFERDAM_BOOT_RATE", Text("1"), SERVICES,
-        "Boots per second and app, whole fleet; 0 for no limit. `up` with its own server: 0.",
+        "Create calls per second and app, whole fleet, repeats included; 0 for no limit. `up` with its own server: 0.",
         "The Machines API's own limit for creating machines.";
     BOOT_BURST = "COFFERDAM_BOOT_BURST", Text("3"), SERVICES,
-        "Boots that may come at once before the rate holds.",
+        "Create calls that may come at once before the rate holds.",
         "The Machines API's own burst.";
     CONCURRENCY = "COFFERDAM_CONCURRENCY", Text("32"), SERVICES,
         "Boots, and tear-downs, that one worker drives at once; that many of each.",

@@ -155,6 +155,15 @@ pub struct Room {
     pub boot_burst: u32,
 }
 
+/// Leave for another create call of a boot that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// The call may go at this time, which is soon. It counts.
+    At(UnixMs),
+    /// None may go before this time. Nothing was taken.
+    NotBefore(UnixMs),
+}
+
 /// Why a run goes back to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {

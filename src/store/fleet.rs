@@ -7,7 +7,7 @@ use crate::run::day::Day;
 use crate::run::id::{Attempt, RunId};
 use crate::run::wait::{Facts, Waiting};
 use crate::store::Store;
-use crate::store::acts::Room;
+use crate::store::acts::{Leave, Room};
 use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
@@ -107,6 +107,35 @@ impl Store {
                     .await
             }
         }
+    }
+
+    /// Leave for another create call in `app` of a boot that is under way, within `patience`. The
+    /// first call of a boot has its leave from the claim. One round trip, or none where no rate is
+    /// set.
+    ///
+    /// # Errors
+    /// [`Error`]; a token may have been taken.
+    pub async fn leave_to_create(
+        &self,
+        app: &str,
+        rate: f64,
+        burst: u32,
+        patience: Duration,
+        now: UnixMs,
+    ) -> Result<Leave, Error> {
+        if rate <= 0.0 {
+            return Ok(Leave::At(now));
+        }
+        let mut script = scripts::AGAIN.prepare_invoke();
+        script.key(self.keys.bucket(app));
+        script.arg(self.keys.namespace()).arg(app).arg(now);
+        script.arg(rate).arg(burst).arg(millis(patience));
+        let (is_taken, at): (bool, UnixMs) = self.door.script(&script).await?;
+        Ok(if is_taken {
+            Leave::At(at)
+        } else {
+            Leave::NotBefore(at)
+        })
     }
 
     /// Gives each run that may have a machine in `app` to `each`, with its attempt; one may be

@@ -33,7 +33,9 @@ scripts! {
     /// Requests become runs.
     ADMIT = when_full ["run" "places" "turns" "usage" "result" "bury"] "admit";
     /// The next runs to boot.
-    CLAIM = when_full ["run" "turns" "flight"] "claim";
+    CLAIM = when_full ["run" "turns" "flight" "bucket"] "claim";
+    /// Leave for another create call.
+    AGAIN = when_full ["run" "bucket"] "again";
     /// The machine of an attempt is known.
     ADVANCE = when_full ["run"] "advance";
     /// A boot came to nothing.

@@ -5,6 +5,7 @@
 //! and whoever boots the attempt, once or twice or late, ends up with that one.
 
 mod answer;
+mod pace;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
-use crate::machines::{Call, Certainty, Decision, judge, wire};
+use crate::machines::{Call, Certainty, wire};
 use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, machine_name};
@@ -20,11 +21,12 @@ use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Machine;
 use crate::run::request::RunRequest;
 use crate::stage::boot::answer::{IMAGE_UNKNOWN_MAX, Next};
+use crate::stage::boot::pace::Refusal;
 use crate::stage::breaker::{Answer, REST_MAX};
 use crate::stage::hold::Hold;
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error, end, pause, refuse, roll, spec};
-use crate::store::acts::{Act, Claimed, Entered, Requeue};
+use crate::store::acts::{Act, Claimed, Entered, Leave, Requeue};
 use crate::store::codec::View;
 use crate::token::Grant;
 
@@ -152,7 +154,16 @@ impl Boot<'_> {
         // proof while a create call may be on its way.
         let mut nothing_made = begin == Begin::Create;
         let mut tries = 0;
+        // The claim gave leave for the first create call, and for no other.
+        let mut has_leave = begin == Begin::Create;
+        let mut refused = None;
         loop {
+            if next == Begin::Create
+                && !std::mem::take(&mut has_leave)
+                && let Leave::NotBefore(at) = self.leave().await?
+            {
+                return self.stand_in_line(refused, tries, at, nothing_made).await;
+            }
             let now = self.deps.core.clock.now_ms();
             if now >= self.run.deadline_ms {
                 let message = "the deadline passed while the machine was booting";
@@ -196,10 +207,12 @@ impl Boot<'_> {
             }
             match self.answer(failed.0, &failed.1).await? {
                 Next::Again(again) if tries < TRIES_MAX => {
+                    refused = Some(Refusal::known(failed.0, &failed.1));
                     next = if unsure { Begin::LookUp } else { again };
                     pause(tries, PAUSE_BASE, PAUSE_MAX).await;
                 }
-                Next::Unclear(_) if tries < UNCLEAR_TRIES_MAX => {
+                Next::Unclear(message) if tries < UNCLEAR_TRIES_MAX => {
+                    refused = Some(Refusal::unclear(message));
                     next = if unsure { Begin::LookUp } else { Begin::Create };
                     pause(tries, PAUSE_BASE, PAUSE_MAX).await;
                 }
@@ -214,11 +227,7 @@ impl Boot<'_> {
                     return self.give_up(code, message, nothing_made).await;
                 }
                 Next::Again(_) => {
-                    // Host after host without room is a region without room.
-                    let code = match judge(failed.0, &failed.1).decision {
-                        Decision::OtherHost => ReasonCode::NoCapacity,
-                        _ => ReasonCode::BootFailed,
-                    };
+                    let Refusal { code, .. } = Refusal::known(failed.0, &failed.1);
                     let counts = Requeue::Refused;
                     return self
                         .defer(code, &failed.1, None, counts, nothing_made)

@@ -56,15 +56,8 @@ if room <= 0 then return { 'full', wake, {} } end
 -- What each app may boot now, and when the next one may if none may.
 local held = 0
 for i = first_app, #ARGV do
-  local bucket = read(ns .. ':bucket:' .. ARGV[i], { 'tokens', 'at_ms', 'hold_until_ms' })
-  local app = { name = ARGV[i], tokens = math.huge }
-  local free_at = tonumber(bucket.hold_until_ms or '0')
-  if rate > 0 then
-    local at = math.max(now, tonumber(bucket.at_ms or '0'))
-    local since = at - tonumber(bucket.at_ms or at)
-    app.at, app.tokens = at, math.min(burst, tonumber(bucket.tokens or burst) + since * rate / 1000)
-    if app.tokens < 1 then free_at = math.max(free_at, at + math.ceil((1 - app.tokens) * 1000 / rate)) end
-  end
+  local app = bucket(ns, ARGV[i], now, rate, burst)
+  local free_at = app.free_at
   if free_at <= now then
     apps[#apps + 1] = app
   elseif held == 0 or free_at < held then
@@ -191,8 +184,7 @@ if lowest > low then redis.call('SET', ns .. ':floor', score(lowest)) end
 redis.call('ZREMRANGEBYSCORE', ns .. ':idle', '-inf', score(math.max(lowest, latest - total - #taken)))
 if rate > 0 then
   for _, app in ipairs(apps) do
-    redis.call('HSET', ns .. ':bucket:' .. app.name, 'tokens', score(app.tokens), 'at_ms', app.at)
-    redis.call('PEXPIRE', ns .. ':bucket:' .. app.name, math.ceil(burst * 1000 / rate) + 60000)
+    keep(ns, app, rate, burst)
   end
 end
 if why == 'held' and (wake == 0 or held < wake) then wake = held end

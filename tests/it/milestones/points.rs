@@ -57,6 +57,7 @@ pub(super) const POINTS: &[Point] = &[
     point("leases::renewed", Story::Crowd),
     point("boot::created", Story::Plain),
     point("boot::looked_up", Story::AnswerLost),
+    point("boot::paced", Story::LeftUnbooted),
     point("boot::adopted", Story::Unseen),
     point("boot::held_back", Story::RateLimited),
     point("boot::held_off", Story::Unauthorized),

@@ -122,7 +122,9 @@ impl World {
             ("COFFERDAM_LISTEN", "127.0.0.1:0".to_owned()),
             ("COFFERDAM_APPS", APP.to_owned()),
             ("COFFERDAM_IMAGE", "host".to_owned()),
-            ("COFFERDAM_BOOT_RATE", "0".to_owned()),
+            // Never reached, and yet asked after.
+            ("COFFERDAM_BOOT_RATE", "1000".to_owned()),
+            ("COFFERDAM_BOOT_BURST", "1000".to_owned()),
             ("COFFERDAM_CONCURRENCY", "2".to_owned()),
             ("COFFERDAM_BOOT_TIMEOUT_S", "2".to_owned()),
             ("COFFERDAM_RUN_TIMEOUT_S", "100".to_owned()),

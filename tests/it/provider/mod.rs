@@ -8,6 +8,7 @@ mod answers;
 mod lost;
 mod nonsense;
 mod outage;
+mod pace;
 mod refused;
 mod stuck;
 mod token;

@@ -1,0 +1,83 @@
+//! Create calls beyond a boot's first keep to the boot rate.
+
+use crate::clock::UnixMs;
+use crate::machines::{Call, Decision, Error as ApiError, judge};
+use crate::milestone::milestone;
+use crate::run::budget;
+use crate::run::outcome::ReasonCode;
+use crate::stage::Error;
+use crate::stage::boot::{Boot, Booted, PAUSE_MAX, UNCLEAR_TRIES_MAX};
+use crate::store::acts::{Leave, Requeue};
+
+/// How the last call of a boot that goes on was refused.
+pub(super) struct Refusal {
+    pub(super) code: ReasonCode,
+    message: String,
+    is_unclear: bool,
+}
+
+impl Refusal {
+    pub(super) fn known(call: Call, error: &ApiError) -> Self {
+        // Host after host without room is a region without room.
+        let code = match judge(call, error).decision {
+            Decision::OtherHost => ReasonCode::NoCapacity,
+            _ => ReasonCode::BootFailed,
+        };
+        Self {
+            code,
+            message: error.to_string(),
+            is_unclear: false,
+        }
+    }
+
+    pub(super) fn unclear(message: String) -> Self {
+        Self {
+            code: ReasonCode::BootFailed,
+            message,
+            is_unclear: true,
+        }
+    }
+}
+
+impl Boot<'_> {
+    /// Waits for leave to make another create call, if it comes soon.
+    pub(super) async fn leave(&self) -> Result<Leave, Error> {
+        let core = &self.deps.core;
+        let (rate, burst) = (core.runs.boot_rate, core.runs.boot_burst.get());
+        let now = core.clock.now_ms();
+        let leave = core
+            .store
+            .leave_to_create(&self.run.app, rate, burst, PAUSE_MAX, now);
+        let leave = leave.await?;
+        milestone!("boot::paced");
+        if let Leave::At(at) = leave {
+            tokio::time::sleep(budget::left(now, at)).await;
+        }
+        Ok(leave)
+    }
+
+    /// No create call may go before `at`, and none is on its way: back to the queue, so that others
+    /// have their turn.
+    pub(super) async fn stand_in_line(
+        &self,
+        refused: Option<Refusal>,
+        tries: u32,
+        at: UnixMs,
+        nothing_made: bool,
+    ) -> Result<Booted, Error> {
+        let Some(refusal) = refused else {
+            let (code, why) = (ReasonCode::BootFailed, "the boot rate is reached");
+            return self
+                .defer(code, &why, Some(at), Requeue::Held, nothing_made)
+                .await;
+        };
+        let Refusal { code, message, .. } = refusal;
+        // Words that are not known are tried a few times, over however many boots.
+        if refusal.is_unclear && tries + self.run.refusals >= UNCLEAR_TRIES_MAX {
+            return self.give_up(code, message, nothing_made).await;
+        }
+        let counts = Requeue::Refused;
+        self.defer(code, &message, Some(at), counts, nothing_made)
+            .await
+    }
+}
