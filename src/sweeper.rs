@@ -25,6 +25,7 @@ use crate::stage::sweep::{self, Orphan};
 use crate::stage::teardown::end_attempt;
 use crate::stage::{Deps, Error, vanish};
 use crate::store::keys::Inbox;
+use crate::store::results::KeptBack;
 use crate::worker::crew::Crew;
 
 /// How often the holder looks for what is overdue.
@@ -54,6 +55,7 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
         leads: AtomicBool::new(false),
         mended_to: AtomicU64::new(0),
         ended: Mutex::default(),
+        kept_back: Mutex::default(),
         quiet: shutdown.clone(),
     });
     shutdown.spawn(beat(sweeper.clone(), BEAT, Sweeper::overdue));
@@ -81,6 +83,8 @@ struct Sweeper {
     mended_to: AtomicU64,
     /// Attempts whose machines were removed while Redis takes no writes.
     ended: Mutex<HashSet<(RunId, u32)>>,
+    /// Consumer groups of which it was told that old results are kept for them.
+    kept_back: Mutex<HashSet<String>>,
     quiet: Shutdown,
 }
 
@@ -295,15 +299,20 @@ impl Sweeper {
     }
 
     async fn housekeeping(self: Arc<Self>) -> Result<(), Error> {
+        let core = &self.deps().core;
         if !self.leads.load(Ordering::SeqCst) {
+            // Another worker trims, and tells.
+            core.metrics.results_kept_back.set(0.0);
+            self.kept_back.lock().await.clear();
             return Ok(());
         }
-        let core = &self.deps().core;
         let (retention, cap) = (core.runs.results_retention, core.runs.results_hard_cap);
-        let trimmed = core
+        let results = core
             .store
             .trim_results(core.clock.now_ms(), retention, cap)
             .await?;
+        let trimmed = results.removed;
+        self.tell_kept_back(results.kept_back).await;
         let mut forgotten = 0;
         for inbox in [Inbox::Runs, Inbox::Control] {
             forgotten += core.store.forget_consumers(inbox, CONSUMER_SILENCE).await?;
@@ -312,6 +321,24 @@ impl Sweeper {
             info!(trimmed, forgotten, "trimmed results, forgot consumers");
         }
         Ok(())
+    }
+
+    /// Tells once of each consumer group for which old results are kept.
+    async fn tell_kept_back(&self, kept_back: Vec<KeptBack>) {
+        let longest = kept_back.iter().map(|kept| kept.over).max();
+        let seconds = longest.unwrap_or_default().as_secs_f64();
+        self.deps().core.metrics.results_kept_back.set(seconds);
+        let mut told = self.kept_back.lock().await;
+        for KeptBack { group, over, .. } in &kept_back {
+            if !told.contains(group) {
+                let over_s = over.as_secs();
+                warn!(
+                    group,
+                    over_s, "old results are kept: this consumer group has not acknowledged them"
+                );
+            }
+        }
+        *told = kept_back.into_iter().map(|kept| kept.group).collect();
     }
 
     /// Makes right what somebody changed by hand: all that is in flight, and a part of what waits.

@@ -210,7 +210,7 @@ impl Runs {
             grace: reader.seconds(&table::GRACE_S, HOUR_S),
             concurrency: reader.count(&table::CONCURRENCY, 10_000),
             retention: retention(reader),
-            results_retention: reader.seconds(&table::RESULTS_RETENTION_S, YEAR_S),
+            results_retention: results_retention(reader),
             results_hard_cap,
             request_max_bytes: reader.bytes(&table::REQUEST_MAX_BYTES, 512 * 1024 * 1024),
             result_max_bytes: reader.bytes(&table::RESULT_MAX_BYTES, 256 * 1024 * 1024),
@@ -301,6 +301,10 @@ pub(crate) fn lease(reader: &mut Reader<'_>) -> Duration {
 
 pub(crate) fn retention(reader: &mut Reader<'_>) -> Duration {
     reader.seconds(&table::RETENTION_S, YEAR_S)
+}
+
+pub(crate) fn results_retention(reader: &mut Reader<'_>) -> Duration {
+    reader.seconds(&table::RESULTS_RETENTION_S, YEAR_S)
 }
 
 pub(crate) fn backlog_max_bytes(reader: &mut Reader<'_>) -> Option<u64> {

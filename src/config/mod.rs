@@ -154,6 +154,8 @@ pub struct Tool {
     pub lease: Duration,
     /// Bytes of requests that may wait; `None` for no limit.
     pub backlog_max_bytes: Option<u64>,
+    /// How long results stay on their stream.
+    pub results_retention: Duration,
 }
 
 impl Worker {
@@ -298,6 +300,7 @@ impl Tool {
             retention: groups::retention(&mut reader),
             lease: groups::lease(&mut reader),
             backlog_max_bytes: groups::backlog_max_bytes(&mut reader),
+            results_retention: groups::results_retention(&mut reader),
         };
         (tool, reader.into_faults())
     }

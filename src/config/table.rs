@@ -185,7 +185,7 @@ settings! {
     RETENTION_S = "COFFERDAM_RETENTION_S", Text("86400"), ENDS_RUNS,
         "Seconds for which a run can be looked up after its end.",
         "A day: long enough to look into yesterday's failure.";
-    RESULTS_RETENTION_S = "COFFERDAM_RESULTS_RETENTION_S", Text("604800"), SERVICES,
+    RESULTS_RETENTION_S = "COFFERDAM_RESULTS_RETENTION_S", Text("604800"), &[Up, Worker, Serve, Doctor],
         "Seconds for which results stay on their stream; longer while a consumer group has not read them.",
         "A week: a consumer may be down over a weekend.";
     RESULTS_HARD_CAP = "COFFERDAM_RESULTS_HARD_CAP", Text("0"), SERVICES,

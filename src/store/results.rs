@@ -1,17 +1,42 @@
 //! The results stream: trimming. Results are written by `settle.lua` and `admit.lua`.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
+use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
+use crate::store::scripts;
+
+/// Pending entries of a group looked at in one pass.
+const PENDING_MAX: usize = 1000;
+
+/// A consumer group for which old results are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptBack {
+    /// Its name.
+    pub group: String,
+    /// When the first of them was published.
+    pub since_ms: UnixMs,
+    /// For how long they have been old.
+    pub over: Duration,
+}
+
+/// What a pass over the results did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Results that were removed.
+    pub removed: u64,
+    /// For which groups others stay that are old enough.
+    pub kept_back: Vec<KeptBack>,
+}
 
 impl Store {
     /// Removes results that are older than `retention` and that every consumer group has read and
-    /// acknowledged; above `hard_cap` entries, when one is set, the oldest go whoever has read
-    /// them. Says how many were removed. Two or three round trips and one per group.
+    /// acknowledged (or deleted); above `hard_cap` entries, when one is set, the oldest go whoever
+    /// has read them. Two or three round trips.
     ///
     /// # Errors
     /// [`Error`].
@@ -20,69 +45,90 @@ impl Store {
         now: UnixMs,
         retention: Duration,
         hard_cap: Option<u64>,
-    ) -> Result<u64, Error> {
-        let mut until = StreamPoint {
-            ms: now.saturating_sub(millis(retention)),
-            seq: 0,
-        };
-        for group in self.result_groups().await? {
-            until = until.min(group);
-        }
+    ) -> Result<Trimmed, Error> {
+        let old = StreamPoint::at(now.saturating_sub(millis(retention)));
+        let groups = self.result_groups(old).await?;
+        let until = groups.iter().fold(old, |until, group| group.until(until));
         let key = self.keys.results();
         let mut command = redis::cmd("XTRIM");
-        command
-            .arg(&key)
-            .arg("MINID")
-            .arg(format!("{}-{}", until.ms, until.seq));
+        command.arg(&key).arg("MINID").arg(until.to_string());
         let mut removed: u64 = self.door.query(&command).await?;
         if let Some(most) = hard_cap {
             let mut command = redis::cmd("XTRIM");
             command.arg(&key).arg("MAXLEN").arg(most);
             removed += self.door.query::<u64>(&command).await?;
         }
-        Ok(removed)
+        let kept_back = groups.into_iter().filter_map(|group| group.kept_back(old));
+        Ok(Trimmed {
+            removed,
+            kept_back: kept_back.collect(),
+        })
     }
 
-    /// The first entry that each consumer group still needs.
-    async fn result_groups(&self) -> Result<Vec<StreamPoint>, Error> {
-        let key = self.keys.results();
-        let mut command = redis::cmd("EXISTS");
-        command.arg(&key);
-        if !self.door.query::<bool>(&command).await? {
-            return Ok(Vec::new());
-        }
-        let mut command = redis::cmd("XINFO");
-        command.arg("GROUPS").arg(&key);
-        let groups: Vec<HashMap<String, redis::Value>> = self.door.query(&command).await?;
-        let mut points = Vec::with_capacity(groups.len());
-        for group in groups {
-            let text = |field: &str| -> Option<String> {
-                group
-                    .get(field)
-                    .and_then(|value| redis::from_redis_value(value.clone()).ok())
-            };
-            let (Some(name), Some(delivered)) = (text("name"), text("last-delivered-id")) else {
-                continue;
-            };
-            points.push(StreamPoint::read(&delivered)?.next());
-            let mut command = redis::cmd("XPENDING");
-            command.arg(&key).arg(name);
-            let (count, first): (u64, Option<String>) = match self.door.query(&command).await? {
-                redis::Value::Array(parts) => {
-                    let mut parts = parts.into_iter();
-                    let mut next = || parts.next().unwrap_or(redis::Value::Nil);
-                    (
-                        redis::from_redis_value(next()).unwrap_or(0),
-                        redis::from_redis_value(next()).unwrap_or(None),
-                    )
-                }
-                _ => (0, None),
-            };
-            if let (true, Some(first)) = (count > 0, first) {
-                points.push(StreamPoint::read(&first)?);
-            }
-        }
-        Ok(points)
+    /// The consumer groups for which results are kept beyond `retention`. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn results_kept_back(
+        &self,
+        now: UnixMs,
+        retention: Duration,
+    ) -> Result<Vec<KeptBack>, Error> {
+        let old = StreamPoint::at(now.saturating_sub(millis(retention)));
+        let groups = self.result_groups(old).await?.into_iter();
+        Ok(groups.filter_map(|group| group.kept_back(old)).collect())
+    }
+
+    /// What each consumer group still needs.
+    async fn result_groups(&self, old: StreamPoint) -> Result<Vec<Group>, Error> {
+        let mut script = scripts::NEEDED.prepare_invoke();
+        script.key(self.keys.results());
+        script.arg(old.to_string()).arg(PENDING_MAX);
+        let rows: Vec<[Text; 4]> = self.door.script(&script).await?;
+        rows.into_iter().map(Group::read).collect()
+    }
+}
+
+/// What a consumer group still needs.
+struct Group {
+    name: String,
+    /// The last entry it was given.
+    given: StreamPoint,
+    /// Before this it needs nothing of what it was given; `None` when it needs nothing of it.
+    pending: Option<StreamPoint>,
+    /// The first old entry that it was not given.
+    unread: Option<StreamPoint>,
+}
+
+impl Group {
+    fn read(
+        [Text(name), Text(given), Text(pending), Text(unread)]: [Text; 4],
+    ) -> Result<Self, Error> {
+        let point = |text: &str| match text {
+            "" => Ok(None),
+            text => StreamPoint::read(text).map(Some),
+        };
+        Ok(Self {
+            name,
+            given: StreamPoint::read(&given)?,
+            pending: point(&pending)?,
+            unread: point(&unread)?,
+        })
+    }
+
+    /// Until where results may go, of those before `until`.
+    fn until(&self, until: StreamPoint) -> StreamPoint {
+        until.min(self.pending.unwrap_or_else(|| self.given.next()))
+    }
+
+    fn kept_back(self, old: StreamPoint) -> Option<KeptBack> {
+        let pending = self.pending.filter(|pending| *pending < old);
+        let first = pending.into_iter().chain(self.unread).min()?;
+        Some(KeptBack {
+            group: self.name,
+            since_ms: first.ms,
+            over: Duration::from_millis(old.ms.saturating_sub(first.ms)),
+        })
     }
 }
 
@@ -93,7 +139,18 @@ struct StreamPoint {
     seq: u64,
 }
 
+impl fmt::Display for StreamPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
 impl StreamPoint {
+    /// The first that can be of a time.
+    fn at(ms: UnixMs) -> Self {
+        Self { ms, seq: 0 }
+    }
+
     fn read(text: &str) -> Result<Self, Error> {
         text.split_once('-')
             .and_then(|(ms, seq)| {

@@ -76,6 +76,8 @@ scripts! {
     REVIVE = with_room [] "revive";
     /// Whether a request from before an order is unread.
     UNREAD = with_room [] "unread";
+    /// What the groups that read results have not done with.
+    NEEDED = with_room [] "needed";
     /// Consumers that are gone leave the group.
     FORGET = when_full [] "forget";
 }

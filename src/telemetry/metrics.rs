@@ -68,6 +68,9 @@ pub struct Metrics {
     pub machines_unowned: IntGauge,
     /// Machines that no run had and that were deleted.
     pub machines_without_run: IntCounter,
+    /// For how long the oldest result has been kept beyond its retention since a consumer group
+    /// has not acknowledged it, in seconds.
+    pub results_kept_back: Gauge,
     /// What the endpoint answered, by status.
     pub endpoint_answers: Counters<AnswerCode>,
     /// Calls to Redis that failed, by why.
@@ -189,6 +192,11 @@ impl Metrics {
                 r,
                 "machines_without_run_removed_total",
                 "Machines that no run had and that were deleted.",
+            ),
+            results_kept_back: age(
+                r,
+                "results_kept_back_seconds",
+                "How long results have been kept beyond their retention for a consumer group.",
             ),
             endpoint_answers: counters(r, "endpoint_answers_total", "Answers to guests.", "code"),
             redis_errors: counters(

@@ -31,6 +31,7 @@ mod promises;
 mod provider;
 mod readme;
 mod redis_faults;
+mod results;
 mod services;
 mod shutdown;
 mod store;

@@ -501,41 +501,6 @@ async fn the_bell_calls_one_worker_for_a_settled_run() {
 }
 
 #[tokio::test]
-async fn results_are_trimmed_by_age_but_not_before_every_group_has_read_them() {
-    let fixture = Fixture::new().await;
-    for n in 0..3 {
-        fixture
-            .submit(&[format!(r#"{{"id":"r{n}","bogus":1}}"#)])
-            .await;
-    }
-    fixture.raw.make_group("results", "consumers").await;
-    let (store, now) = (&fixture.core.store, fixture.core.clock.now_ms() + 10_000);
-    let keep = Duration::from_secs(1);
-    assert_eq!(
-        store.trim_results(now, keep, None).await.unwrap(),
-        0,
-        "nobody has read"
-    );
-    let first = fixture.raw.read_group("results", "consumers", 1).await;
-    assert_eq!(
-        store.trim_results(now, keep, None).await.unwrap(),
-        0,
-        "read, not acknowledged"
-    );
-    fixture
-        .raw
-        .acknowledge("results", "consumers", &first[0])
-        .await;
-    assert_eq!(store.trim_results(now, keep, None).await.unwrap(), 1);
-    assert_eq!(
-        store.trim_results(now, keep, Some(1)).await.unwrap(),
-        1,
-        "the hard cap"
-    );
-    assert_eq!(fixture.raw.length("results").await, 1);
-}
-
-#[tokio::test]
 async fn one_sweeps_at_a_time() {
     let fixture = Fixture::new().await;
     let lease = Duration::from_secs(60);

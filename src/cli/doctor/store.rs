@@ -1,6 +1,7 @@
 //! Looks at Redis: its version, what it keeps, what it may throw away, its clock.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::assembly;
 use crate::cli::doctor::Finding;
@@ -16,6 +17,9 @@ const SKEW_NOTED_MS: u64 = 1000;
 
 /// Clocks this far apart make a worker take another's work, or end runs early.
 const SKEW_TOO_LARGE_MS: u64 = 5000;
+
+/// Consumer groups of which it is told.
+const GROUPS_TOLD_MAX: usize = 10;
 
 pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     let redis = match place::redis(tool) {
@@ -56,6 +60,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     findings.extend(refused(&store).await);
     findings.extend(keys(&store, tool).await);
     findings.extend(runs(&store).await);
+    findings.extend(results(&store, tool.results_retention).await);
     findings
 }
 
@@ -233,6 +238,25 @@ async fn keys(store: &Store, tool: &Tool) -> Vec<Finding> {
                 "set COFFERDAM_SIGNING_KEYS as the services have it",
             )
         }
+    });
+    told.collect()
+}
+
+/// Consumer groups for which old results are kept: nothing after those is trimmed.
+async fn results(store: &Store, retention: Duration) -> Vec<Finding> {
+    let now = Clock::system().now_ms();
+    let kept_back = store.results_kept_back(now, retention).await;
+    let kept_back = kept_back.unwrap_or_default().into_iter();
+    let told = kept_back.take(GROUPS_TOLD_MAX).map(|kept| {
+        let over = human::duration(kept.over);
+        Finding::warn(
+            "results",
+            format!(
+                "are kept {over} beyond their retention for the consumer group {}, which has not acknowledged them",
+                kept.group
+            ),
+            "let it read and XACK, or XGROUP DESTROY it if nobody does; COFFERDAM_RESULTS_HARD_CAP bounds the stream whoever has read it",
+        )
     });
     told.collect()
 }

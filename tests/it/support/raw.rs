@@ -142,7 +142,7 @@ impl Raw {
         }
     }
 
-    pub(crate) async fn make_group(&self, stream: &str, group: &str) {
+    pub(crate) async fn make_group(&self, stream: &str, group: impl redis::ToRedisArgs) {
         let mut command = redis::cmd("XGROUP");
         command
             .arg("CREATE")
