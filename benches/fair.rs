@@ -181,7 +181,7 @@ impl Backlog {
         let ending = Ending::without(ReasonCode::Deadline, "measured");
         let settlement = Settlement {
             ending: &ending,
-            digest: None,
+            post: None,
             retention: KEEP,
             lease: LEASE,
         };
@@ -233,8 +233,11 @@ async fn sizes() -> (f64, f64) {
                 instance_id: Some("01HJ7V5Z6Q8W9X0Y1Z2A3B4C5D".into()),
                 region: Some("ams".into()),
             };
-            let (id, attempt) = (&run.id, run.attempt);
-            let act = backlog.store.advance(id, attempt, &machine, now).await;
+            let (id, attempt, nonce) = (&run.id, run.attempt, run.nonce.as_ref());
+            let act = backlog
+                .store
+                .advance(id, attempt, nonce, &machine, now)
+                .await;
             act.unwrap();
         }
         flying += claim.runs.len();

@@ -129,13 +129,14 @@ async fn running(redis: &Redis, runs: usize) -> Vec<String> {
                 region: Some("ams".into()),
             };
             store
-                .advance(&run.id, run.attempt, &machine, now)
+                .advance(&run.id, run.attempt, run.nonce.as_ref(), &machine, now)
                 .await
                 .unwrap();
             tokens.push(ring.sign(&Grant {
                 run: run.id,
                 attempt: run.attempt,
                 expires_s: run.deadline_ms / 1000,
+                nonce: run.nonce,
             }));
         }
     }

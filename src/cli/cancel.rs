@@ -75,7 +75,7 @@ async fn cancel(store: &Store, tool: &Tool, id: &RunId) -> anyhow::Result<Cancel
     let ending = Ending::without(ReasonCode::Cancelled, "cancelled by an operator");
     let settlement = Settlement {
         ending: &ending,
-        digest: None,
+        post: None,
         retention: tool.retention,
         lease: tool.lease,
     };

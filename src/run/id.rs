@@ -127,6 +127,51 @@ impl fmt::Display for Attempt {
     }
 }
 
+/// What tells a request from every other one, of whatever installation: 32 hexadecimal digits, of
+/// which the first 16 are the installation that it was first claimed in. It is no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Nonce(String);
+
+impl Nonce {
+    /// Its length, in bytes.
+    pub const LENGTH: usize = 32;
+    /// Digits of an installation's id.
+    const INSTALLATION: usize = 16;
+
+    /// The nonce as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id of the installation.
+    #[must_use]
+    pub fn installation(&self) -> &str {
+        self.0.get(..Self::INSTALLATION).unwrap_or_default()
+    }
+}
+
+impl FromStr for Nonce {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text.len() == Self::LENGTH && text.bytes().all(is_hex_digit) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId {
+                max: Self::LENGTH,
+                allowed: "0-9 and a-f",
+            })
+        }
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// What every machine of cofferdam is called first.
 pub const MACHINE_PREFIX: &str = "sandbox-";
 
@@ -136,15 +181,23 @@ const MACHINE_NAME_MAX: usize = 63;
 /// Hexadecimal digits of the hash that stands for a run id which cannot stand itself.
 const HASH_DIGITS: usize = 32;
 
-/// The name of the machine of one attempt: `sandbox-<run id>-<attempt>`.
+/// Hexadecimal digits of the hash of a run's nonce at the end of a name.
+const TAG_DIGITS: usize = 12;
+
+/// The name of the machine of one attempt: `sandbox-<run id>-<attempt>-<tag>`, where the tag is of
+/// the run's nonce. A run that was claimed by a version without nonces has none, nor a tag.
 ///
-/// The same run and attempt always give the same name, which is what makes a boot safe to repeat.
-/// A run id that cannot stand in a machine name (capitals, `_`, too long) is replaced by
+/// The same run, attempt and nonce always give the same name, which is what makes a boot safe to
+/// repeat; another installation, or a later request of the same id, gives another one. A run id that cannot stand in a machine name (capitals, `_`, too long) is replaced by
 /// `h` and 32 hexadecimal digits of its SHA-256; an id that merely looks like that is hashed too,
 /// so that no producer can choose an id that names another run's machine.
 #[must_use]
-pub fn machine_name(run: &RunId, attempt: Attempt) -> String {
-    let plain = format!("{MACHINE_PREFIX}{run}-{attempt}");
+pub fn machine_name(run: &RunId, attempt: Attempt, nonce: Option<&Nonce>) -> String {
+    let end = match nonce {
+        Some(nonce) => format!("{attempt}-{}", hash(nonce.as_str(), TAG_DIGITS)),
+        None => attempt.to_string(),
+    };
+    let plain = format!("{MACHINE_PREFIX}{run}-{end}");
     let stands = plain.len() <= MACHINE_NAME_MAX
         && run
             .as_str()
@@ -154,14 +207,23 @@ pub fn machine_name(run: &RunId, attempt: Attempt) -> String {
     if stands {
         return plain;
     }
-    let hash = digest::digest(&digest::SHA256, run.as_str().as_bytes());
+    format!("{MACHINE_PREFIX}h{}-{end}", hash(run.as_str(), HASH_DIGITS))
+}
+
+/// The first hexadecimal digits of a text's SHA-256.
+fn hash(text: &str, digits: usize) -> String {
+    let hash = digest::digest(&digest::SHA256, text.as_bytes());
     let mut hex: String = hash
         .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    hex.truncate(HASH_DIGITS);
-    format!("{MACHINE_PREFIX}h{hex}-{attempt}")
+    hex.truncate(digits);
+    hex
+}
+
+fn is_hex_digit(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
 fn looks_hashed(run: &str) -> bool {
@@ -186,39 +248,63 @@ mod tests {
         }
     }
 
+    fn nonce(last: u8) -> Nonce {
+        format!("00112233445566778899aabbccdd{last:04x}")
+            .parse()
+            .unwrap()
+    }
+
     #[test]
     fn a_plain_id_stands_in_the_machine_name() {
         let run: RunId = "pr-17".parse().unwrap();
-        assert_eq!(machine_name(&run, Attempt(2)), "sandbox-pr-17-2");
+        assert_eq!(machine_name(&run, Attempt(2), None), "sandbox-pr-17-2");
+        // The first digits of `printf 00112233445566778899aabbccdd0001 | sha256sum`.
+        let name = machine_name(&run, Attempt(2), Some(&nonce(1)));
+        assert_eq!(name, "sandbox-pr-17-2-5d7c57e23aee");
+    }
+
+    #[test]
+    fn a_nonce_has_a_fixed_alphabet_and_length_and_names_its_installation() {
+        assert_eq!(nonce(1).installation(), "0011223344556677");
+        for bad in ["", "abc", &"g".repeat(32), &"A".repeat(32), &"a".repeat(33)] {
+            assert!(bad.parse::<Nonce>().is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn an_id_that_looks_like_a_hash_cannot_take_another_runs_name() {
         let victim: RunId = "PR_17".parse().unwrap();
-        let name = machine_name(&victim, Attempt(1));
-        let middle = name
-            .strip_prefix("sandbox-")
-            .unwrap()
-            .strip_suffix("-1")
-            .unwrap();
-        let attacker: RunId = middle.parse().unwrap();
-        assert_ne!(machine_name(&attacker, Attempt(1)), name);
+        for nonce in [None, Some(&nonce(1))] {
+            let name = machine_name(&victim, Attempt(1), nonce);
+            let middle = name.strip_prefix("sandbox-").unwrap();
+            let attacker: RunId = middle.split('-').next().unwrap().parse().unwrap();
+            assert_ne!(machine_name(&attacker, Attempt(1), nonce), name);
+        }
     }
 
     proptest! {
         #[test]
-        fn every_machine_name_can_be_a_dns_label(id in "[A-Za-z0-9_-]{1,64}", n in 1u32..100_000) {
-            let name = machine_name(&id.parse().unwrap(), Attempt(n));
+        fn every_machine_name_can_be_a_dns_label(id in "[A-Za-z0-9_-]{1,64}", n in 1u32..100_000, tagged: bool) {
+            let nonce = tagged.then(|| nonce(1));
+            let name = machine_name(&id.parse().unwrap(), Attempt(n), nonce.as_ref());
             prop_assert!(name.len() <= 63);
             prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
             prop_assert!(!name.ends_with('-'));
         }
 
         #[test]
-        fn two_attempts_never_share_a_name(a in "[A-Za-z0-9_-]{1,64}", b in "[A-Za-z0-9_-]{1,64}", m in 1u32..40, n in 1u32..40) {
-            prop_assume!((&a, m) != (&b, n));
+        fn two_attempts_never_share_a_name(
+            a in "[A-Za-z0-9_-]{1,64}", b in "[A-Za-z0-9_-]{1,64}",
+            m in 1u32..40, n in 1u32..40, x in 0u8..4, y in 0u8..4,
+        ) {
+            // A run has one nonce or none, 0 stands for none.
+            prop_assume!((&a, m, x) != (&b, n, y));
             let (one, two) = (a.parse().unwrap(), b.parse().unwrap());
-            prop_assert_ne!(machine_name(&one, Attempt(m)), machine_name(&two, Attempt(n)));
+            let (x, y) = ((x > 0).then(|| nonce(x)), (y > 0).then(|| nonce(y)));
+            prop_assert_ne!(
+                machine_name(&one, Attempt(m), x.as_ref()),
+                machine_name(&two, Attempt(n), y.as_ref())
+            );
         }
     }
 }

@@ -273,7 +273,7 @@ pub async fn vanish(core: &Core, id: &RunId) -> Result<Act, Error> {
 fn without_result<'a>(core: &Core, ending: &'a Ending) -> Settlement<'a> {
     Settlement {
         ending,
-        digest: None,
+        post: None,
         retention: core.runs.retention,
         lease: core.runs.lease,
     }

@@ -9,7 +9,7 @@ use crate::run::json;
 use crate::run::outcome::Ending;
 use crate::run::request::RunRequest;
 use crate::stage::{Core, Error};
-use crate::store::acts::{Act, Settlement};
+use crate::store::acts::{Act, Post, Settlement};
 use crate::token::{Grant, KeyRing};
 
 /// What a guest is told about its post.
@@ -52,7 +52,10 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
     };
     let settlement = Settlement {
         ending: &ending,
-        digest: Some(&digest),
+        post: Some(Post {
+            digest: &digest,
+            nonce: grant.nonce.as_ref(),
+        }),
         retention: core.runs.retention,
         lease: core.runs.lease,
     };
@@ -82,11 +85,11 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
 /// # Errors
 /// When Redis does not answer.
 pub async fn input(core: &Core, grant: &Grant) -> Result<Option<Box<RawValue>>, Error> {
-    let Some((attempt, request)) = core.store.request(&grant.run).await? else {
+    let Some((attempt, nonce, request)) = core.store.request(&grant.run).await? else {
         return Ok(None);
     };
     milestone!("report::input_read");
-    if attempt != grant.attempt {
+    if attempt != grant.attempt || nonce != grant.nonce {
         return Ok(None);
     }
     Ok(RunRequest::input_of(&request))

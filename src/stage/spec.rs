@@ -6,7 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::machines::wire;
-use crate::run::id::machine_name;
+use crate::run::id::{Nonce, machine_name};
 use crate::run::request::RunRequest;
 use crate::store::acts::Claimed;
 
@@ -33,6 +33,8 @@ impl GuestUrls {
 
 /// Metadata key: which namespace made the machine.
 pub const OWNER: &str = "cofferdam_owner";
+/// Metadata key: which installation.
+pub const INSTALLATION: &str = "cofferdam_installation";
 /// Metadata key: for which run.
 pub const RUN: &str = "cofferdam_run";
 /// Metadata key: for which attempt of it.
@@ -64,14 +66,18 @@ pub fn machine(
     ];
     env.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let attempt = run.attempt.to_string();
+    let installation = run.nonce.as_ref().map(Nonce::installation);
     let metadata = [
         (OWNER, owner),
         (RUN, run.id.as_str()),
         (ATTEMPT, &attempt),
         (DEADLINE, &deadline_s),
     ];
+    let metadata = metadata
+        .into_iter()
+        .chain(installation.map(|id| (INSTALLATION, id)));
     wire::CreateMachine {
-        name: Some(machine_name(&run.id, run.attempt)),
+        name: Some(machine_name(&run.id, run.attempt, run.nonce.as_ref())),
         region: request.region.clone(),
         config: wire::MachineConfig {
             image: Some(request.image.clone()),
@@ -99,7 +105,6 @@ pub fn machine(
             }),
             metadata: metadata
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into_iter()
                 .collect(),
             dns: Some(wire::Dns {
                 skip_registration: Some(true),
@@ -145,14 +150,15 @@ mod tests {
             deadline_ms: 1_700_000_000_123,
             refusals: 0,
             refused_since_ms: None,
+            nonce: Some("00112233445566778899aabbccdd0001".parse().unwrap()),
             request: json.into(),
         };
         let urls = GuestUrls::below(&Url::parse("http://front.flycast/").unwrap());
-        let body = serde_json::to_value(machine(&run, &request, "cd1.t", &urls, "cofferdam"));
+        let body = serde_json::to_value(machine(&run, &request, "cd2.t", &urls, "cofferdam"));
         assert_eq!(
             body.unwrap(),
             serde_json::json!({
-                "name": "sandbox-pr-17-2",
+                "name": "sandbox-pr-17-2-5d7c57e23aee",
                 "region": "ams,eu",
                 "config": {
                     "image": "busybox",
@@ -160,7 +166,7 @@ mod tests {
                     "env": {
                         "A": "b",
                         "SANDBOX_RUN_ID": "pr-17",
-                        "SANDBOX_RUN_TOKEN": "cd1.t",
+                        "SANDBOX_RUN_TOKEN": "cd2.t",
                         "SANDBOX_RESULT_URL": "http://front.flycast/results",
                         "SANDBOX_INPUT_URL": "http://front.flycast/input",
                         "SANDBOX_DEADLINE": "1700000000",
@@ -172,6 +178,7 @@ mod tests {
                     "stop_config": {"signal": "SIGTERM", "timeout": "5s"},
                     "metadata": {
                         "cofferdam_owner": "cofferdam",
+                        "cofferdam_installation": "0011223344556677",
                         "cofferdam_run": "pr-17",
                         "cofferdam_attempt": "2",
                         "cofferdam_deadline": "1700000000",

@@ -16,7 +16,7 @@ use crate::machines::wire::{self, MachineState};
 use crate::machines::{Call, Decision, judge};
 use crate::milestone::milestone;
 use crate::run::budget;
-use crate::run::id::{MACHINE_PREFIX, RunId, machine_name};
+use crate::run::id::{MACHINE_PREFIX, Nonce, RunId, machine_name};
 use crate::run::phase::Phase;
 use crate::stage::observe::NEWBORN;
 use crate::stage::spec::OWNER;
@@ -85,10 +85,12 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
     milestone!("sweep::listed");
     all.map_err(Error::Machines)?;
     let mut suspects: Vec<(RunId, Duration)> = Vec::new();
-    let each = |run: RunId, attempt| match listed.remove(machine_name(&run, attempt).as_str()) {
-        Some(machine) => suspects.extend(doubt(deps, &machine.state).map(|age| (run, age))),
-        // It is in flight and not listed.
-        None => suspects.push((run, Duration::ZERO)),
+    let each = |run: RunId, attempt, nonce: Option<Nonce>| {
+        match listed.remove(machine_name(&run, attempt, nonce.as_ref()).as_str()) {
+            Some(machine) => suspects.extend(doubt(deps, &machine.state).map(|age| (run, age))),
+            // It is in flight and not listed.
+            None => suspects.push((run, Duration::ZERO)),
+        }
     };
     let counted = deps.core.store.each_in_flight(app, each).await;
     milestone!("sweep::counted");
@@ -158,7 +160,9 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> 
         return Ok(false);
     }
     let mut owned = false;
-    let each = |run, attempt| owned |= machine_name(&run, attempt) == orphan.name;
+    let each = |run, attempt, nonce: Option<Nonce>| {
+        owned |= machine_name(&run, attempt, nonce.as_ref()) == orphan.name;
+    };
     let looked = deps.core.store.each_in_flight(&orphan.app, each).await;
     milestone!("sweep::orphan_doubted");
     looked?;

@@ -65,7 +65,7 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
     match machine {
         Some(machine) => end_machine(deps, machine, grace(deps, *outcome)).await?,
         None => {
-            let name = machine_name(&view.id, *attempt);
+            let name = machine_name(&view.id, *attempt, view.nonce.as_ref());
             match find(deps, app, &name).await? {
                 Some(machine) => end_machine(deps, &machine, grace(deps, *outcome)).await?,
                 // Nothing is there yet. While the create call may be on its way that is no proof.
@@ -92,7 +92,7 @@ pub async fn end_attempt(deps: &Deps, view: &View) -> Result<(), Error> {
     let id = match &view.machine_id {
         Some(id) => Some(id.clone()),
         None => {
-            let name = machine_name(&view.id, Attempt(view.attempt));
+            let name = machine_name(&view.id, Attempt(view.attempt), view.nonce.as_ref());
             find(deps, app, &name).await?.map(|machine| machine.id)
         }
     };

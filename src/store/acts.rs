@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::UnixMs;
-use crate::run::id::{Attempt, RunId, Tenant};
+use crate::run::id::{Attempt, Nonce, RunId, Tenant};
 use crate::run::outcome::Ending;
 use crate::run::request::Guest;
 use crate::store::codec::View;
@@ -125,6 +125,8 @@ pub struct Claimed {
     pub refusals: u32,
     /// Since when the provider refuses it.
     pub refused_since_ms: Option<UnixMs>,
+    /// What tells it from every other request; `None` when a version without nonces claimed it.
+    pub nonce: Option<Nonce>,
     /// The request's JSON.
     pub request: String,
 }
@@ -261,10 +263,19 @@ impl Act {
 pub struct Settlement<'a> {
     /// The end.
     pub ending: &'a Ending,
-    /// SHA-256 of the posted body.
-    pub digest: Option<&'a str>,
+    /// The post that ends it, if one does.
+    pub post: Option<Post<'a>>,
     /// How long the hash stays after the end.
     pub retention: Duration,
     /// When the tear-down is overdue if nobody has taken it up.
     pub lease: Duration,
+}
+
+/// A guest's post.
+#[derive(Clone, Copy, Debug)]
+pub struct Post<'a> {
+    /// SHA-256 of its body.
+    pub digest: &'a str,
+    /// The nonce of its token: it ends no other request of that id.
+    pub nonce: Option<&'a Nonce>,
 }

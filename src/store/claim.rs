@@ -36,7 +36,8 @@ impl Store {
             .key(keys.delayed())
             .key(keys.apps())
             .key(keys.fleet_settings())
-            .key(keys.parked());
+            .key(keys.parked())
+            .key(keys.installation());
         let claimed = Event::Claimed { app: String::new() };
         script
             .arg(keys.namespace())
@@ -55,8 +56,10 @@ impl Store {
             .arg(room.app_max_in_flight.unwrap_or(0))
             .arg(room.tenant_max_in_flight.unwrap_or(0));
         script.arg(today.to_string()).arg(today.end_ms());
+        // Nonces are no secrets.
+        script.arg(format!("{:016x}", fastrand::u64(..)));
         script.arg(&room.apps);
-        let (why, wake, rows): (String, u64, Vec<[Text; 8]>) = self.door.script(&script).await?;
+        let (why, wake, rows): (String, u64, Vec<[Text; 9]>) = self.door.script(&script).await?;
         let stop = match why.as_str() {
             "wanted" => Stop::Wanted,
             "empty" => Stop::Empty,
@@ -87,8 +90,18 @@ impl Store {
 }
 
 /// Reads one row of the claim's answer; what was found when it cannot be read.
-fn claimed_of(row: [Text; 8]) -> Result<Claimed, String> {
-    let [id, tenant, attempt, app, deadline, refusals, since, request] = row.map(|Text(text)| text);
+fn claimed_of(row: [Text; 9]) -> Result<Claimed, String> {
+    let [
+        id,
+        tenant,
+        attempt,
+        app,
+        deadline,
+        refusals,
+        since,
+        nonce,
+        request,
+    ] = row.map(|Text(text)| text);
     let (Ok(run), Ok(number), Ok(deadline_ms)) = (id.parse(), attempt.parse(), deadline.parse())
     else {
         return Err(format!(
@@ -103,6 +116,7 @@ fn claimed_of(row: [Text; 8]) -> Result<Claimed, String> {
         app,
         refusals: refusals.parse().unwrap_or(0),
         refused_since_ms: since.parse().ok(),
+        nonce: nonce.parse().ok(),
         request,
     })
 }

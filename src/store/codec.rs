@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use crate::clock::UnixMs;
 use crate::run::budget;
-use crate::run::id::{Attempt, RunId};
+use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::outcome::{Ending, Outcome, Reason};
 use crate::run::phase::{Machine, Phase, State};
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`View`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 23] = [
+pub(crate) const FIELDS: [&str; 24] = [
     "state",
     "outcome",
     "reason",
@@ -36,6 +36,7 @@ pub(crate) const FIELDS: [&str; 23] = [
     "timeout_ms",
     "metadata",
     "result_entry",
+    "nonce",
 ];
 
 /// A run as its hash tells it, without its request.
@@ -87,6 +88,9 @@ pub struct View {
     pub timeout_ms: Option<u64>,
     /// The id of its result in the results stream.
     pub result_entry: Option<String>,
+    /// What tells it from every other request, once it was claimed.
+    #[serde(skip)]
+    pub nonce: Option<Nonce>,
     #[serde(skip)]
     phase: Phase,
 }
@@ -210,6 +214,7 @@ fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<View, Error> 
         refusals: small("refusals").unwrap_or(0),
         refused_since_ms: number("refused_since_ms"),
         timeout_ms: number("timeout_ms"),
+        nonce: hash.get("nonce").and_then(|nonce| nonce.parse().ok()),
         app: hash.remove("app"),
         machine_id: hash.remove("machine_id"),
         instance_id: hash.remove("instance_id"),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::UnixMs;
 use crate::run::day::Day;
-use crate::run::id::{Attempt, RunId};
+use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::wait::{Facts, Waiting};
 use crate::store::Store;
 use crate::store::acts::{Leave, Room};
@@ -55,16 +55,20 @@ pub(crate) struct Flight {
     pub(crate) id: RunId,
     pub(crate) attempt: Attempt,
     pub(crate) tenant: String,
+    pub(crate) nonce: Option<Nonce>,
 }
 
 impl Flight {
-    /// `who` is the attempt, a space, and the tenant. What is not ours is passed over.
+    /// `who` is the attempt, the tenant and, unless an older version wrote it, the nonce, with
+    /// spaces between. What is not ours is passed over.
     fn read(id: &str, who: &str) -> Option<Self> {
-        let (attempt, tenant) = who.split_once(' ')?;
+        let mut words = who.split(' ');
+        let (attempt, tenant) = (words.next()?, words.next()?);
         Some(Self {
             id: id.parse().ok()?,
             attempt: Attempt(attempt.parse().ok()?),
             tenant: tenant.to_owned(),
+            nonce: words.next().and_then(|nonce| nonce.parse().ok()),
         })
     }
 }
@@ -138,17 +142,18 @@ impl Store {
         })
     }
 
-    /// Gives each run that may have a machine in `app` to `each`, with its attempt; one may be
-    /// given twice. As many round trips as there are thousands of them.
+    /// Gives each run that may have a machine in `app` to `each`, with its attempt and nonce; one may
+    /// be given twice. As many round trips as there are thousands of them.
     ///
     /// # Errors
     /// [`Error`]; by then some may have been given.
     pub async fn each_in_flight(
         &self,
         app: &str,
-        mut each: impl FnMut(RunId, Attempt),
+        mut each: impl FnMut(RunId, Attempt, Option<Nonce>),
     ) -> Result<(), Error> {
-        self.each_flight(app, |run| each(run.id, run.attempt)).await
+        self.each_flight(app, |run| each(run.id, run.attempt, run.nonce))
+            .await
     }
 
     pub(crate) async fn each_flight(

@@ -21,7 +21,7 @@
 //! | `<ns>:duties` | list | ids of settled runs whose tear-down is owed now: a bell, `due` is the truth | until a worker takes them |
 //! | `<ns>:owed` | set | ids of settled runs, for counting them | until the run is closed |
 //! | `<ns>:apps` | set | every app that ever had a machine in flight | for ever, a few names |
-//! | `<ns>:inflight:<app>` | hash | run id → attempt, space, tenant, for every run that may have a machine | until the run is closed or queued |
+//! | `<ns>:inflight:<app>` | hash | run id → attempt, tenant and nonce with spaces between, for every run that may have a machine | until the run is closed or queued |
 //! | `<ns>:busy:<tenant>` | set | ids of the tenant's runs that may have a machine | as there |
 //! | `<ns>:settings` | hash | `paused` when everything is | until it is resumed |
 //! | `<ns>:settings:<tenant>` | hash | what was set for a tenant: `max_in_flight`, `weight`, `paused`, `backlog_max`, `budget_s` | until it is unset |
@@ -31,6 +31,7 @@
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms`, and `refused`, what the provider said when somebody must act | minutes |
 //! | `<ns>:fleet` | hash | what the workers last told of their limits: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
 //! | `<ns>:keyrings` | hash | process → when it told of them, ms, a space, its signing keys' ids and fingerprints as JSON; 256 processes | a minute after the last process |
+//! | `<ns>:installation` | string | the id of this installation, 16 hexadecimal digits, made by the first claim | for ever |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //! | `<ns>:probe` | string | that Redis took a write | a minute |
 //! | `<ns>:backlog_bytes` | string | bytes of the requests of all runs that have not ended; counted anew when no run is open | for ever, one number |
@@ -41,7 +42,8 @@
 //! stream), `place` (score in its queue), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
 //! `settled_at_ms`, `closed_at_ms`,
-//! `deadline_ms`, `queue_until_ms`, `boot_until_ms` (until when its create call may still be on
+//! `deadline_ms`, `queue_until_ms`, `nonce` (what tells it from
+//! every other request, given at its first claim), `boot_until_ms` (until when its create call may still be on
 //! its way), `refused_since_ms`.
 //!
 //! The scripts also reach keys that they compute from a run's fields. On a Redis Cluster write the
@@ -270,6 +272,12 @@ impl Keys {
     #[must_use]
     pub fn backlog_bytes(&self) -> String {
         self.of("backlog_bytes")
+    }
+
+    /// The id of this installation.
+    #[must_use]
+    pub fn installation(&self) -> String {
+        self.of("installation")
     }
 
     /// Who sweeps.

@@ -7,7 +7,7 @@ use tracing::warn;
 
 use crate::clock::UnixMs;
 use crate::run::budget;
-use crate::run::id::{Attempt, RunId};
+use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::outcome::Ending;
 use crate::run::phase::Machine;
 use crate::run::request::{Guest, QUEUE_TTL_MAX, Readable};
@@ -19,7 +19,8 @@ use crate::store::error::Error;
 use crate::store::scripts;
 
 impl Store {
-    /// The machine of an attempt is known. One round trip. Safe to repeat.
+    /// The machine of an attempt is known. `nonce` is that of the request it was made for. One round
+    /// trip. Safe to repeat.
     ///
     /// # Errors
     /// [`Error`].
@@ -27,6 +28,7 @@ impl Store {
         &self,
         id: &RunId,
         attempt: Attempt,
+        nonce: Option<&Nonce>,
         machine: &Machine,
         now: UnixMs,
     ) -> Result<Act, Error> {
@@ -43,7 +45,8 @@ impl Store {
             .arg(id.as_str())
             .arg(attempt.0)
             .arg(&*scripts::moves_word(&event))
-            .arg(now);
+            .arg(now)
+            .arg(nonce.map_or("", Nonce::as_str));
         script
             .arg(&machine.id)
             .arg(machine.instance_id.as_deref().unwrap_or_default());
@@ -92,8 +95,8 @@ impl Store {
     }
 
     /// The run ends: in one step its token is spent, its result is published and its tear-down is
-    /// owed. `attempt` is the one the end was seen at, `None` for whichever it is. `digest` is the
-    /// posted body's, by which an identical repeat is known. One round trip. Safe to repeat.
+    /// owed. `attempt` is the one the end was seen at, `None` for whichever it is. By the digest of
+    /// a post an identical repeat is known. One round trip. Safe to repeat.
     ///
     /// # Errors
     /// [`Error`]; it may have happened.
@@ -174,9 +177,13 @@ impl Store {
         script
             .arg(budget::after(now, end.lease))
             .arg(end.ending.outcome().as_str());
-        script.arg(reason).arg(end.digest.unwrap_or_default());
+        script
+            .arg(reason)
+            .arg(end.post.map_or("", |post| post.digest));
         script.arg(&scripts::meter(now));
         script.arg(&result_parts(id, end.ending));
+        let nonce = end.post.and_then(|post| post.nonce);
+        script.arg(nonce.map_or("", Nonce::as_str));
         Act::read("settle", &self.door.script::<String>(&script).await?)
     }
 
@@ -363,15 +370,26 @@ impl Store {
         view(id, self.door.query(&command).await?)
     }
 
-    /// The attempt and request of a run that is not over. One round trip.
+    /// The request of a run that is not over, with the attempt and nonce that it is at. One round
+    /// trip.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn request(&self, id: &RunId) -> Result<Option<(Attempt, String)>, Error> {
+    pub async fn request(
+        &self,
+        id: &RunId,
+    ) -> Result<Option<(Attempt, Option<Nonce>, String)>, Error> {
         let mut pipe = redis::pipe();
-        pipe.hget(self.keys.run(id), "attempt")
-            .get(self.keys.request(id));
-        let (attempt, request): (Option<u32>, Option<String>) = self.door.pipe(&pipe).await?;
-        Ok(attempt.map(Attempt).zip(request))
+        pipe.cmd("HMGET")
+            .arg(self.keys.run(id))
+            .arg(&["attempt", "nonce"]);
+        pipe.get(self.keys.request(id));
+        let ((attempt, nonce), request): ((Option<u32>, Option<Text>), Option<String>) =
+            self.door.pipe(&pipe).await?;
+        let (Some(attempt), Some(request)) = (attempt, request) else {
+            return Ok(None);
+        };
+        let nonce = nonce.and_then(|Text(nonce)| nonce.parse().ok());
+        Ok(Some((Attempt(attempt), nonce, request)))
     }
 }

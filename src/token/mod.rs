@@ -1,8 +1,12 @@
 //! The token with which a guest posts its result.
 //!
-//! `cd1.<key id>.<run id>.<attempt>.<expiry, Unix seconds>.<base64url of HMAC-SHA256>`, where the
-//! HMAC covers all before its dot. The version prefix fixes the algorithm, so nothing in a token
-//! chooses one. A token is only the right to ask: whether it is spent is for the store to say.
+//! `cd2.<key id>.<run id>.<attempt>.<expiry, Unix seconds>.<nonce>.<base64url of HMAC-SHA256>`,
+//! where the HMAC covers all before its dot. The version prefix fixes the algorithm, so nothing in
+//! a token chooses one. A token is only the right to ask: whether it is spent, and whether the run
+//! of that id is still the one of that nonce, is for the store to say.
+//!
+//! Runs that were claimed by a version without nonces have tokens `cd1`, which are the same
+//! without the nonce.
 
 pub mod fleet;
 
@@ -12,13 +16,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
-use crate::run::id::{Attempt, RunId};
+use crate::run::id::{Attempt, Nonce, RunId};
 
-const VERSION: &str = "cd1";
+const VERSION: &str = "cd2";
+const WITHOUT_NONCE: &str = "cd1";
 
 /// Longest token that is looked at, in bytes: version, 16 of key id, 64 of run id, 10 and 20 of
-/// numbers, 43 of HMAC, and the dots.
-pub const TOKEN_MAX_BYTES: usize = 3 + 16 + 64 + 10 + 20 + 43 + 5;
+/// numbers, 32 of nonce, 43 of HMAC, and the dots.
+pub const TOKEN_MAX_BYTES: usize = 3 + 16 + 64 + 10 + 20 + Nonce::LENGTH + 43 + 6;
 
 /// Shortest key, in bytes: the length of SHA-256's output (RFC 2104, section 3).
 pub const KEY_MIN_BYTES: usize = 32;
@@ -35,6 +40,8 @@ pub struct Grant {
     pub attempt: Attempt,
     /// Unix seconds from which the token is worth nothing.
     pub expires_s: u64,
+    /// Which request of that id; `None` for one of a version without nonces.
+    pub nonce: Option<Nonce>,
 }
 
 /// The token is not valid. Deliberately one answer for every reason.
@@ -117,10 +124,16 @@ impl KeyRing {
         let Some((id, key)) = self.0.first() else {
             unreachable!("a ring has a key")
         };
-        let mut token = format!(
-            "{VERSION}.{id}.{}.{}.{}",
-            grant.run, grant.attempt, grant.expires_s
-        );
+        let Grant {
+            run,
+            attempt,
+            expires_s,
+            nonce,
+        } = grant;
+        let mut token = match nonce {
+            Some(nonce) => format!("{VERSION}.{id}.{run}.{attempt}.{expires_s}.{nonce}"),
+            None => format!("{WITHOUT_NONCE}.{id}.{run}.{attempt}.{expires_s}"),
+        };
         let tag = hmac::sign(key, token.as_bytes());
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(tag.as_ref(), &mut token);
@@ -132,6 +145,20 @@ impl KeyRing {
     /// # Errors
     /// [`Invalid`], whatever is wrong.
     pub fn verify(&self, token: &str, now_s: u64) -> Result<Grant, Invalid> {
+        let grant = self.read(token)?;
+        if now_s >= grant.expires_s {
+            Err(Invalid)
+        } else {
+            Ok(grant)
+        }
+    }
+
+    /// What a token grants or granted, after a check of its HMAC, in constant time. Its expiry is
+    /// not looked at: this tells who made it, not what may be done with it.
+    ///
+    /// # Errors
+    /// [`Invalid`], whatever is wrong.
+    pub fn read(&self, token: &str) -> Result<Grant, Invalid> {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(Invalid);
         }
@@ -139,22 +166,26 @@ impl KeyRing {
         let mut parts = signed.split('.');
         let mut next = || parts.next().ok_or(Invalid);
         let (version, key_id, run, attempt, expiry) = (next()?, next()?, next()?, next()?, next()?);
-        if parts.next().is_some() || version != VERSION {
+        let nonce = match version {
+            VERSION => Some(next()?),
+            WITHOUT_NONCE => None,
+            _ => return Err(Invalid),
+        };
+        if parts.next().is_some() {
             return Err(Invalid);
         }
         let (_, key) = self.0.iter().find(|(id, _)| id == key_id).ok_or(Invalid)?;
         let tag = URL_SAFE_NO_PAD.decode(tag).map_err(|_| Invalid)?;
         hmac::verify(key, signed.as_bytes(), &tag).map_err(|_| Invalid)?;
-        let grant = Grant {
+        Ok(Grant {
             run: run.parse().map_err(|_| Invalid)?,
             attempt: Attempt(attempt.parse().map_err(|_| Invalid)?),
             expires_s: expiry.parse().map_err(|_| Invalid)?,
-        };
-        if now_s >= grant.expires_s {
-            Err(Invalid)
-        } else {
-            Ok(grant)
-        }
+            nonce: match nonce {
+                Some(nonce) => Some(nonce.parse().map_err(|_| Invalid)?),
+                None => None,
+            },
+        })
     }
 }
 
@@ -185,18 +216,37 @@ mod tests {
             run: "pr-17".parse().unwrap(),
             attempt: Attempt(1),
             expires_s: 2_000_000_000,
+            nonce: Some("00112233445566778899aabbccddeeff".parse().unwrap()),
         }
     }
 
-    /// Computed with Python: `hmac.new(b'\x01'*32, b'cd1.k1.pr-17.1.2000000000', 'sha256')`.
+    /// Computed with Python: `hmac.new(b'\x01'*32, b'cd2.k1.pr-17.1.2000000000.0011…', 'sha256')`.
     #[test]
     fn a_token_is_what_an_independent_implementation_makes_of_it() {
         let token = ring(&[("k1", 1)]).sign(&grant());
         assert_eq!(token, PYTHON_MADE);
+        let grant = Grant {
+            nonce: None,
+            ..grant()
+        };
+        assert_eq!(ring(&[("k1", 1)]).sign(&grant), PYTHON_MADE_WITHOUT_NONCE);
+        assert_eq!(
+            ring(&[("k1", 1)]).verify(PYTHON_MADE_WITHOUT_NONCE, 0),
+            Ok(grant)
+        );
     }
 
-    const PYTHON_MADE: &str =
+    const PYTHON_MADE: &str = "cd2.k1.pr-17.1.2000000000.00112233445566778899aabbccddeeff.\
+                               eFBChTiOpqKp9l462Fbp4LgEauwMosx86KI2Kg1hYsE";
+    const PYTHON_MADE_WITHOUT_NONCE: &str =
         "cd1.k1.pr-17.1.2000000000.nWY7Y4CHVeFzXoRzm_T2hw_yVORKKOMDO7Qzpwt3js4";
+
+    #[test]
+    fn a_token_is_read_after_its_time_but_not_if_it_is_not_ours() {
+        let token = ring(&[("a", 1)]).sign(&grant());
+        assert_eq!(ring(&[("a", 1)]).read(&token), Ok(grant()));
+        assert_eq!(ring(&[("a", 2)]).read(&token), Err(Invalid));
+    }
 
     #[test]
     fn keys_rotate_without_a_gap() {
@@ -225,6 +275,7 @@ mod tests {
             run: "r".repeat(64).parse().unwrap(),
             attempt: Attempt(u32::MAX),
             expires_s: u64::MAX,
+            nonce: grant().nonce,
         };
         let token = ring.sign(&grant);
         assert_eq!(token.len(), TOKEN_MAX_BYTES);
@@ -260,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_changed_character_makes_it_invalid(at in 0usize..90, to in "[A-Za-z0-9._-]") {
+        fn any_changed_character_makes_it_invalid(at in 0usize..120, to in "[A-Za-z0-9._-]") {
             let ring = ring(&[("k1", 1)]);
             let token = ring.sign(&grant());
             prop_assume!(at < token.len() && token[at..=at] != to);

@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use cofferdam::clock::{Clock, UnixMs};
-use cofferdam::run::id::{Attempt, RunId, Tenant};
+use cofferdam::run::id::{Attempt, Nonce, RunId, Tenant};
 use cofferdam::run::outcome::{Ending, Outcome, ReasonCode};
 use cofferdam::run::phase::{Machine, Phase, State};
 use cofferdam::run::step::{Event, step};
 use cofferdam::stage::intake::intake;
 use cofferdam::stage::{Core, vanish};
-use cofferdam::store::acts::{Act as Answer, Entered, Requeue, Room, Settlement, Stop, Work};
+use cofferdam::store::acts::{Act as Answer, Entered, Post, Requeue, Room, Settlement, Stop, Work};
 use cofferdam::store::requests::Requests;
 use cofferdam::store::tenants::Change;
 use proptest::prelude::*;
@@ -60,9 +60,9 @@ enum Act {
     Claim {
         want: usize,
     },
-    Advance(Index, Of),
+    Advance(Index, Of, Whose),
     Requeue(Index, Of, Requeue, Option<u64>),
-    Post(Index, Of, u8),
+    Post(Index, Of, u8, Whose),
     End(Index, Option<Of>, ReasonCode),
     Close(Index, Of),
     Renew(Index, Of, Work),
@@ -79,6 +79,16 @@ enum Act {
     },
 }
 
+/// Whose nonce an act bears.
+#[derive(Clone, Copy, Debug)]
+enum Whose {
+    Own,
+    /// That of another request of the same id.
+    Another,
+    /// None, as of a version without nonces.
+    None,
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Part {
     Busy,
@@ -92,6 +102,8 @@ enum Part {
 fn act() -> impl Strategy<Value = Act> {
     let run = || any::<Index>();
     let of = || prop_oneof![1 => Just(Of::Before), 8 => Just(Of::Now), 1 => Just(Of::After)];
+    let whose =
+        || prop_oneof![5 => Just(Whose::Own), 1 => Just(Whose::Another), 1 => Just(Whose::None)];
     let seconds = |most: u64| proptest::option::weighted(0.3, 1..most);
     let requeues = vec![Requeue::Refused, Requeue::Held, Requeue::Failed];
     let parts = vec![
@@ -106,10 +118,11 @@ fn act() -> impl Strategy<Value = Act> {
             |(run, priority, delay_s, ttl_s)| Act::Submit { run, priority, delay_s, ttl_s }
         ),
         5 => (1..4usize).prop_map(|want| Act::Claim { want }),
-        4 => (run(), of()).prop_map(|(run, of)| Act::Advance(run, of)),
+        4 => (run(), of(), whose()).prop_map(|(run, of, whose)| Act::Advance(run, of, whose)),
         3 => (run(), of(), select(requeues), seconds(60))
             .prop_map(|(run, of, why, wait)| Act::Requeue(run, of, why, wait)),
-        3 => (run(), of(), 0..2u8).prop_map(|(run, of, body)| Act::Post(run, of, body)),
+        3 => (run(), of(), 0..2u8, whose())
+            .prop_map(|(run, of, body, whose)| Act::Post(run, of, body, whose)),
         3 => (run(), proptest::option::of(of()), select(ReasonCode::ALL.to_vec()))
             .prop_map(|(run, of, reason)| Act::End(run, of, reason)),
         4 => (run(), of()).prop_map(|(run, of)| Act::Close(run, of)),
@@ -138,6 +151,8 @@ struct Run {
     boot_until: Option<UnixMs>,
     deadline: UnixMs,
     due: UnixMs,
+    /// Given at the first claim.
+    nonce: Option<Nonce>,
     /// The body that was accepted.
     body: Option<u8>,
     /// A claim found it after `queue_until`, and may have left it to the sweep.
@@ -159,6 +174,14 @@ impl Run {
             Phase::Booting { app, .. } | Phase::Settled { app, .. } => Some(app),
             Phase::Running { machine, .. } => Some(&machine.app),
             Phase::Queued { .. } | Phase::Closed { .. } => None,
+        }
+    }
+
+    fn nonce_of(&self, whose: Whose) -> Option<Nonce> {
+        match whose {
+            Whose::Own => self.nonce.clone(),
+            Whose::Another => Some("f".repeat(Nonce::LENGTH).parse().unwrap()),
+            Whose::None => None,
         }
     }
 
@@ -294,7 +317,7 @@ impl World {
                 self.submit(*run, *priority, *delay_s, *ttl_s, now).await?;
             }
             Act::Claim { want } => self.claim(*want, now).await?,
-            Act::Advance(index, of) => {
+            Act::Advance(index, of, whose) => {
                 let Some((name, id)) = self.pick(*index) else {
                     return Ok(());
                 };
@@ -306,8 +329,14 @@ impl World {
                     instance_id: Some("01J".into()),
                     region: None,
                 };
-                let answer = store.advance(&id, attempt, &machine, now).await.unwrap();
-                let expected = run.apply(&Event::Created { attempt, machine }, Some(attempt));
+                let nonce = run.nonce_of(*whose);
+                let advanced = store.advance(&id, attempt, nonce.as_ref(), &machine, now);
+                let answer = advanced.await.unwrap();
+                let expected = if nonce == run.nonce {
+                    run.apply(&Event::Created { attempt, machine }, Some(attempt))
+                } else {
+                    Answer::Older
+                };
                 prop_assert_eq!(answer, expected);
                 if answer == Answer::Done(Entered::Running) {
                     run.due = run.deadline;
@@ -336,7 +365,7 @@ impl World {
                     run.left_to_sweep = false;
                 }
             }
-            Act::Post(index, of, body) => {
+            Act::Post(index, of, body, whose) => {
                 let Some((name, id)) = self.pick(*index) else {
                     return Ok(());
                 };
@@ -346,14 +375,22 @@ impl World {
                     payload: body.to_string(),
                 };
                 let digest = format!("digest-{body}");
+                let nonce = run.nonce_of(*whose);
                 let end = Settlement {
                     ending: &ending,
-                    digest: Some(&digest),
+                    post: Some(Post {
+                        digest: &digest,
+                        nonce: nonce.as_ref(),
+                    }),
                     retention: RETENTION,
                     lease: LEASE,
                 };
                 let answer = store.settle(&id, Some(attempt), &end, now).await.unwrap();
-                let mut expected = run.apply(&Event::Posted { attempt }, Some(attempt));
+                let mut expected = if nonce == run.nonce {
+                    run.apply(&Event::Posted { attempt }, Some(attempt))
+                } else {
+                    Answer::Older
+                };
                 if expected == Answer::Over && run.body == Some(*body) {
                     expected = Answer::Repeated;
                 }
@@ -371,7 +408,7 @@ impl World {
                 let ending = Ending::without(*reason, "because");
                 let end = Settlement {
                     ending: &ending,
-                    digest: None,
+                    post: None,
                     retention: RETENTION,
                     lease: LEASE,
                 };
@@ -552,6 +589,7 @@ impl World {
             boot_until: None,
             deadline: 0,
             due: queue_until,
+            nonce: None,
             body: None,
             left_to_sweep: false,
         };
@@ -583,6 +621,10 @@ impl World {
             prop_assert_eq!(run.phase.state(), State::Booting, "{} was not queued", id);
             run.attempt = run.attempt.next();
             prop_assert_eq!(claimed.attempt, run.attempt);
+            prop_assert!(
+                claimed.nonce.is_some() && run.nonce.is_none() || claimed.nonce == run.nonce
+            );
+            run.nonce.clone_from(&claimed.nonce);
             run.deadline = now + TIMEOUT_S * 1000;
             prop_assert_eq!(claimed.deadline_ms, run.deadline);
             (run.due, run.boot_until) = (after(now, LEASE), Some(after(now, LEASE)));
@@ -676,8 +718,8 @@ impl World {
             .for_each(|run| run.left_to_sweep = false);
         let run = self.runs.get_mut(id).unwrap();
         if !run.flies() {
-            // Only what is in flight tells of its attempt.
-            run.attempt = Attempt(0);
+            // Only what is in flight tells of its attempt and nonce.
+            (run.attempt, run.nonce) = (Attempt(0), None);
         }
         // Its request is known by its id alone now.
         run.request = String::new();
@@ -733,7 +775,13 @@ impl World {
                 .iter()
                 .filter(|(_, run)| run.flies() && run.app() == Some(app));
             let expected: BTreeMap<_, _> = flies
-                .map(|(id, run)| (id.clone(), format!("{} {}", run.attempt.0, run.tenant)))
+                .map(|(id, run)| {
+                    let nonce = run.nonce.as_ref().unwrap();
+                    (
+                        id.clone(),
+                        format!("{} {} {nonce}", run.attempt.0, run.tenant),
+                    )
+                })
                 .collect();
             let words = words(dump, &format!("inflight:{app}"));
             let seen: BTreeMap<_, _> = pairs(words).collect();

@@ -108,7 +108,10 @@ async fn boot(store: &Store) {
 }
 
 async fn advance(store: &Store) {
-    let act = store.advance(&id(), Attempt(1), &machine(), NOW).await;
+    let nonce = seen(store).await.nonce;
+    let act = store
+        .advance(&id(), Attempt(1), nonce.as_ref(), &machine(), NOW)
+        .await;
     assert_eq!(act.unwrap(), Act::Done(Entered::Running));
 }
 
@@ -122,7 +125,7 @@ async fn settle(store: &Store, ending: &Ending) {
 fn settlement(ending: &Ending) -> Settlement<'_> {
     Settlement {
         ending,
-        digest: None,
+        post: None,
         retention: KEEP,
         lease: LEASE,
     }
@@ -145,7 +148,12 @@ async fn apply(store: &Store, event: &Event) -> Act {
             }
         }
         Event::Created { attempt, machine } => {
-            store.advance(&id(), *attempt, machine, NOW).await.unwrap()
+            let nonce = seen(store).await.nonce;
+            let nonce = nonce.as_ref();
+            store
+                .advance(&id(), *attempt, nonce, machine, NOW)
+                .await
+                .unwrap()
         }
         Event::Deferred { attempt } | Event::Failed { attempt } => {
             let why = match event {

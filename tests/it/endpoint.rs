@@ -1,9 +1,11 @@
 //! The endpoint as guests meet it: real HTTP, a real Redis, and every answer of the contract.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use cofferdam::config::Redis;
 use cofferdam::endpoint;
-use cofferdam::run::id::{Attempt, RunId};
+use cofferdam::run::id::{Attempt, Nonce, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::Machine;
 use cofferdam::shutdown::Shutdown;
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::raw::Raw;
 use crate::support::until::until;
 use crate::support::{parts, redis};
 
@@ -25,6 +28,8 @@ struct Guest {
     core: Core,
     base: String,
     run: RunId,
+    /// Of the run, once it was claimed.
+    nonce: OnceLock<Nonce>,
     shutdown: Shutdown,
 }
 
@@ -33,7 +38,7 @@ impl Guest {
         Self::on(&redis::settings(), request).await
     }
 
-    async fn on(redis: &cofferdam::config::Redis, request: Value) -> Self {
+    async fn on(redis: &Redis, request: Value) -> Self {
         let core = parts::core(redis, parts::runs()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -48,20 +53,20 @@ impl Guest {
             core,
             base,
             run: "pr-17".parse().unwrap(),
+            nonce: OnceLock::new(),
             shutdown,
         };
-        guest.admit(request).await;
+        guest.admit(redis, request).await;
         guest.boot().await;
         guest
     }
 
-    async fn admit(&self, mut request: Value) {
+    async fn admit(&self, redis: &Redis, mut request: Value) {
         request["id"] = json!(self.run.as_str());
         let fields = vec![(b"run".to_vec(), request.to_string().into_bytes())];
-        let entry = Entry {
-            id: "1-0".into(),
-            fields,
-        };
+        let raw = Raw::new(redis).await;
+        let id = raw.add_bytes("runs", &fields).await;
+        let entry = Entry { id, fields };
         self.core.store.ensure_group().await.unwrap();
         assert_eq!(intake(&self.core, &[entry]).await.unwrap().queued, 1);
     }
@@ -78,6 +83,8 @@ impl Guest {
         let (now, lease) = (self.core.clock.now_ms(), self.core.runs.lease);
         let claim = self.core.store.claim(&room, 1, now, lease).await.unwrap();
         assert_eq!(claim.runs.len(), 1);
+        let nonce = claim.runs[0].nonce.clone().unwrap();
+        assert_eq!(*self.nonce.get_or_init(|| nonce.clone()), nonce);
     }
 
     fn token(&self, attempt: u32, lives_s: i64) -> String {
@@ -90,6 +97,7 @@ impl Guest {
             run: self.run.clone(),
             attempt: Attempt(attempt),
             expires_s: now_s.saturating_add_signed(lives_s),
+            nonce: self.nonce.get().cloned(),
         })
     }
 
@@ -200,7 +208,8 @@ async fn every_token_that_opens_nothing_is_answered_alike() {
         guest.token(2, 60),
         guest.token(0, 60),
         good.replace("pr-17", "pr-18"),
-        good.replace("cd1", "cd2"),
+        good.replace("cd2", "cd1"),
+        good.replace("cd2", "cd3"),
         format!("{good}="),
     ];
     let mut answers: Vec<Value> = Vec::new();
@@ -432,7 +441,7 @@ async fn without_redis_a_guest_is_told_to_come_again() {
     guest
         .core
         .store
-        .advance(&guest.run, Attempt(1), &machine, now)
+        .advance(&guest.run, Attempt(1), guest.nonce.get(), &machine, now)
         .await
         .unwrap();
     assert_eq!(guest.results().await.len(), 1);

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use cofferdam::run::id::Attempt;
+use cofferdam::run::id::{Attempt, Nonce};
 use cofferdam::stage::intake::intake;
 use cofferdam::store::acts::{Claimed, Room};
 use cofferdam::store::requests::Entry;
@@ -23,11 +23,12 @@ const MANY: usize = 10_000;
 /// Connections over which they do.
 const CONNECTIONS: usize = 256;
 
-fn token(stack: &Stack, run: &str, attempt: Attempt) -> String {
+fn token(stack: &Stack, run: &str, attempt: Attempt, nonce: Option<Nonce>) -> String {
     parts::ring().sign(&Grant {
         run: run.parse().unwrap(),
         attempt,
         expires_s: stack.core.clock.now_ms() / 1000 + 600,
+        nonce,
     })
 }
 
@@ -75,7 +76,7 @@ async fn ten_thousand_guests_that_post_at_once_are_each_accepted_once() {
     let (http, url) = (parts::http(), stack.endpoint.join("/results").unwrap());
     let answers = stream::iter(&runs)
         .map(async |run| {
-            let token = token(&stack, run.id.as_str(), run.attempt);
+            let token = token(&stack, run.id.as_str(), run.attempt, run.nonce.clone());
             let body = json!({"from": run.id.as_str()}).to_string();
             let post = http.post(url.clone()).bearer_auth(token).body(body);
             post.send().await.unwrap().status().as_u16()
@@ -158,7 +159,7 @@ async fn what_a_guest_posts_after_its_runs_end_changes_nothing() {
     for (id, outcome) in [(&late, "timed_out"), (&cancelled, "cancelled")] {
         assert_eq!(stack.result(id).await["outcome"], outcome);
         // The token would live longer: it is the run that is over.
-        let token = token(&stack, id, Attempt(1));
+        let token = token(&stack, id, Attempt(1), stack.raw.nonce(id).await);
         let post = parts::http().post(url.clone()).bearer_auth(token).body("1");
         assert_eq!(
             post.send().await.unwrap().status().as_u16(),

@@ -195,7 +195,7 @@ async fn one_index_entry_that_is_not_text_failed_every_listing() {
     .await;
     let mut flying = Vec::new();
     for app in store.apps().await.unwrap() {
-        let each = |run: cofferdam::run::id::RunId, _| flying.push(run.to_string());
+        let each = |run: cofferdam::run::id::RunId, _, _| flying.push(run.to_string());
         store.each_in_flight(&app, each).await.unwrap();
     }
     assert_eq!(flying, ["good"]);

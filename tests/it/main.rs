@@ -18,6 +18,7 @@ mod guests;
 mod hotspots;
 mod ids;
 mod images;
+mod installations;
 mod intake;
 mod isolation;
 mod layering;

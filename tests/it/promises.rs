@@ -147,11 +147,13 @@ async fn promise_4_a_token_opens_one_attempt_of_one_run_once() {
     let stack = Plan::simulated(Duration::from_secs(600)).start().await;
     let id = stack.submit(json!({"cmd": ["true"]})).await;
     stack.reaches(&id, "running").await;
+    let nonce = stack.raw.nonce(&id).await;
     let token = |run: &str, attempt: u32| {
         parts::ring().sign(&Grant {
             run: run.parse().unwrap(),
             attempt: Attempt(attempt),
             expires_s: stack.core.clock.now_ms() / 1000 + 60,
+            nonce: nonce.clone(),
         })
     };
     let post = async |token: String, body: &str| {

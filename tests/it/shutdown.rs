@@ -208,6 +208,7 @@ async fn a_post_under_way_is_answered() {
         run: "posts".parse().unwrap(),
         attempt: Attempt(1),
         expires_s: shown["deadline_ms"].as_u64().unwrap() / 1000,
+        nonce: fleet.raw().await.nonce("posts").await,
     };
     let mut guest = TcpStream::connect(&fleet.endpoint).await.unwrap();
     let head = format!(

@@ -401,13 +401,15 @@ async fn the_number_of_a_refused_boot_is_never_given_out_again() {
             .await
             .unwrap();
         let late = Machine {
-            app: run.app,
+            app: run.app.clone(),
             id: "late".into(),
             instance_id: None,
             region: None,
         };
         // The machine of the other worker, and what its guest posts, come too late for good.
-        let act = store.advance(&run.id, run.attempt, &late, now).await;
+        let act = store
+            .advance(&run.id, run.attempt, run.nonce.as_ref(), &late, now)
+            .await;
         assert_eq!(act.unwrap(), Act::Refused, "after {why:?}");
     }
     let last = fixture.claim(&room, 1).await.runs.remove(0);

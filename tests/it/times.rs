@@ -210,6 +210,7 @@ async fn fields_of_another_version_are_let_be_and_those_it_lacks_are_not_missed(
         run: flying.parse().unwrap(),
         attempt: Attempt(1),
         expires_s: stack.core.clock.now_ms() / 1000 + 60,
+        nonce: stack.raw.nonce(&flying).await,
     });
     let url = stack.endpoint.join("/results").unwrap();
     let post = parts::http().post(url).bearer_auth(token).body("17");

@@ -12,7 +12,7 @@ const PYTHON: &str = r#"
 import base64, hashlib, hmac, json, sys
 for line in sys.stdin:
     t = json.loads(line)
-    head = "cd1.{kid}.{run}.{attempt}.{expires_s}".format(**t)
+    head = "{version}.{kid}.{run}.{attempt}.{expires_s}{nonce}".format(**t)
     mac = hmac.new(bytes(t["key"]), head.encode(), hashlib.sha256).digest()
     print(head + "." + base64.urlsafe_b64encode(mac).decode().rstrip("="))
 "#;
@@ -50,6 +50,7 @@ fn ticket() -> (String, Vec<u8>, Grant) {
         run: word(64).parse().unwrap(),
         attempt: Attempt(fastrand::u32(1..)),
         expires_s: fastrand::u64(1..4_000_000_000),
+        nonce: fastrand::bool().then(|| format!("{:032x}", fastrand::u128(..)).parse().unwrap()),
     };
     (word(16), key, grant)
 }
@@ -60,7 +61,10 @@ fn tokens_are_those_of_an_independent_implementation() {
     let lines: String = tickets
         .iter()
         .map(|(kid, key, grant)| {
+            let nonce = grant.nonce.as_ref().map(|nonce| format!(".{nonce}"));
+            let version = if nonce.is_some() { "cd2" } else { "cd1" };
             let line: Value = json!({
+                "version": version, "nonce": nonce.unwrap_or_default(),
                 "kid": kid, "key": key, "run": grant.run.as_str(),
                 "attempt": grant.attempt.0, "expires_s": grant.expires_s,
             });

@@ -84,6 +84,7 @@ pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Resu
         run: run.id.clone(),
         attempt: run.attempt,
         expires_s: run.deadline_ms / 1000,
+        nonce: run.nonce.clone(),
     };
     let body = spec::machine(
         run,
@@ -100,7 +101,7 @@ pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Resu
         run,
         hold,
         region: request.region.as_deref(),
-        name: machine_name(&run.id, run.attempt),
+        name: machine_name(&run.id, run.attempt, run.nonce.as_ref()),
     };
     if let Answer::Wait(until) = boot.way() {
         return boot.stand_back(begin == Begin::LookUp, until).await;
@@ -273,7 +274,10 @@ impl Boot<'_> {
             region: machine.region.clone(),
         };
         let now = core.clock.now_ms();
-        let advanced = core.store.advance(&run.id, run.attempt, &machine, now);
+        let nonce = run.nonce.as_ref();
+        let advanced = core
+            .store
+            .advance(&run.id, run.attempt, nonce, &machine, now);
         let advanced = advanced.await?;
         milestone!("boot::advanced");
         match advanced {
@@ -372,11 +376,12 @@ impl Boot<'_> {
 /// As [`boot`].
 pub async fn reboot(deps: &Deps, view: &View, hold: &Hold) -> Result<Booted, Error> {
     let attempt = Attempt(view.attempt);
-    let Some((now_at, request)) = deps.core.store.request(&view.id).await? else {
+    let Some((now_at, nonce, request)) = deps.core.store.request(&view.id).await? else {
         return Ok(Booted::Left);
     };
     milestone!("boot::taken_up");
-    let (Some(app), true) = (view.app.clone(), now_at == attempt) else {
+    let is_same = now_at == attempt && nonce == view.nonce;
+    let (Some(app), true) = (view.app.clone(), is_same) else {
         return Ok(Booted::Left);
     };
     let run = Claimed {
@@ -387,6 +392,7 @@ pub async fn reboot(deps: &Deps, view: &View, hold: &Hold) -> Result<Booted, Err
         deadline_ms: view.deadline_ms.unwrap_or(0),
         refusals: view.refusals,
         refused_since_ms: view.refused_since_ms,
+        nonce,
         request,
     };
     info!(

@@ -1,19 +1,20 @@
 -- advance: the machine of an attempt is known.
 --
 -- KEYS 1 run hash  2 due  3 duties
--- ARGV 1 run id  2 attempt  3 moves  4 now, ms  5.. machine_id, instance_id, region (may be "")
+-- ARGV 1 run id  2 attempt  3 moves  4 now, ms  5 nonce ("": none)
+--      6.. machine_id, instance_id, region (may be "")
 -- Answers: "running" (its deadline is next), "settled" (the result came first; its machine is
 --      known now and its tear-down owed at once), "unknown" (no such run), "older" (another
---      attempt), "refused" (not accepted in the run's state)
+--      attempt, or another request of that id), "refused" (not accepted in the run's state)
 
-local run = read(KEYS[1], { 'state', 'attempt', 'deadline_ms' })
+local run = read(KEYS[1], { 'state', 'attempt', 'deadline_ms', 'nonce' })
 if not run.state then return 'unknown' end
-if run.attempt ~= ARGV[2] then return 'older' end
+if run.attempt ~= ARGV[2] or (run.nonce or '') ~= ARGV[5] then return 'older' end
 local to = target(ARGV[3], run.state)
 if not to then return 'refused' end
-local known = { 'state', to, 'machine_id', ARGV[5] }
-know(known, 'instance_id', ARGV[6])
-know(known, 'region', ARGV[7])
+local known = { 'state', to, 'machine_id', ARGV[6] }
+know(known, 'instance_id', ARGV[7])
+know(known, 'region', ARGV[8])
 if to == 'running' then know(known, 'running_at_ms', ARGV[4]) end
 redis.call('HSET', KEYS[1], unpack(known))
 if to == 'running' then

@@ -2,19 +2,19 @@
 -- The tenant that is furthest behind goes first; within it, the first in its queue. The app with
 -- the fewest machines in flight is chosen among those that may boot now.
 --
--- KEYS 1 tenants  2 due  3 delayed (tenants)  4 apps  5 fleet settings  6 parked
+-- KEYS 1 tenants  2 due  3 delayed (tenants)  4 apps  5 fleet settings  6 parked  7 installation
 -- ARGV 1 namespace  2 now, ms  3 lease until, ms  4 most in flight, whole fleet  5 most runs wanted
 --      6 moves  7 hash slack, ms  8 boots per second and app (0: no limit)  9 burst
 --      10 most in flight, one app (0: no limit)  11 most in flight, one tenant (0: no limit)
---      12 today  13 its end, ms  14… the apps
+--      12 today  13 its end, ms  14 a random number, 16 hexadecimal digits  15… the apps
 -- Answers: { why it stopped, wake at (ms, 0: unknown), { run, … } } where why is one of
 --      "wanted" (got as many as wanted), "empty" (nothing may go), "full" (no room in the fleet),
 --      "held" (no app may boot before `wake at`), "paused" (everything is), and a run is
---      { id, tenant, attempt, app, deadline ms, refusals, refused since ms ("" if never), request }
+--      { id, tenant, attempt, app, deadline ms, refusals, refused since ms ("" if never), nonce, request }
 
 local ns, now, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local rate, burst = tonumber(ARGV[8]), tonumber(ARGV[9])
-local app_most, tenant_most, first_app = tonumber(ARGV[10]), tonumber(ARGV[11]), 14
+local app_most, tenant_most, first_app = tonumber(ARGV[10]), tonumber(ARGV[11]), 15
 if app_most == 0 then app_most = math.huge end
 
 -- Runs whose time has come join their queues.
@@ -102,6 +102,17 @@ local function look(tenant)
   return own
 end
 
+-- A new nonce. The installation's id is made when first needed, so that a Redis that was emptied is
+-- another installation from then on.
+local installation
+local function nonce_for(id)
+  if not installation then
+    redis.call('SET', KEYS[7], ARGV[14], 'NX')
+    installation = redis.call('GET', KEYS[7])
+  end
+  return installation .. string.sub(redis.sha1hex(ARGV[14] .. ' ' .. id), 1, 16)
+end
+
 local leased = {}
 
 -- Moves a run to booting and answers what the caller needs of it, and the app that it boots in; nil
@@ -109,7 +120,7 @@ local leased = {}
 -- the fewest machines, is chosen again only when no other may boot.
 local function go(tenant, id, chosen)
   local key = ns .. ':run:' .. id
-  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app', 'deferred' })
+  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app', 'deferred', 'nonce' })
   local to = run.state and target(ARGV[6], run.state)
   -- One that waited too long is left for the sweep, which ends it.
   if not to or tonumber(run.queue_until_ms or math.huge) <= now then return nil end
@@ -117,8 +128,9 @@ local function go(tenant, id, chosen)
   local app = chosen.name
   local attempt, deadline = string.format('%d', run.attempt + 1), string.format('%d', now + run.timeout_ms)
   local request = ns .. ':request:' .. id
+  local nonce = run.nonce or nonce_for(id)
   redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', ARGV[2],
-    'deadline_ms', deadline, 'boot_until_ms', ARGV[3])
+    'deadline_ms', deadline, 'boot_until_ms', ARGV[3], 'nonce', nonce)
   -- Both live for the slack after it may wait no longer, as its admission has it.
   if tonumber(run.queue_until_ms or '0') < tonumber(deadline) then
     local expires = tonumber(deadline) + tonumber(ARGV[7])
@@ -127,8 +139,8 @@ local function go(tenant, id, chosen)
   end
   leased[#leased + 1] = ARGV[3]
   leased[#leased + 1] = id
-  launch(ns, app, tenant, id, attempt)
-  return { id, tenant, attempt, app, deadline, run.refusals or '0', run.refused_since_ms or '',
+  launch(ns, app, tenant, id, attempt, nonce)
+  return { id, tenant, attempt, app, deadline, run.refusals or '0', run.refused_since_ms or '', nonce,
     redis.call('GET', request) or '' }, chosen
 end
 

@@ -15,7 +15,7 @@ end
 
 for i = 6, #ARGV do
   local id = ARGV[i]
-  local run = read(ns .. ':run:' .. id, { 'state', 'tenant', 'app', 'attempt', 'place', 'queue_until_ms' })
+  local run = read(ns .. ':run:' .. id, { 'state', 'tenant', 'app', 'attempt', 'place', 'queue_until_ms', 'nonce' })
   -- A hash that lacks what we always write is not ours: nothing is known of that run, and the
   -- others go on.
   local flies = run.tenant and run.app and is(run.state, ARGV[3])
@@ -24,10 +24,10 @@ for i = 6, #ARGV do
   if flies then
     local who = redis.call('HGET', ns .. ':inflight:' .. run.app, id)
     local is_busy = redis.call('SISMEMBER', ns .. ':busy:' .. run.tenant, id) == 1
-    if who ~= run.attempt .. ' ' .. run.tenant or not is_busy then
+    if who ~= flight(run.attempt, run.tenant, run.nonce) or not is_busy then
       vanish(ns, id)
       redis.call('SADD', ns .. ':apps', run.app)
-      launch(ns, run.app, run.tenant, id, run.attempt)
+      launch(ns, run.app, run.tenant, id, run.attempt, run.nonce)
       if run.state == 'settled' then redis.call('SADD', ns .. ':owed', id) end
       mended = mended + 1
     end

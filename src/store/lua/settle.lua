@@ -6,15 +6,18 @@
 --      6 hash expires at, ms  7 tear-down due at, ms  8 outcome  9 reason as JSON ("": none)
 --      10 digest of the posted body ("": not posted)  11 today  12 usage expires at, ms
 --      13 the result's head  14 its payload  15 its exit
+--      16 nonce of the post's token ("": none)
 -- Answers: "settled" (a tear-down is owed), "closed" (there was no machine), "repeated" (the same
---      body was accepted before), "over" (the run has ended otherwise), "older" (another attempt),
+--      body was accepted before), "over" (the run has ended otherwise), "older" (another attempt, or a post for
+--      another request of that id),
 --      "refused" (not accepted in the run's state), "unknown"
 
 local ns, id = ARGV[1], ARGV[2]
 local run = read(KEYS[1], { 'state', 'attempt', 'digest', 'tenant', 'metadata', 'app', 'machine_id', 'instance_id', 'region',
-  'submitted_at_ms', 'booting_at_ms', 'running_at_ms', 'deferred', 'request_bytes' })
+  'submitted_at_ms', 'booting_at_ms', 'running_at_ms', 'deferred', 'request_bytes', 'nonce' })
 if not run.state then return 'unknown' end
 if ARGV[3] ~= '' and run.attempt ~= ARGV[3] then return 'older' end
+if ARGV[10] ~= '' and (run.nonce or '') ~= ARGV[16] then return 'older' end
 local to = target(ARGV[4], run.state)
 if not to then
   if run.state ~= 'settled' and run.state ~= 'closed' then return 'refused' end

@@ -13,7 +13,7 @@ local ns, id = ARGV[1], ARGV[2]
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'refused' end
 if redis.call('ZREM', KEYS[2], id) == 0 then return 'unknown' end
 local had_result = redis.call('SISMEMBER', ns .. ':owed', id) == 1
-local _, app, attempt, tenant = vanish(ns, id)
+local _, app, attempt, tenant, nonce = vanish(ns, id)
 tenant = tenant or (ARGV[3] ~= '' and ARGV[3]) or nil
 local bytes = redis.call('STRLEN', KEYS[4])
 if bytes > 0 then
@@ -30,6 +30,7 @@ local known = { 'state', 'closed', 'outcome', ARGV[7], 'reason', ARGV[8], 'attem
   'settled_at_ms', ARGV[5], 'closed_at_ms', ARGV[5], 'result_entry', entry }
 know(known, 'tenant', tenant or '')
 know(known, 'app', app or '')
+know(known, 'nonce', nonce or '')
 redis.call('HSET', KEYS[1], unpack(known))
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 if tenant then meter(ns, ARGV[9], ARGV[10], tenant, 'runs:' .. ARGV[7], 1) end

@@ -85,7 +85,7 @@ pub(super) fn rules() -> Vec<String> {
     .map(str::to_owned)
     .into();
     for n in ["a", "b"] {
-        rules.push(format!("create name=sandbox-unseen-{n}-1 nth=1: lose"));
+        rules.push(format!("create name=sandbox-unseen-{n}-1-* nth=1: lose"));
         for (name, act) in [
             ("limited", "refuse status=429 error=\"rate limit exceeded\""),
             (
@@ -99,7 +99,7 @@ pub(super) fn rules() -> Vec<String> {
             ("full", "no-capacity kind=region"),
             ("stuck", "stick state=created"),
         ] {
-            rules.push(format!("create name=sandbox-{name}-{n}-1: {act}"));
+            rules.push(format!("create name=sandbox-{name}-{n}-1-*: {act}"));
         }
     }
     rules
@@ -199,7 +199,7 @@ impl Story {
                 self.run(world, "reads", n, guest("hangs")).await;
                 let id = format!("reads-{n}");
                 world.comes_to(&id, "running").await;
-                world.ask_for_input(&grant(world, &id)).await;
+                world.ask_for_input(&grant(world, &id).await).await;
                 order(&world.stack, &[("cancel", &id)]).await;
             }
             Self::Vanished => {
@@ -279,11 +279,12 @@ async fn orphan(stack: &Stack, n: &str) {
     stack.machines.create(APP, &create).await.unwrap();
 }
 
-fn grant(world: &World, id: &str) -> String {
+async fn grant(world: &World, id: &str) -> String {
     let life = Duration::from_secs(60).as_secs();
     parts::ring().sign(&Grant {
         run: id.parse().unwrap(),
         attempt: Attempt(1),
         expires_s: world.stack.core.clock.now_ms() / 1000 + life,
+        nonce: world.stack.raw.nonce(id).await,
     })
 }

@@ -89,6 +89,7 @@ async fn a_guest_whose_accepted_post_was_not_confirmed_repeats_it_and_changes_no
         run: id.parse().unwrap(),
         attempt: Attempt(1),
         expires_s: stack.core.clock.now_ms() / 1000 + 60,
+        nonce: stack.raw.nonce(&id).await,
     };
     let token = ring.sign(&grant);
     shutdown.spawn(endpoint::serve(

@@ -76,6 +76,7 @@ async fn check(trouble: Trouble) {
         run: first,
         attempt: Attempt(1),
         expires_s: core.clock.now_ms() / 1000 + 120,
+        nonce: scene.fleet.raw().await.nonce("run-0").await,
     });
     let http = parts::http();
     let results = format!("http://{}/results", scene.fleet.endpoint);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use cofferdam::config;
+use cofferdam::run::id::Nonce;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use redis::streams::{StreamPendingReply, StreamReadReply};
@@ -95,6 +96,12 @@ impl Raw {
 
     pub(crate) async fn length(&self, stream: &str) -> usize {
         self.ask(redis::cmd("XLEN").arg(self.key(stream))).await
+    }
+
+    /// The nonce of a run that was claimed.
+    pub(crate) async fn nonce(&self, run: &str) -> Option<Nonce> {
+        let nonce: Option<String> = self.say("HGET", &format!("run:{run}"), &["nonce"]).await;
+        nonce.map(|nonce| nonce.parse().unwrap())
     }
 
     pub(crate) async fn exists(&self, key: &str) -> bool {

@@ -129,7 +129,13 @@ impl Lab {
         let act = self
             .core
             .store
-            .advance(&run.id, run.attempt, &machine, self.now())
+            .advance(
+                &run.id,
+                run.attempt,
+                run.nonce.as_ref(),
+                &machine,
+                self.now(),
+            )
             .await;
         assert_eq!(act.unwrap(), Act::Done(Entered::Running));
     }

@@ -261,6 +261,7 @@ async fn post(stack: &Stack, id: &str) -> u16 {
         run: id.parse().unwrap(),
         attempt: Attempt(view.attempt.max(1)),
         expires_s: stack.core.clock.now_ms() / 1000 + 60,
+        nonce: view.nonce,
     };
     let url = stack.endpoint.join("results").unwrap();
     let token = parts::ring().sign(&grant);

@@ -1,8 +1,13 @@
 -- Of the machines in flight.
 
+-- What stands in `inflight` beside a run's id. A run of a version without nonces has none.
+local function flight(attempt, tenant, nonce)
+  return attempt .. ' ' .. tenant .. (nonce and ' ' .. nonce or '')
+end
+
 -- Counts a run among the machines in flight, of its app and of its tenant.
-local function launch(ns, app, tenant, id, attempt)
-  redis.call('HSET', ns .. ':inflight:' .. app, id, attempt .. ' ' .. tenant)
+local function launch(ns, app, tenant, id, attempt, nonce)
+  redis.call('HSET', ns .. ':inflight:' .. app, id, flight(attempt, tenant, nonce))
   redis.call('SADD', ns .. ':busy:' .. tenant, id)
 end
 
@@ -15,16 +20,16 @@ local function land(ns, app, tenant, id)
 end
 
 -- Takes a run of which nothing else is known out of the machines in flight. Answers how many
--- places it was in, and what these tell of it: its app, attempt and tenant.
+-- places it was in, and what these tell of it: its app, attempt, tenant and nonce.
 local function vanish(ns, id)
-  local places, in_app, attempt, tenant = 0, nil, nil, nil
+  local places, in_app, attempt, tenant, nonce = 0, nil, nil, nil, nil
   for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
     local who = redis.call('HGET', ns .. ':inflight:' .. app, id)
     if who then
       places, in_app = places + 1, app
-      attempt, tenant = string.match(who, '^(%d+) (.*)$')
+      attempt, tenant, nonce = string.match(who, '^(%d+) (%S*) ?(%S*)')
       land(ns, app, tenant or '', id)
     end
   end
-  return places, in_app, attempt, tenant
+  return places, in_app, attempt, tenant, nonce
 end
