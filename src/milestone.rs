@@ -3,12 +3,14 @@
 //! ```text
 //! FAILPOINTS='boot::created=return(die)'               the process dies there, as by `kill -9`
 //! FAILPOINTS='boot::created=1*return(stop)'            it stops there, once, until SIGCONT
+//! FAILPOINTS='boot::created=1*return(panic)'           the task panics there, once
 //! FAILPOINTS='report::settled=2*off->return(delay 50)' from the third time on it waits 50 ms
 //! ```
 //!
 //! A milestone stands after each await at which the world outside may have changed, and is named
 //! for what has happened by then. It exists only with the cargo feature `milestones`, which no
-//! release has: without it `milestone!` is nothing at all.
+//! release has: without it `milestone!` is nothing at all. Every loop of a process begins with the
+//! milestone `loop::` and its name.
 
 #[cfg(feature = "milestones")]
 pub(crate) use armed::{arm, reach};
@@ -22,6 +24,14 @@ macro_rules! milestone {
 }
 
 pub(crate) use milestone;
+
+/// The milestone at which a loop begins.
+pub(crate) async fn at_loop(name: &str) {
+    #[cfg(feature = "milestones")]
+    reach(&format!("loop::{name}")).await;
+    #[cfg(not(feature = "milestones"))]
+    let _ = name;
+}
 
 #[cfg(feature = "milestones")]
 mod armed {
@@ -38,6 +48,7 @@ mod armed {
     enum Act {
         Die,
         Stop,
+        Panic,
         Delay(Duration),
     }
 
@@ -46,6 +57,7 @@ mod armed {
             match word.split_once(' ') {
                 None if word == "die" => Some(Self::Die),
                 None if word == "stop" => Some(Self::Stop),
+                None if word == "panic" => Some(Self::Panic),
                 Some(("delay", ms)) => Some(Self::Delay(Duration::from_millis(ms.parse().ok()?))),
                 _ => None,
             }
@@ -61,7 +73,8 @@ mod armed {
     /// The process has come to a milestone.
     ///
     /// # Panics
-    /// When something else than `die`, `stop` or `delay MILLISECONDS` is to happen there.
+    /// When that is what is to happen there, and when something else than `die`, `stop`, `panic` or
+    /// `delay MILLISECONDS` is.
     pub(crate) async fn reach(name: &str) {
         let Some(word) = fail::eval(name, Option::unwrap_or_default) else {
             return;
@@ -72,6 +85,7 @@ mod armed {
         match act {
             Act::Die => signal(Signal::KILL),
             Act::Stop => signal(Signal::STOP),
+            Act::Panic => panic!("milestone {name}"),
             Act::Delay(wait) => tokio::time::sleep(wait).await,
         }
     }
@@ -92,6 +106,7 @@ mod armed {
             for (word, act) in [
                 ("die", Some(Act::Die)),
                 ("stop", Some(Act::Stop)),
+                ("panic", Some(Act::Panic)),
                 ("delay 50", Some(Act::Delay(Duration::from_millis(50)))),
                 ("delay", None),
                 ("delay x", None),

@@ -4,14 +4,25 @@
 //! two steps. *Quiet* ends the loops that take work; what is in hand goes on. *Abort* comes when
 //! the drain deadline has passed: what is still running is dropped, and its leases let another
 //! worker finish it.
+//!
+//! A task that panics is told in the log, and what it held is let go. A *loop* does what a process
+//! is for: one that panics, or ends while nobody wants an end, breaks the process, which its owner
+//! then ends.
 
+use std::any::Any;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::error;
+
+use crate::milestone::at_loop;
 
 /// A handle on the end of the process; clones share one end.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +30,14 @@ pub struct Shutdown {
     quiet: CancellationToken,
     abort: CancellationToken,
     tasks: TaskTracker,
+    broken: Arc<Broken>,
+}
+
+/// What broke the process first.
+#[derive(Debug, Default)]
+struct Broken {
+    why: OnceLock<String>,
+    told: CancellationToken,
 }
 
 impl Shutdown {
@@ -53,8 +72,44 @@ impl Shutdown {
     {
         let abort = self.abort.clone();
         self.tasks.spawn(async move {
-            let _ = abort.run_until_cancelled(task).await;
+            let task = AssertUnwindSafe(task).catch_unwind();
+            if let Some(Err(panic)) = abort.run_until_cancelled(task).await {
+                error!(
+                    panic = said(&*panic),
+                    "a task panicked; what it had in hand is let go"
+                );
+            }
         })
+    }
+
+    /// Spawns a loop that is to go on until the end begins. If it panics or ends before, the
+    /// process is broken: see [`Shutdown::broken`].
+    pub fn spawn_loop<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (abort, quiet) = (self.abort.clone(), self.quiet.clone());
+        let broken = self.broken.clone();
+        self.tasks.spawn(async move {
+            let task = async {
+                at_loop(name).await;
+                task.await;
+            };
+            let task = AssertUnwindSafe(task).catch_unwind();
+            let why = match abort.run_until_cancelled(task).await {
+                Some(Err(panic)) => format!("the loop {name} panicked: {}", said(&*panic)),
+                Some(Ok(())) if !quiet.is_cancelled() => format!("the loop {name} has ended"),
+                Some(Ok(())) | None => return,
+            };
+            let _ = broken.why.set(why);
+            broken.told.cancel();
+        });
+    }
+
+    /// Returns when a loop of this process has panicked, or has ended too early, and says which.
+    pub async fn broken(&self) -> String {
+        self.broken.told.cancelled().await;
+        self.broken.why.get().cloned().unwrap_or_default()
     }
 
     /// A part of this process that ends with it, and can also be ended by itself.
@@ -64,6 +119,7 @@ impl Shutdown {
             quiet: self.quiet.child_token(),
             abort: self.abort.child_token(),
             tasks: TaskTracker::new(),
+            broken: self.broken.clone(),
         }
     }
 
@@ -79,6 +135,13 @@ impl Shutdown {
         self.tasks.wait().await;
         false
     }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it said nothing")
 }
 
 /// SIGTERM and SIGINT. They are heard from the moment on which this is made, and kept until
@@ -127,5 +190,31 @@ mod tests {
         let shutdown = Shutdown::new();
         shutdown.spawn(std::future::pending());
         assert!(!shutdown.finish(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_panics_or_ends_breaks_the_process_and_a_task_does_not() {
+        let shutdown = Shutdown::new();
+        shutdown.spawn(async { panic!("a task") });
+        shutdown.spawn(async {});
+        shutdown
+            .child()
+            .spawn_loop("inner", async { panic!("the number is {}", 7) });
+        let why = shutdown.broken().await;
+        assert_eq!(why, "the loop inner panicked: the number is 7");
+        assert!(shutdown.finish(Duration::from_secs(5)).await);
+        let shutdown = Shutdown::new();
+        shutdown.spawn_loop("short", async {});
+        assert_eq!(shutdown.broken().await, "the loop short has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_ends_when_it_should_breaks_nothing() {
+        let shutdown = Shutdown::new();
+        let quiet = shutdown.quiet().clone();
+        shutdown.spawn_loop("plain", async move { quiet.cancelled().await });
+        shutdown.spawn_loop("stuck", std::future::pending());
+        assert!(!shutdown.finish(Duration::from_secs(5)).await);
+        assert!(shutdown.broken().now_or_never().is_none());
     }
 }

@@ -58,12 +58,13 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
         kept_back: Mutex::default(),
         quiet: shutdown.clone(),
     });
-    shutdown.spawn(beat(sweeper.clone(), BEAT, Sweeper::overdue));
+    shutdown.spawn_loop("overdue", beat(sweeper.clone(), BEAT, Sweeper::overdue));
     let every = sweeper.deps().core.runs.sweep;
-    shutdown.spawn(sweeper.clone().surveys(every));
-    shutdown.spawn(beat(sweeper.clone(), HOUSEKEEPING, Sweeper::housekeeping));
-    shutdown.spawn(beat(sweeper.clone(), MENDING, Sweeper::mending));
-    shutdown.spawn(beat(sweeper, CENSUS, Sweeper::census));
+    shutdown.spawn_loop("surveys", sweeper.clone().surveys(every));
+    let housekeeping = beat(sweeper.clone(), HOUSEKEEPING, Sweeper::housekeeping);
+    shutdown.spawn_loop("housekeeping", housekeeping);
+    shutdown.spawn_loop("mending", beat(sweeper.clone(), MENDING, Sweeper::mending));
+    shutdown.spawn_loop("census", beat(sweeper, CENSUS, Sweeper::census));
 }
 
 /// What the surveys of an app saw that one look does not prove, and since when.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::net::TcpListener;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::assembly;
@@ -35,21 +35,23 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
     let keys = assembly::keys(&name, Use::Signs, &deps.ring);
-    shutdown.spawn(assembly::keep_keys(
-        core.clone(),
-        keys.clone(),
-        shutdown.clone(),
-    ));
+    shutdown.spawn_loop(
+        "keys",
+        assembly::keep_keys(core.clone(), keys.clone(), shutdown.clone()),
+    );
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
-    shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
+    shutdown.spawn_loop("clock", assembly::keep_time(core.clone(), shutdown.clone()));
     let metrics = core.metrics.clone();
     let readiness = Readiness::new(core.store.clone(), Some(health)).with_keys(keys);
     let probe = move || {
         let readiness = readiness.clone();
         async move { readiness.look().await }
     };
-    shutdown.spawn(admin::serve(listener, metrics, probe, shutdown.clone()));
+    shutdown.spawn_loop(
+        "admin",
+        admin::serve(listener, metrics, probe, shutdown.clone()),
+    );
     until_told(signals, &shutdown, settings.daemon.drain).await
 }
 
@@ -61,31 +63,31 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     let core = unless_told(&mut signals, core(&settings.redis, settings.runs)).await?;
     let ring = assembly::ring(&settings.endpoint.keys)?;
     let shutdown = Shutdown::new();
-    shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
+    shutdown.spawn_loop("clock", assembly::keep_time(core.clone(), shutdown.clone()));
     let metrics = core.metrics.clone();
     let keys = assembly::keys(&endpoint::unique_name(), Use::Verifies, &ring);
-    shutdown.spawn(assembly::keep_keys(
-        core.clone(),
-        keys.clone(),
-        shutdown.clone(),
-    ));
+    shutdown.spawn_loop(
+        "keys",
+        assembly::keep_keys(core.clone(), keys.clone(), shutdown.clone()),
+    );
     let readiness = Readiness::new(core.store.clone(), None).with_keys(keys);
     let deps = endpoint::Deps {
         core,
         ring,
         readiness: readiness.clone(),
     };
-    shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
+    shutdown.spawn_loop(
+        "endpoint",
+        endpoint::serve(listener, deps, shutdown.clone()),
+    );
     let probe = move || {
         let readiness = readiness.clone();
         async move { readiness.look().await }
     };
-    shutdown.spawn(admin::serve(
-        admin_listener,
-        metrics,
-        probe,
-        shutdown.clone(),
-    ));
+    shutdown.spawn_loop(
+        "admin",
+        admin::serve(admin_listener, metrics, probe, shutdown.clone()),
+    );
     until_told(signals, &shutdown, settings.daemon.drain).await
 }
 
@@ -112,7 +114,7 @@ pub(super) async fn machines(
     let machines = Machines::open(wanted, &shutdown).await?;
     let address = listener.local_addr()?;
     say.line(&format!("http://{address}/v1  {}", machines.report()))?;
-    shutdown.spawn(machines.serve(listener));
+    shutdown.spawn_loop("machines", machines.serve(listener));
     until_told(signals, &shutdown, settings.daemon.drain).await
 }
 
@@ -183,13 +185,20 @@ async fn bind_admin(listen: AdminListen) -> anyhow::Result<TcpListener> {
     }
 }
 
-/// Waits to be told to end, then ends in two steps; told again, it ends at once.
+/// Waits to be told to end, then ends in two steps; told again, it ends at once. A process that is
+/// broken ends in the same way, and fails: others do its work, and whoever started it starts another.
 async fn until_told(
     mut signals: Signals,
     shutdown: &Shutdown,
     drain: Duration,
 ) -> anyhow::Result<Status> {
-    signals.told().await;
+    let broken = tokio::select! {
+        () = signals.told() => None,
+        why = shutdown.broken() => Some(why),
+    };
+    if let Some(why) = &broken {
+        error!(why, "this process is broken");
+    }
     info!(
         drain_s = drain.as_secs(),
         "ending: what is in hand is finished"
@@ -202,7 +211,10 @@ async fn until_told(
         warn!("what was in hand is left to others, who take it up when its lease ends");
     }
     info!("ended");
-    Ok(Status::Done)
+    match broken {
+        None => Ok(Status::Done),
+        Some(why) => bail!(why),
+    }
 }
 
 /// Ends what is in hand when this process is told to end a second time; never returns.

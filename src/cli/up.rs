@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::cli::args::Misbehave;
 use crate::cli::human;
@@ -29,6 +29,9 @@ pub(super) async fn run(args: &Misbehave, settings: Up, say: &mut Say) -> anyhow
         () = signals.told() => None,
         broken = running.broken() => Some(broken),
     };
+    if let Some(why) = &broken {
+        error!(why, "a part of this process is broken");
+    }
     info!("ending");
     tokio::select! {
         () = running.end() => {}

@@ -135,9 +135,22 @@ impl Running {
 
     /// Returns when something has ended that should not have, and says what.
     pub async fn broken(&mut self) -> String {
-        match &mut self.redis {
-            Some(redis) => redis.ended().await,
-            None => std::future::pending().await,
+        let redis = async {
+            match &mut self.redis {
+                Some(redis) => redis.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let machines = async {
+            match &self.machines {
+                Some(machines) => machines.shutdown.broken().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            why = redis => why,
+            why = machines => why,
+            why = self.services.broken() => why,
         }
     }
 
@@ -196,7 +209,7 @@ impl Machines {
         let shutdown = Shutdown::new();
         let machines = local::Machines::open(wanted, &shutdown).await?;
         let report = machines.report().to_owned();
-        shutdown.spawn(machines.serve(listener));
+        shutdown.spawn_loop("machines", machines.serve(listener));
         let url = Url::parse(&format!("http://{address}/v1")).expect("an address fits into a URL");
         Ok(Self {
             shutdown,
@@ -241,13 +254,15 @@ async fn services(
         ring: deps.ring.clone(),
         readiness: Readiness::new(core.store.clone(), None).with_keys(keys.clone()),
     };
-    shutdown.spawn(endpoint::serve(listener, guests_door, shutdown.clone()));
-    shutdown.spawn(assembly::keep_time(core.clone(), shutdown.clone()));
-    shutdown.spawn(assembly::keep_keys(
-        core.clone(),
-        keys.clone(),
-        shutdown.clone(),
-    ));
+    shutdown.spawn_loop(
+        "endpoint",
+        endpoint::serve(listener, guests_door, shutdown.clone()),
+    );
+    shutdown.spawn_loop("clock", assembly::keep_time(core.clone(), shutdown.clone()));
+    shutdown.spawn_loop(
+        "keys",
+        assembly::keep_keys(core.clone(), keys.clone(), shutdown.clone()),
+    );
     let health = deps.health.clone();
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
@@ -257,12 +272,10 @@ async fn services(
         let readiness = readiness.clone();
         async move { readiness.look().await }
     };
-    shutdown.spawn(admin::serve(
-        admin_listener,
-        metrics,
-        probe,
-        shutdown.clone(),
-    ));
+    shutdown.spawn_loop(
+        "admin",
+        admin::serve(admin_listener, metrics, probe, shutdown.clone()),
+    );
     info!("everything is up");
     Ok((shutdown, ready))
 }

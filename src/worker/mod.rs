@@ -43,10 +43,10 @@ pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Crew> {
     let orders = Requests::of(Inbox::Control, deps.core.store.clone(), name);
     let duties = Duties::new(deps.core.store.clone());
     let crew = Arc::new(Crew::new(deps, shutdown.clone()));
-    shutdown.spawn(loops::intake(crew.clone(), requests));
-    shutdown.spawn(control::control(crew.clone(), orders));
-    shutdown.spawn(loops::pump(crew.clone()));
-    shutdown.spawn(loops::bell(crew.clone(), duties));
-    shutdown.spawn(loops::renew(crew.clone()));
+    shutdown.spawn_loop("intake", loops::intake(crew.clone(), requests));
+    shutdown.spawn_loop("control", control::control(crew.clone(), orders));
+    shutdown.spawn_loop("pump", loops::pump(crew.clone()));
+    shutdown.spawn_loop("bell", loops::bell(crew.clone(), duties));
+    shutdown.spawn_loop("renew", loops::renew(crew.clone()));
     crew
 }

@@ -45,6 +45,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("token", "run", "a token opens a run and an attempt"),
     ("telemetry", "config", "the form of log lines is a setting"),
     (
+        "shutdown",
+        "milestone",
+        "every loop begins with a milestone",
+    ),
+    (
         "sweeper",
         "worker",
         "what is overdue is handed to the same crew",

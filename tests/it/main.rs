@@ -27,6 +27,7 @@ mod machines_client;
 mod milestones;
 mod mistakes;
 mod packaging;
+mod panics;
 mod pipeline;
 mod promises;
 mod provider;

@@ -96,6 +96,28 @@ impl Fleet {
         (worker, admin)
     }
 
+    /// A process of this command with a state folder of its own, whatever becomes of it.
+    #[cfg(feature = "milestones")]
+    pub(crate) fn process(
+        &self,
+        command: &str,
+        state: &std::path::Path,
+        settings: &[(&'static str, &str)],
+    ) -> Daemon {
+        let folder = ("COFFERDAM_STATE_DIR", state.to_str().unwrap().to_owned());
+        let other = settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        let env: Vec<_> = self
+            .env
+            .iter()
+            .cloned()
+            .chain([folder])
+            .chain(other)
+            .collect();
+        start(&[command], &env)
+    }
+
     /// Another Machines server with other settings, and its address.
     pub(crate) async fn machines_with(
         &self,
