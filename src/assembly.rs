@@ -57,7 +57,12 @@ pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Err
         runs: Arc::new(runs),
     };
     core.store.count_failures(&core.metrics);
-    patiently(async || follow(&core).await).await?;
+    match patiently(async || follow(&core).await).await {
+        Err(Error::Store(error)) if error.is_denied() => {
+            warn!(%error, "redis does not tell the time; this computer's clock counts");
+        }
+        answer => answer?,
+    }
     Ok(core)
 }
 

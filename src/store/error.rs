@@ -56,6 +56,19 @@ impl Error {
         )
     }
 
+    /// Whether this user may not run a command, or the server has it under another name.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Refused { kind, message } => match kind {
+                // A wrong password is of that kind too.
+                Kind::NoPermission => message.starts_with("NOPERM"),
+                kind => *kind == Kind::UnknownCommand,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether Redis answers and takes no writes of ours.
     #[must_use]
     pub fn refuses_writes(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Whether Redis serves us, and how full it is.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::store::Store;
@@ -23,7 +24,7 @@ pub struct Memory {
 /// What decides whether more requests are taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// Redis's memory; `None` when this user may not ask.
+    /// Redis's memory; `None` when this user may not ask, as was seen at the start.
     pub memory: Option<Memory>,
     /// Bytes of the requests of all runs that have not ended.
     pub backlog_bytes: u64,
@@ -72,10 +73,10 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn load(&self) -> Result<Load, Error> {
-        let memory = match self.info("memory").await {
-            Ok(info) => Some(memory(&info)),
-            Err(error) if error.kind() == Kind::NoPermission => None,
-            Err(error) => return Err(error),
+        let memory = if self.tells_nothing.load(Ordering::Relaxed) {
+            None
+        } else {
+            Some(memory(&self.info("memory").await?))
         };
         let mut pipe = redis::pipe();
         pipe.get(self.keys.backlog_bytes()).zcard(self.keys.due());

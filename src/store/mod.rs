@@ -26,6 +26,11 @@ pub mod usage;
 
 pub use crate::store::error::Error;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tracing::warn;
+
 use crate::config::Redis;
 use crate::store::door::Door;
 use crate::store::keys::Keys;
@@ -35,6 +40,8 @@ use crate::store::keys::Keys;
 pub struct Store {
     door: Door,
     keys: Keys,
+    /// Set when Redis does not let this user ask for its own account: it is not asked again.
+    tells_nothing: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -46,6 +53,7 @@ impl Store {
         Ok(Self {
             door: Door::new(redis.url.expose())?,
             keys: Keys::new(&redis.namespace),
+            tells_nothing: Arc::default(),
         })
     }
 
@@ -81,8 +89,20 @@ impl Store {
         self.door.query(redis::cmd("INFO").arg(section)).await
     }
 
+    /// Goes on without a version where the user may not ask for it.
     async fn check_version(&self) -> Result<(), Error> {
-        let info = self.info("server").await?;
+        let info = match self.info("server").await {
+            Err(error) if error.is_denied() => {
+                self.tells_nothing.store(true, Ordering::Relaxed);
+                warn!(
+                    %error,
+                    "redis does not tell its version and memory: a full one is noticed when it \
+                     refuses writes"
+                );
+                return Ok(());
+            }
+            answer => answer?,
+        };
         let field = |name: &str| {
             info.lines()
                 .find_map(|line| line.strip_prefix(name))

@@ -7,6 +7,7 @@
     reason = "a test that cannot run says why"
 )]
 
+mod acls;
 mod acts;
 mod agreement;
 mod breaker;

@@ -228,9 +228,14 @@ impl Raw {
 
     /// Any command that needs no key, and whose answer does not matter.
     pub(crate) async fn order(&self, words: &[&str]) {
+        self.answer::<redis::Value>(words).await;
+    }
+
+    /// Any command that needs no key.
+    pub(crate) async fn answer<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        self.ask::<redis::Value>(&command).await;
+        self.ask(&command).await
     }
 
     /// A part of what the server tells of itself.
