@@ -143,6 +143,7 @@ impl Server {
         let response = response.unwrap_or_else(|refusal| answer::of_refusal(&refusal));
         match verdict.spoil {
             Some(Spoil::Lose) => Err(Severed),
+            Some(Spoil::Replace(status)) => refused(&Refusal::new(status, "")),
             Some(Spoil::Cut) => Ok(response.map(|body| Body::from(body).cut_in_half())),
             None => Ok(response.map(Body::from)),
         }

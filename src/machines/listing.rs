@@ -89,21 +89,39 @@ impl Client {
         })
     }
 
-    /// Finds the machine of that name which is not destroyed. A listing may lag, so that `None` is
-    /// no proof right after a create.
+    /// Finds the machine of that name among those that `filter` lets pass, of several the one that
+    /// lives. A destroyed one is found if the filter includes them and no other has its name. A
+    /// listing may lag, so that `None` is no proof right after a create.
     ///
     /// # Errors
     /// As [`Client::list`].
-    pub async fn find_by_name(&self, app: &str, name: &str) -> Result<Option<MachineBrief>, Error> {
+    pub async fn find_by_name(
+        &self,
+        app: &str,
+        name: &str,
+        filter: &ListFilter,
+    ) -> Result<Option<MachineBrief>, Error> {
+        let filter = ListFilter {
+            detail: Detail::Summary,
+            ..filter.clone()
+        };
         let mut found: Option<MachineBrief> = None;
         let each = |machine: MachineBrief| {
             // A name is free again at once, so a dying machine may share it with a living one.
-            let is_better = found.as_ref().is_none_or(|known| known.state.is_over());
-            if machine.name == name && !machine.state.is_gone() && is_better {
+            let rank = |one: &MachineBrief| match (one.state.is_gone(), one.state.is_over()) {
+                (true, _) => 0,
+                (false, true) => 1,
+                (false, false) => 2,
+            };
+            let is_meant = machine.name == name && (filter.include_deleted || rank(&machine) > 0);
+            let is_better = found
+                .as_ref()
+                .is_none_or(|known| rank(known) < 2 && rank(known) <= rank(&machine));
+            if is_meant && is_better {
                 found = Some(machine);
             }
         };
-        self.survey(app, each).await?;
+        self.pages(app, &filter, each).await?;
         Ok(found)
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::machines::wire;
-use crate::run::id::{Nonce, machine_name};
+use crate::machines::{ListFilter, wire};
+use crate::run::id::{Nonce, RunId, machine_name};
 use crate::run::request::RunRequest;
 use crate::store::acts::Claimed;
 
@@ -41,6 +41,16 @@ pub const RUN: &str = "cofferdam_run";
 pub const ATTEMPT: &str = "cofferdam_attempt";
 /// Metadata key: the run's deadline, Unix seconds.
 pub const DEADLINE: &str = "cofferdam_deadline";
+
+/// A listing of the machines of a run, of all its attempts. A guest can rewrite the metadata of its
+/// own machine, and no other's.
+#[must_use]
+pub fn machines_of(run: &RunId) -> ListFilter {
+    ListFilter {
+        metadata: vec![(RUN.to_owned(), run.to_string())],
+        ..ListFilter::default()
+    }
+}
 
 /// How long a machine has between being asked to stop and being killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);

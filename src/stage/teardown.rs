@@ -15,7 +15,7 @@ use crate::milestone::milestone;
 use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
 use crate::run::phase::{Machine, Phase};
-use crate::stage::{Deps, Error, pause};
+use crate::stage::{Deps, Error, pause, spec};
 use crate::store::acts::{Act, Entered};
 use crate::store::codec::View;
 
@@ -66,7 +66,7 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
         Some(machine) => end_machine(deps, machine, grace(deps, *outcome)).await?,
         None => {
             let name = machine_name(&view.id, *attempt, view.nonce.as_ref());
-            match find(deps, app, &name).await? {
+            match find(deps, app, &view.id, &name).await? {
                 Some(machine) => end_machine(deps, &machine, grace(deps, *outcome)).await?,
                 // Nothing is there yet. While the create call may be on its way that is no proof.
                 None => {
@@ -93,7 +93,9 @@ pub async fn end_attempt(deps: &Deps, view: &View) -> Result<(), Error> {
         Some(id) => Some(id.clone()),
         None => {
             let name = machine_name(&view.id, Attempt(view.attempt), view.nonce.as_ref());
-            find(deps, app, &name).await?.map(|machine| machine.id)
+            find(deps, app, &view.id, &name)
+                .await?
+                .map(|machine| machine.id)
         }
     };
     match id {
@@ -187,10 +189,11 @@ async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> 
     }
 }
 
-async fn find(deps: &Deps, app: &str, name: &str) -> Result<Option<Machine>, Error> {
+async fn find(deps: &Deps, app: &str, run: &RunId, name: &str) -> Result<Option<Machine>, Error> {
     let mut tries = Tries::new();
+    let filter = spec::machines_of(run);
     loop {
-        let found = deps.machines.find_by_name(app, name).await;
+        let found = deps.machines.find_by_name(app, name, &filter).await;
         milestone!("teardown::looked_up");
         match found {
             Ok(found) => {

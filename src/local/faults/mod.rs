@@ -68,6 +68,8 @@ pub(crate) enum Instead {
 pub(crate) enum Spoil {
     /// The connection closes without it.
     Lose,
+    /// A gateway in between answers with this status instead.
+    Replace(u16),
     /// Half of its body is sent, then the connection closes.
     Cut,
 }
@@ -230,7 +232,8 @@ impl Armed {
             Act::Delay(delay) => verdict.delay += *delay,
             Act::Drop => verdict.instead = Some(Instead::Drop),
             Act::Hang => verdict.instead = Some(Instead::Hang),
-            Act::Lose => verdict.spoil = Some(Spoil::Lose),
+            Act::Lose(None) => verdict.spoil = Some(Spoil::Lose),
+            Act::Lose(Some(status)) => verdict.spoil = Some(Spoil::Replace(*status)),
             Act::Cut => verdict.spoil = verdict.spoil.or(Some(Spoil::Cut)),
             Act::Spell(spell) => verdict.spells.push(spell.clone()),
             Act::RateLimit(rate) => {

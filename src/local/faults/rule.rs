@@ -35,7 +35,7 @@ use crate::local::routes::CALLS;
 /// | `refuse status=S [error=] [code=] [body=] [retry_after_s=]` | answers that, and does nothing |
 /// | `delay ms=N` | waits before the call is looked at |
 /// | `drop` | closes the connection without doing anything |
-/// | `lose` | does it, then closes the connection without an answer |
+/// | `lose [status=S]` | does it, then closes the connection without an answer, or answers that |
 /// | `cut` | does it, then sends half of the answer's body |
 /// | `hang` | does nothing and never answers |
 /// | `rate-limit per_s=R burst=B` | 429 above that rate, for each machine or app |
@@ -81,7 +81,7 @@ pub(super) enum Act {
     Refuse(Refusal),
     Delay(Duration),
     Drop,
-    Lose,
+    Lose(Option<u16>),
     Cut,
     Hang,
     RateLimit(Rate),
@@ -187,7 +187,7 @@ fn parse_act(mut words: Words, call: Option<&str>) -> Result<Act, String> {
         "refuse" => Act::Refuse(parse_refusal(&mut words)?),
         "delay" => Act::Delay(parse_ms(&mut words)?),
         "drop" => Act::Drop,
-        "lose" => Act::Lose,
+        "lose" => Act::Lose(parse_status(&mut words)?),
         "cut" => Act::Cut,
         "hang" => Act::Hang,
         "rate-limit" => Act::RateLimit(parse_rate(&mut words)?),
@@ -206,11 +206,17 @@ fn parse_act(mut words: Words, call: Option<&str>) -> Result<Act, String> {
     Ok(act)
 }
 
-fn parse_refusal(words: &mut Words) -> Result<Refusal, String> {
-    let status: u16 = words.required("status")?;
-    if !(200..=599).contains(&status) {
-        return Err(format!("status={status} is not between 200 and 599"));
+fn parse_status(words: &mut Words) -> Result<Option<u16>, String> {
+    match words.number("status")? {
+        Some(status) if !(200..=599).contains(&status) => {
+            Err(format!("status={status} is not between 200 and 599"))
+        }
+        status => Ok(status),
     }
+}
+
+fn parse_refusal(words: &mut Words) -> Result<Refusal, String> {
+    let status = parse_status(words)?.ok_or("'refuse' needs status=")?;
     let mut refusal = match (words.text("body"), words.text("error")) {
         (Some(_), Some(_)) => return Err("it has either body= or error=".to_owned()),
         (Some(body), None) => Refusal {

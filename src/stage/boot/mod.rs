@@ -2,9 +2,11 @@
 //!
 //! Creating is not safe to repeat by itself, so a lost answer is followed by a look-up of the
 //! machine's name, which follows from run and attempt. At most one machine of that name is live,
-//! and whoever boots the attempt, once or twice or late, ends up with that one.
+//! and whoever boots the attempt, once or twice or late, ends up with that one. A machine that has
+//! ended by then is found too, and no create call is repeated for a run that has.
 
 mod answer;
+mod found;
 mod pace;
 
 use std::fmt::Display;
@@ -159,10 +161,8 @@ impl Boot<'_> {
         let mut has_leave = begin == Begin::Create;
         let mut refused = None;
         loop {
-            if next == Begin::Create
-                && !std::mem::take(&mut has_leave)
-                && let Leave::NotBefore(at) = self.leave().await?
-            {
+            let is_repeated = next == Begin::Create && !std::mem::take(&mut has_leave);
+            if is_repeated && let Leave::NotBefore(at) = self.leave().await? {
                 return self.stand_in_line(refused, tries, at, nothing_made).await;
             }
             let now = self.deps.core.clock.now_ms();
@@ -174,21 +174,19 @@ impl Boot<'_> {
                 return Ok(Booted::Left);
             }
             let failed = match next {
-                Begin::LookUp => {
-                    let machines = &self.deps.machines;
-                    let found = machines.find_by_name(&self.run.app, &self.name).await;
-                    milestone!("boot::looked_up");
-                    match found {
-                        Ok(Some(machine)) => return self.arrived(&machine).await,
-                        Ok(None) => {
-                            unsure = false;
-                            next = Begin::Create;
-                            continue;
-                        }
-                        Err(error) => (Call::List, error),
+                Begin::LookUp => match self.look_up().await {
+                    Ok(Some(machine)) => return self.found(&machine).await,
+                    Ok(None) => {
+                        unsure = false;
+                        next = Begin::Create;
+                        continue;
                     }
-                }
+                    Err(error) => (Call::List, error),
+                },
                 Begin::Create => {
+                    if is_repeated && !self.is_wanted().await? {
+                        return Ok(Booted::Over);
+                    }
                     let created = self.deps.machines.create(&self.run.app, body).await;
                     milestone!("boot::created");
                     match created {

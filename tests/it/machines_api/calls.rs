@@ -23,7 +23,7 @@ async fn a_name_is_taken_as_long_as_its_machine_lives() {
     );
     let found = server
         .client
-        .find_by_name(APP, "sandbox-a-1")
+        .find_by_name(APP, "sandbox-a-1", &ListFilter::default())
         .await
         .unwrap();
     assert_eq!(found.unwrap().id, id);

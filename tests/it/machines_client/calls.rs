@@ -194,9 +194,26 @@ async fn a_name_finds_the_living_machine() {
     })
     .await;
     let client = server.client();
-    let found = client.find_by_name("a", "mine").await.unwrap();
+    let found = client
+        .find_by_name("a", "mine", &ListFilter::default())
+        .await
+        .unwrap();
     assert_eq!(found.unwrap().id, "m3");
-    assert_eq!(client.find_by_name("a", "gone").await.unwrap(), None);
+    assert_eq!(
+        client
+            .find_by_name("a", "gone", &ListFilter::default())
+            .await
+            .unwrap(),
+        None
+    );
+    let with_gone = ListFilter {
+        include_deleted: true,
+        ..ListFilter::default()
+    };
+    let found = client.find_by_name("a", "gone", &with_gone).await.unwrap();
+    assert_eq!(found.unwrap().id, "m5");
+    let found = client.find_by_name("a", "mine", &with_gone).await.unwrap();
+    assert_eq!(found.unwrap().id, "m3");
     assert!(server.seen()[0].uri.contains("summary=true"));
     server.end().await;
 }

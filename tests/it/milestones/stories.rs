@@ -24,6 +24,8 @@ pub(super) enum Story {
     Unreadable,
     /// The answer to the create call is lost.
     AnswerLost,
+    /// It is lost, and the machine ends before it is looked for, without a result.
+    EndedUnseen,
     /// It is lost, and the machine cannot be seen for a while.
     Unseen,
     /// The first create call comes too soon.
@@ -78,6 +80,7 @@ pub(super) enum Story {
 pub(super) fn rules() -> Vec<String> {
     let mut rules: Vec<String> = [
         "create name=sandbox-lost-*: lose",
+        "create name=sandbox-ended-*: lose",
         "create name=sandbox-unseen-*: hide ms=1200",
         "create name=sandbox-slow-*: delay ms=1500",
         "create name=sandbox-elsewhere-*: delay ms=5000",
@@ -134,7 +137,7 @@ impl Story {
             | Self::LeftUnobeyed
             | Self::Reads => Some("cancelled"),
             Self::Hangs => Some("timed_out"),
-            Self::Exits | Self::Vanished => Some("failed"),
+            Self::Exits | Self::EndedUnseen | Self::Vanished => Some("failed"),
             Self::Orphan | Self::NoOrder | Self::Unreadable | Self::ImageRefused => None,
             _ => Some("completed"),
         }
@@ -162,6 +165,7 @@ impl Story {
                 self.run(world, "plain", n, json!({})).await;
             }
             Self::AnswerLost => self.run(world, "lost", n, json!({})).await,
+            Self::EndedUnseen => self.run(world, "ended", n, guest("exits")).await,
             Self::Unseen => self.run(world, "unseen", n, guest("stays")).await,
             Self::RateLimited => self.run(world, "limited", n, json!({})).await,
             Self::Unauthorized => self.run(world, "unauthorized", n, json!({})).await,

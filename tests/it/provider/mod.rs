@@ -5,6 +5,7 @@
 //! `crashes`.
 
 mod answers;
+mod late_looks;
 mod lost;
 mod nonsense;
 mod outage;
