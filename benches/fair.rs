@@ -146,6 +146,7 @@ impl Backlog {
             submitted_at_ms: now,
             fate: Fate::Queued {
                 request_bytes: REQUEST_BYTES,
+                input: 0..0,
                 timeout: Duration::from_secs(300),
                 queue_ttl: None,
                 priority: 5,

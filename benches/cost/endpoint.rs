@@ -154,6 +154,7 @@ fn admission(id: RunId, entry: String, now: u64) -> Admission {
         submitted_at_ms: now,
         fate: Fate::Queued {
             request_bytes: REQUEST.len(),
+            input: 0..0,
             timeout: KEEP,
             queue_ttl: None,
             priority: 5,

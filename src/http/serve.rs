@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::future::Future;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::http::reply::Body;
+use crate::http::seats::Seats;
 use crate::http::socket::{Sending, Socket};
 use crate::shutdown::Shutdown;
 
@@ -26,6 +28,9 @@ use crate::shutdown::Shutdown;
 pub struct Limits {
     /// Connections open at once; further ones wait in the kernel's backlog.
     pub connections: usize,
+    /// Whether strangers connect, so that one peer may not hold all connections. What a peer has
+    /// too many of is closed with 503.
+    pub is_shared: bool,
     /// How long a connection may take to send a request's head, and may stay idle between two.
     pub header_read_timeout: Duration,
     /// How long one request may take from its head to the last byte of the answer.
@@ -38,6 +43,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 4096,
+            is_shared: false,
             header_read_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(90),
             max_head_bytes: 16 * 1024,
@@ -80,6 +86,7 @@ pub async fn serve_or_sever<H, F, B>(
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let permits = Arc::new(Semaphore::new(limits.connections));
+    let seats = limits.is_shared.then(|| Seats::new(limits.connections));
     let graceful = GracefulShutdown::new();
     let quiet = shutdown.quiet().clone();
     loop {
@@ -98,16 +105,31 @@ pub async fn serve_or_sever<H, F, B>(
                 continue;
             }
         };
+        let seat = seats.as_ref().map(|seats| seats.take(peer.ip()));
+        if matches!(seat, Some(None)) {
+            debug!(%peer, "a peer holds as many connections as it may");
+            turn_away(stream);
+            continue;
+        }
         let connection = connection(stream, peer, limits, handler.clone(), &graceful);
         shutdown.spawn(async move {
             if let Err(error) = connection.await {
                 debug!(%error, "connection ended early");
             }
-            drop(permit);
+            drop((permit, seat));
         });
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// Says that there is no room, as far as that can be done without waiting.
+fn turn_away(stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
+        connection: close\r\ncontent-length: 0\r\n\r\n";
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write_all(ANSWER);
+    }
 }
 
 fn connection<H, F, B>(

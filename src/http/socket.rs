@@ -1,4 +1,5 @@
-//! A connection that is closed so that its last answer arrives.
+//! A connection whose reader may not be too slow, and that is closed so that its last answer
+//! arrives.
 //!
 //! A client that is still sending when it is answered (401, 413, 503) loses the answer if the
 //! connection is closed at once: the kernel resets it as soon as more bytes come in. So the end of
@@ -15,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::http::pace::Pace;
+
 /// How long what a client still sends is read after its answer.
 const LINGER: Duration = Duration::from_secs(10);
 /// How long it may be silent meanwhile.
@@ -23,6 +26,9 @@ const SILENCE: Duration = Duration::from_secs(2);
 const LINGER_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How much of it is read at a time.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// How slowly an answer may be read: what waits to be sent is in our memory.
+const READER: Pace = Pace::new(Duration::from_secs(10), 64 * 1024);
 
 /// Says whether a client may still be sending.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +46,15 @@ pub(super) struct Socket {
     sending: Sending,
     has_ended: bool,
     lingering: Option<Lingering>,
+    reader: Pace,
+    stalled: Option<Stalled>,
+}
+
+/// Bytes wait for the client to read.
+struct Stalled {
+    since: Instant,
+    /// Ends when the client has been too slow.
+    bound: Pin<Box<Sleep>>,
 }
 
 /// Reading on after our own side is closed.
@@ -57,6 +72,35 @@ impl Socket {
             sending,
             has_ended: false,
             lingering: None,
+            reader: READER,
+            stalled: None,
+        }
+    }
+
+    /// Passes on what a write came to, unless the client reads too slowly.
+    fn paced(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                if let Some(stalled) = self.stalled.take() {
+                    self.reader.waited(stalled.since.elapsed());
+                }
+                self.reader.moved(bytes);
+                Poll::Ready(Ok(bytes))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                let left = self.reader.left();
+                let stalled = self.stalled.get_or_insert_with(|| Stalled {
+                    since: Instant::now(),
+                    bound: Box::pin(tokio::time::sleep(left)),
+                });
+                ready!(stalled.bound.as_mut().poll(cx));
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
         }
     }
 
@@ -108,7 +152,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.paced(cx, written)
     }
 
     fn poll_write_vectored(
@@ -116,7 +161,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.paced(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

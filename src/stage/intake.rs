@@ -30,7 +30,7 @@ pub struct Taken {
 
 /// What an entry is.
 enum Sorted {
-    Run(Admission),
+    Run(Box<Admission>),
     Dead(String),
 }
 
@@ -46,7 +46,7 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
     let now = core.clock.now_ms();
     for entry in entries {
         match sort(core, entry, now) {
-            Sorted::Run(admission) => batch.push(admission),
+            Sorted::Run(admission) => batch.push(*admission),
             Sorted::Dead(reason) => {
                 core.store.bury(Inbox::Runs, entry, &reason).await?;
                 milestone!("intake::buried");
@@ -165,6 +165,7 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
             request.tenant.clone(),
             Fate::Queued {
                 request_bytes: json.len(),
+                input: RunRequest::input_span(json),
                 timeout: request.timeout,
                 queue_ttl: request.queue_ttl,
                 priority: request.priority,
@@ -202,12 +203,12 @@ fn admission(
     let Some(id) = id.or_else(|| entry.id.parse().ok()) else {
         return Sorted::Dead("the entry's id is no run id".into());
     };
-    Sorted::Run(Admission {
+    Sorted::Run(Box::new(Admission {
         id,
         entry: entry.id.clone(),
         digest,
         tenant,
         submitted_at_ms: entry.appended_at_ms(now),
         fate,
-    })
+    }))
 }

@@ -1,15 +1,15 @@
 //! Token and body → a settled run, its result on the stream.
 
-use serde_json::value::RawValue;
 use tracing::info;
 
 use crate::milestone::milestone;
 use crate::run::digest::sha256;
 use crate::run::json;
 use crate::run::outcome::Ending;
-use crate::run::request::RunRequest;
 use crate::stage::{Core, Error};
 use crate::store::acts::{Act, Post, Settlement};
+pub use crate::store::guests::InputPiece;
+use crate::store::guests::Standing;
 use crate::token::{Grant, KeyRing};
 
 /// What a guest is told about its post.
@@ -79,18 +79,53 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
     })
 }
 
-/// The input of the run that a token opens, byte for byte; `None` when it opens none. One round
-/// trip.
+/// Of the input of the run that a token opens, `most_bytes` from byte `first` on; `None` when the
+/// token opens none. One round trip.
 ///
 /// # Errors
 /// When Redis does not answer.
-pub async fn input(core: &Core, grant: &Grant) -> Result<Option<Box<RawValue>>, Error> {
-    let Some((attempt, nonce, request)) = core.store.request(&grant.run).await? else {
-        return Ok(None);
-    };
+pub async fn input(
+    core: &Core,
+    grant: &Grant,
+    first: usize,
+    most_bytes: usize,
+) -> Result<Option<InputPiece>, Error> {
+    let read = core.store.input(&grant.run, first, most_bytes).await?;
     milestone!("report::input_read");
-    if attempt != grant.attempt || nonce != grant.nonce {
-        return Ok(None);
-    }
-    Ok(RunRequest::input_of(&request))
+    Ok(read
+        .filter(|(at, _)| *at == (grant.attempt, grant.nonce.clone()))
+        .map(|(_, piece)| piece))
+}
+
+/// What a post would come to, before its body is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// It can end the run.
+    Open,
+    /// The run has its result. Only a body with this digest is its repeat.
+    Spent {
+        /// SHA-256 of the accepted body, in hexadecimal digits.
+        digest: String,
+    },
+    /// It is denied, whatever it is.
+    Denied,
+}
+
+/// Looks what a large post would come to, so that one that is denied takes no room. One round trip.
+///
+/// # Errors
+/// When Redis does not answer.
+pub async fn prospect(core: &Core, grant: &Grant) -> Result<Prospect, Error> {
+    let standing = core.store.standing(&grant.run).await?;
+    milestone!("report::looked");
+    Ok(match standing {
+        Some(standing) if standing.attempt != grant.attempt => Prospect::Denied,
+        Some(standing) if standing.nonce != grant.nonce => Prospect::Denied,
+        Some(standing) if !standing.is_over => Prospect::Open,
+        Some(Standing {
+            digest: Some(digest),
+            ..
+        }) => Prospect::Spent { digest },
+        _ => Prospect::Denied,
+    })
 }

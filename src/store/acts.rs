@@ -1,5 +1,6 @@
 //! What the acts in a run's life are given and what they answer.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::clock::UnixMs;
@@ -34,6 +35,8 @@ pub enum Fate {
     Queued {
         /// How long its JSON is, which stays in Redis.
         request_bytes: usize,
+        /// Where its input stands in that.
+        input: Range<usize>,
         /// From boot to deadline.
         timeout: Duration,
         /// How long it may wait, from when it may start; `None` for the most that is allowed.

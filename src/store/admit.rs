@@ -117,6 +117,7 @@ fn add(
     match &admission.fate {
         Fate::Queued {
             request_bytes: _,
+            input,
             timeout,
             queue_ttl,
             priority,
@@ -129,6 +130,7 @@ fn add(
             let until = budget::after(waits_from, queue_ttl.unwrap_or(QUEUE_TTL_MAX));
             words.push(("timeout_ms", millis(*timeout).to_string()));
             words.push(("queue_until_ms", until.to_string()));
+            words.push(("input_span", format!("{} {}", input.start, input.len())));
             if *size != Guest::default() {
                 words.push(("size", size.word()));
             }

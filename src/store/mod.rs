@@ -11,6 +11,7 @@ mod door;
 pub mod duties;
 pub mod error;
 pub mod fleet;
+pub mod guests;
 pub mod health;
 pub mod inspect;
 pub mod keyrings;

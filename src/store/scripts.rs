@@ -62,6 +62,8 @@ scripts! {
     OLDEST = with_room ["run" "places" "turns"] "oldest";
     /// What a waiting run waits for.
     WHY = with_room ["run" "turns"] "why";
+    /// A piece of a run's input.
+    INPUT = with_room ["run"] "input";
     /// An entry is set aside as dead.
     BURY = when_full ["bury"] "bury";
     /// A few small writes.

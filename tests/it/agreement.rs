@@ -65,6 +65,7 @@ async fn run_in(state: State) -> Store {
         submitted_at_ms: NOW,
         fate: Fate::Queued {
             request_bytes: 2,
+            input: 0..0,
             timeout: Duration::from_secs(60),
             queue_ttl: None,
             priority: 5,

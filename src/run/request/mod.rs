@@ -8,6 +8,7 @@ mod fields;
 mod rules;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -149,7 +150,7 @@ pub struct Readable {
 
 /// What `not_before_ms` is not: as seconds these are the years 2001 to 2286, as milliseconds the
 /// first months of 1970.
-const SECONDS_MEANT: std::ops::Range<UnixMs> = 1_000_000_000..10_000_000_000;
+const SECONDS_MEANT: Range<UnixMs> = 1_000_000_000..10_000_000_000;
 /// The `priority` of a request that names none.
 pub const PRIORITY_DEFAULT: u8 = 5;
 
@@ -244,6 +245,26 @@ impl RunRequest {
             tenant: tenant.unwrap_or_default(),
             metadata: metadata.and_then(Result::ok).flatten(),
         })
+    }
+
+    /// Where the bytes of `input` stand in a request: empty when it is absent or null.
+    #[must_use]
+    pub fn input_span(json: &str) -> Range<usize> {
+        #[derive(Deserialize)]
+        struct OnlyInput<'a> {
+            #[serde(borrow)]
+            input: Option<&'a RawValue>,
+        }
+        let input = serde_json::from_str::<OnlyInput<'_>>(json)
+            .ok()
+            .and_then(|only| only.input);
+        // Borrowed from `json`, so it begins within.
+        let start =
+            input.map(|input| (input.get().as_ptr().addr()).wrapping_sub(json.as_ptr().addr()));
+        match (start, input) {
+            (Some(start), Some(input)) => start..start.saturating_add(input.get().len()),
+            _ => 0..0,
+        }
     }
 
     /// Just the `input` of a request that was accepted before: byte for byte, `null` when absent.
@@ -464,6 +485,8 @@ mod tests {
             let request = RunRequest::parse(&json, &limits()).unwrap();
             prop_assert_eq!(request.input.get(), format!("\"{value}\""));
             let input = RunRequest::input_of(&json).unwrap();
+            let span = RunRequest::input_span(&json);
+            assert_eq!(if span.is_empty() { "null" } else { &json[span] }, input.get());
             prop_assert_eq!(input.get(), format!("\"{value}\""));
         }
     }

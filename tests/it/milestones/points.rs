@@ -72,6 +72,7 @@ pub(super) const POINTS: &[Point] = &[
     point("endpoint::body_read", Story::Plain),
     point("report::settled", Story::Plain),
     point("report::input_read", Story::Reads),
+    point("report::looked", Story::Reads),
     point("bell::heard", Story::Plain),
     point("bell::looked_up", Story::CancelledElsewhere),
     point("teardown::waited", Story::Stays),

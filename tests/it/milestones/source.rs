@@ -26,7 +26,7 @@ const DOORS: [&str; 2] = ["store", "machines"];
 
 /// Files beside the steps that have milestones.
 const ALSO: [&str; 5] = [
-    "endpoint.rs",
+    "endpoint/mod.rs",
     "sweeper.rs",
     "worker/control.rs",
     "worker/crew.rs",

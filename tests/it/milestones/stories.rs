@@ -48,7 +48,7 @@ pub(super) enum Story {
     CancelledInBoot,
     /// Another worker has the create call under way.
     CancelledElsewhere,
-    /// A guest asks for its input and posts nothing.
+    /// A guest asks for its input and posts nothing that counts.
     Reads,
     /// A guest posts and never exits.
     Stays,
@@ -203,7 +203,9 @@ impl Story {
                 self.run(world, "reads", n, guest("hangs")).await;
                 let id = format!("reads-{n}");
                 world.comes_to(&id, "running").await;
-                world.ask_for_input(&grant(world, &id).await).await;
+                let token = grant(world, &id).await;
+                world.ask_for_input(&token).await;
+                world.post_large(&token).await;
                 order(&world.stack, &[("cancel", &id)]).await;
             }
             Self::Vanished => {

@@ -106,6 +106,13 @@ impl World {
         }
     }
 
+    /// Posts a large body that is no JSON as a run's guest would; the endpoint may die over it.
+    pub(super) async fn post_large(&self, token: &str) {
+        let url = format!("http://{}/results", self.relay.address);
+        let post = parts::http().post(url).bearer_auth(token);
+        let _ = post.body("x".repeat(100_000)).send().await;
+    }
+
     /// Asks for a run's input as its guest would; the endpoint may die over it.
     pub(super) async fn ask_for_input(&self, token: &str) {
         let url = format!("http://{}/input", self.relay.address);

@@ -401,6 +401,7 @@ async fn use_is_counted_on_the_way() {
     let seconds: f64 = all.iter().map(|used| used.machine_s).sum();
     let completed: u64 = all.iter().map(|used| used.runs["completed"]).sum();
     assert_eq!(completed, 10);
-    assert!(seconds >= 2.0, "{all:?}");
+    // Each run is counted in whole milliseconds, from one clock reading to another.
+    assert!(seconds >= 1.9, "{all:?}");
     stack.end().await;
 }

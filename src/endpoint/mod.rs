@@ -1,21 +1,30 @@
 //! What guests reach: results, input, health. Everything else does not exist.
 //!
-//! A token is checked before a byte of the body is read. Bodies are bounded one by one and all
-//! together, so that ten thousand guests at once wait and do not fill the memory.
+//! A token is checked before a byte of the body is read. What one run takes is bounded (`calls`), and
+//! so are the bodies (`receive`) and the inputs (`answer`) in memory, all together; so that neither
+//! ten thousand guests at once nor one that is hostile fill the memory or keep others waiting.
+
+mod answer;
+mod calls;
+mod receive;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::warn;
 
+use crate::endpoint::answer::Answer;
+use crate::endpoint::calls::{Calls, Kind};
+use crate::endpoint::receive::{Receiving, Unreceived};
 use crate::http::reply::{self, Body, ErrorBody};
-use crate::http::serve::{Limits, serve as accept};
+use crate::http::serve::{Limits, serve_or_sever as accept};
 use crate::milestone::milestone;
 use crate::shutdown::Shutdown;
 use crate::stage::ready::Readiness;
@@ -24,12 +33,12 @@ use crate::stage::{Core, Error};
 use crate::telemetry::AnswerCode;
 use crate::token::{Grant, KeyRing};
 
-/// How long a guest may take to send its body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a post waits for room among the bodies in memory.
+/// Bodies in memory at once, all together. Each is copied twice on its way to Redis.
+const BODIES_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// Inputs that are sent at once, each with a piece in memory.
+const INPUTS_MAX: usize = 512;
+/// How long a call waits for room among those.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bodies in memory at once, all together.
-const BODIES_MAX_BYTES: usize = 256 * 1024 * 1024;
 /// Connections at once. Each costs some kilobytes and a descriptor.
 const CONNECTIONS_MAX: usize = 16 * 1024;
 
@@ -55,10 +64,13 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
     let largest = deps.core.runs.result_max_bytes;
     let endpoint = Arc::new(Endpoint {
         deps,
-        room: Semaphore::new(kib(BODIES_MAX_BYTES.max(largest)) as usize),
+        calls: Calls::default(),
+        room: Arc::new(Semaphore::new(kib(BODIES_MAX_BYTES.max(largest)) as usize)),
+        pieces: Arc::new(Semaphore::new(INPUTS_MAX)),
     });
     let limits = Limits {
         connections: CONNECTIONS_MAX,
+        is_shared: true,
         ..Limits::default()
     };
     accept(listener, limits, shutdown, move |request, _| {
@@ -67,7 +79,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
             let response = endpoint.answer(request).await;
             let code = AnswerCode::of_status(response.status().as_u16());
             endpoint.deps.core.metrics.endpoint_answers.of(code).inc();
-            response
+            Ok(response)
         }
     })
     .await;
@@ -75,15 +87,24 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
 
 struct Endpoint {
     deps: Deps,
+    calls: Calls,
     /// A permit for each KiB of body in memory.
-    room: Semaphore,
+    room: Arc<Semaphore>,
+    /// A permit for each input that is being sent.
+    pieces: Arc<Semaphore>,
 }
 
 impl Endpoint {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        match (request.uri().path(), request.method()) {
+            ("/input", &Method::GET | &Method::HEAD) => self.input(&request).await,
+            _ => self.brief(request).await.map(Answer::from),
+        }
+    }
+
+    async fn brief(&self, request: Request<Incoming>) -> Response<Body> {
         match (request.uri().path(), request.method()) {
             ("/results", &Method::POST) => self.post(request).await,
-            ("/input", &Method::GET | &Method::HEAD) => self.input(&request).await,
             ("/healthz", &Method::GET | &Method::HEAD) => ok(StatusCode::OK),
             ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.readiness.look().await {
                 Ok(()) => ok(StatusCode::OK),
@@ -102,35 +123,30 @@ impl Endpoint {
         if !is_plain(&request) {
             return encoded();
         }
-        let limit = self.deps.core.runs.result_max_bytes;
-        let declared = request.body().size_hint();
-        if declared.lower() > limit as u64 {
-            return too_large(limit);
-        }
-        let expected = declared
-            .exact()
-            .and_then(|n| usize::try_from(n).ok())
-            .unwrap_or(limit);
-        let Some(_room) = self.room_for(expected).await else {
+        let Some(_call) = self.calls.begin(&grant.run, Kind::Post).await else {
             return unavailable();
         };
-        let body =
-            match tokio::time::timeout(BODY_TIMEOUT, reply::read_body(request.into_body(), limit))
-                .await
-            {
-                Ok(Ok(body)) => body,
-                Ok(Err(reply::Error::TooLarge { .. })) => return too_large(limit),
-                Ok(Err(reply::Error::Broken(_))) => {
-                    return error(StatusCode::BAD_REQUEST, "the body ended early");
-                }
-                Err(_) => return error(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
-            };
-        milestone!("endpoint::body_read");
-        match report::report(&self.deps.core, &grant, &body).await {
-            Ok(Reported::Accepted) => ok(StatusCode::CREATED),
-            Ok(Reported::Repeated) => {
-                reply::json(StatusCode::OK, &json!({"status": "OK", "repeated": true}))
+        let core = &self.deps.core;
+        let limit = core.runs.result_max_bytes;
+        let receiving = Receiving::new(core, &grant, &self.room, limit);
+        let received = match receiving.read(request.into_body()).await {
+            Ok(received) => received,
+            Err(Unreceived::Repeated) => return repeated(),
+            Err(Unreceived::Denied) => return denied(),
+            Err(Unreceived::TooLarge) => return too_large(limit),
+            Err(Unreceived::Broken) => {
+                return error(StatusCode::BAD_REQUEST, "the body ended early");
             }
+            Err(Unreceived::TooSlow) => {
+                return error(StatusCode::REQUEST_TIMEOUT, "the body came too slowly");
+            }
+            Err(Unreceived::NoRoom) => return unavailable(),
+            Err(Unreceived::Failed(error)) => return self.failed(&grant, &error),
+        };
+        milestone!("endpoint::body_read");
+        match report::report(core, &grant, &received.body).await {
+            Ok(Reported::Accepted) => ok(StatusCode::CREATED),
+            Ok(Reported::Repeated) => repeated(),
             Ok(Reported::Denied) => denied(),
             Ok(Reported::Unreadable(fault)) => {
                 let message = format!("the body is not one JSON value that all can read: {fault}");
@@ -140,17 +156,20 @@ impl Endpoint {
         }
     }
 
-    async fn input(&self, request: &Request<Incoming>) -> Response<Body> {
+    async fn input(&self, request: &Request<Incoming>) -> Response<Answer> {
         let Some(grant) = self.grant(request) else {
-            return denied();
+            return denied().map(Answer::from);
         };
-        match report::input(&self.deps.core, &grant).await {
-            Ok(Some(input)) => {
-                let bytes = input.get().as_bytes().to_vec().into();
-                reply::with_type(StatusCode::OK, "application/json", bytes)
-            }
-            Ok(None) => denied(),
-            Err(error) => self.failed(&grant, &error),
+        let room = timeout(ROOM_TIMEOUT, Arc::clone(&self.pieces).acquire_owned());
+        let (call, room) = tokio::join!(self.calls.begin(&grant.run, Kind::Input), room);
+        let (Some(call), Ok(Ok(room))) = (call, room) else {
+            return unavailable().map(Answer::from);
+        };
+        let core = &self.deps.core;
+        match report::input(core, &grant, 0, answer::PIECE_BYTES).await {
+            Ok(Some(first)) => answer::input(core.clone(), grant, first, (call, room)),
+            Ok(None) => denied().map(Answer::from),
+            Err(error) => self.failed(&grant, &error).map(Answer::from),
         }
     }
 
@@ -161,11 +180,6 @@ impl Endpoint {
             return None;
         }
         report::check(&self.deps.core, &self.deps.ring, token.trim())
-    }
-
-    async fn room_for(&self, bytes: usize) -> Option<SemaphorePermit<'_>> {
-        let room = self.room.acquire_many(kib(bytes));
-        tokio::time::timeout(ROOM_TIMEOUT, room).await.ok()?.ok()
     }
 
     fn failed(&self, grant: &Grant, error: &Error) -> Response<Body> {
@@ -183,6 +197,10 @@ fn kib(bytes: usize) -> u32 {
 
 fn ok(status: StatusCode) -> Response<Body> {
     reply::json(status, &json!({"status": "OK"}))
+}
+
+fn repeated() -> Response<Body> {
+    reply::json(StatusCode::OK, &json!({"status": "OK", "repeated": true}))
 }
 
 fn denied() -> Response<Body> {

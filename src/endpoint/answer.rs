@@ -1,0 +1,143 @@
+//! The body of an answer: in memory, or an input that is read from Redis while the guest takes it.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream};
+use http_body_util::StreamBody;
+use hyper::Response;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+
+use crate::http::reply;
+use crate::stage::Core;
+use crate::stage::report::{self, InputPiece};
+use crate::token::Grant;
+
+/// Bytes of an input in memory at once, for each call.
+pub(super) const PIECE_BYTES: usize = 64 * 1024;
+
+/// Why an input breaks off.
+type Broken = Box<dyn StdError + Send + Sync>;
+type Pieces = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Broken>> + Send>>;
+
+/// The body of an answer.
+pub(super) enum Answer {
+    Whole(reply::Body),
+    Pieces(StreamBody<Pieces>),
+}
+
+/// Bytes that keep `guard` until they are sent.
+struct Guarded<G> {
+    bytes: Bytes,
+    _guard: Arc<G>,
+}
+
+impl<G> AsRef<[u8]> for Guarded<G> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// What is left to read of an input.
+struct Rest<G> {
+    core: Core,
+    grant: Grant,
+    /// The piece that is at hand.
+    piece: Option<InputPiece>,
+    next: usize,
+    guard: Arc<G>,
+}
+
+/// 200 with an input, of which `first` was read. `guard` is kept until its last byte is sent. An
+/// input of which a later piece cannot be read breaks off, and its connection with it.
+pub(super) fn input<G: Send + Sync + 'static>(
+    core: Core,
+    grant: Grant,
+    first: InputPiece,
+    guard: G,
+) -> Response<Answer> {
+    let total = first.total_bytes;
+    let rest = Rest {
+        core,
+        grant,
+        piece: Some(first),
+        next: 0,
+        guard: Arc::new(guard),
+    };
+    let pieces: Pieces = Box::pin(stream::try_unfold(rest, next_piece));
+    let mut response = Response::new(Answer::Pieces(StreamBody::new(pieces)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
+    response
+}
+
+async fn next_piece<G: Send + Sync + 'static>(
+    mut rest: Rest<G>,
+) -> Result<Option<(Frame<Bytes>, Rest<G>)>, Broken> {
+    let piece = match rest.piece.take() {
+        Some(piece) => piece,
+        None => match report::input(&rest.core, &rest.grant, rest.next, PIECE_BYTES).await? {
+            Some(piece) => piece,
+            None => return Err("the run is over".into()),
+        },
+    };
+    if piece.bytes.is_empty() {
+        return Ok(None);
+    }
+    rest.next += piece.bytes.len();
+    if rest.next >= piece.total_bytes {
+        // Nothing is left to ask for.
+        rest.piece = Some(InputPiece {
+            total_bytes: piece.total_bytes,
+            bytes: Bytes::new(),
+        });
+    }
+    let guarded = Guarded {
+        bytes: piece.bytes,
+        _guard: Arc::clone(&rest.guard),
+    };
+    Ok(Some((Frame::data(Bytes::from_owner(guarded)), rest)))
+}
+
+impl From<reply::Body> for Answer {
+    fn from(body: reply::Body) -> Self {
+        Self::Whole(body)
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        match self.get_mut() {
+            Self::Whole(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never: Infallible| match never {}),
+            Self::Pieces(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(body) => body.is_end_stream(),
+            Self::Pieces(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(body) => body.size_hint(),
+            Self::Pieces(body) => HttpBody::size_hint(body),
+        }
+    }
+}

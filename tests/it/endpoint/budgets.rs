@@ -1,0 +1,226 @@
+//! One guest takes no room from the others, whatever it does with its token.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use cofferdam::run::id::{Attempt, Nonce};
+use cofferdam::token::Grant;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::Guest;
+use crate::support::command::Daemon;
+use crate::support::fleet::{self, Fleet};
+use crate::support::parts;
+use crate::support::raw::Raw;
+use crate::support::redis;
+use crate::support::until::until_within;
+
+const BOUND: Duration = Duration::from_secs(30);
+const MIB: usize = 1024 * 1024;
+
+/// A process that serves, and two runs that its guests speak for: `greedy` with `input`, `other`.
+struct Scene {
+    fleet: Fleet,
+    nonces: HashMap<String, Option<Nonce>>,
+    /// Kept for its sweeps and claims.
+    _worker: Daemon,
+}
+
+impl Scene {
+    async fn new(greedy: Value) -> Self {
+        let fleet = Fleet::start(&["--simulate", "10"], &[]).await;
+        let (worker, _) = fleet.worker().await;
+        let raw = fleet.raw().await;
+        for (id, more) in [("greedy", greedy), ("other", json!({}))] {
+            let mut request =
+                json!({"id": id, "cmd": ["true"], "env": {"SIMULATED_GUEST": "hangs"}});
+            request
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            raw.add("runs", &[("run", &request.to_string())]).await;
+        }
+        let mut nonces = HashMap::new();
+        for id in ["greedy", "other"] {
+            fleet.until_state(id, "running").await;
+            nonces.insert(id.to_owned(), raw.nonce(id).await);
+        }
+        Self {
+            fleet,
+            nonces,
+            _worker: worker,
+        }
+    }
+
+    fn token(&self, run: &str) -> String {
+        fleet::ring().sign(&Grant {
+            run: run.parse().unwrap(),
+            attempt: Attempt(1),
+            expires_s: u64::MAX / 2000,
+            nonce: self.nonces[run].clone(),
+        })
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.fleet.endpoint).await.unwrap()
+    }
+
+    /// Sends the head of a call of `greedy`, and the beginning of its body.
+    async fn call(&self, first: &str, headers: &str, body: &str) -> TcpStream {
+        let mut stream = self.connect().await;
+        let token = self.token("greedy");
+        let head = format!(
+            "{first} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n{headers}\r\n{body}"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// The other guest's post is taken at once.
+    async fn other_posts(&self) {
+        let url = format!("http://{}/results", self.fleet.endpoint);
+        let post = parts::http().post(url).bearer_auth(self.token("other"));
+        let post = tokio::time::timeout(Duration::from_secs(5), post.body("1").send());
+        let answer = post.await.expect("the other waits").unwrap();
+        assert_eq!(answer.status().as_u16(), 201);
+    }
+
+    /// Most memory that the endpoint's process has had, in MiB.
+    fn peak_mib(&self) -> usize {
+        let status = format!("/proc/{}/status", self.fleet.serve.pid());
+        let status = std::fs::read_to_string(status).unwrap();
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
+        peak.trim()
+            .trim_end_matches(" kB")
+            .parse::<usize>()
+            .unwrap()
+            / 1024
+    }
+
+    async fn end(self) {
+        drop(self._worker);
+        self.fleet.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_that_nobody_reads_fill_no_memory_and_keep_nobody_waiting() {
+    let scene = Scene::new(json!({"input": "x".repeat(15 * MIB)})).await;
+    let mut unread = Vec::new();
+    for _ in 0..32 {
+        unread.push(scene.call("GET /input", "", "").await);
+    }
+    scene.other_posts().await;
+    // Two of them are served, and some refused.
+    let mut head = [0; 12];
+    let (mut served, mut refused) = (0, 0);
+    for stream in &mut unread {
+        let read = stream.read_exact(&mut head);
+        match tokio::time::timeout(Duration::from_millis(200), read).await {
+            Ok(Ok(_)) if head.ends_with(b"200") => served += 1,
+            Ok(_) => refused += 1,
+            Err(_) => {}
+        }
+    }
+    assert_eq!((served, refused), (2, 16));
+    assert!(scene.peak_mib() < 100, "{} MiB", scene.peak_mib());
+    // Who reads nothing is given up, and the next one's turn comes.
+    drop(unread.split_off(16));
+    until_within(BOUND, "an unread answer to be cut off", async || {
+        let url = format!("http://{}/input", scene.fleet.endpoint);
+        let get = parts::http().get(url).bearer_auth(scene.token("greedy"));
+        let answer = get.send().await.unwrap();
+        match answer.status().as_u16() {
+            200 => {
+                assert_eq!(answer.bytes().await.unwrap().len(), 15 * MIB + 2);
+                Ok(())
+            }
+            status => Err(status.to_string()),
+        }
+    })
+    .await;
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_come_slowly_take_no_room_from_others() {
+    let scene = Scene::new(json!({})).await;
+    let mut slow = Vec::new();
+    for _ in 0..257 {
+        slow.push(
+            scene
+                .call("POST /results", "content-length: 1048576\r\n", "x")
+                .await,
+        );
+    }
+    for _ in 0..64 {
+        let headers = "transfer-encoding: chunked\r\n";
+        slow.push(scene.call("POST /results", headers, "1\r\n \r\n").await);
+    }
+    scene.other_posts().await;
+    assert!(scene.peak_mib() < 100, "{} MiB", scene.peak_mib());
+    // A body that stands still is given up long before thirty seconds.
+    let mut answer = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(20), slow[0].read_exact(&mut answer));
+    read.await.expect("an answer").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn large_posts_of_a_spent_token_go_to_redis_no_more() {
+    let guest = Guest::new(json!({})).await;
+    let (token, limit) = (guest.token(1, 60), guest.core.runs.result_max_bytes);
+    let large = |c: &str| format!("\"{}\"", c.repeat(limit - 2));
+    assert_eq!(guest.post(&token, &large("a")).await.0, 201);
+    // Only what is held against the digest is read. Another body is denied, the same is repeated.
+    let repeated = guest.post(&token, &large("a")).await;
+    assert_eq!(repeated, (200, json!({"status": "OK", "repeated": true})));
+    assert_eq!(guest.post(&token, &large("b")).await.0, 401);
+    assert_eq!(guest.post(&guest.token(2, 60), &large("a")).await.0, 401);
+    assert_eq!(guest.results().await.len(), 1);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn an_input_of_many_pieces_comes_back_byte_for_byte() {
+    for input in [
+        json!(null),
+        json!(""),
+        json!("x".repeat(64 * 1024 - 2)),
+        json!({"long": "ä".repeat(300_000), "list": [1, 2, {"input": 3}]}),
+    ] {
+        let files = json!([{"guest_path": "/a", "raw_value": "YQ=="}]);
+        let guest =
+            Guest::new(json!({"files": files, "input": input, "metadata": {"input": 1}})).await;
+        let token = guest.token(1, 60);
+        let (status, body) = guest.get("/input", Some(&token)).await;
+        assert_eq!(status, 200);
+        assert_eq!(body, input.to_string());
+        let url = format!("{}/input", guest.base);
+        let head = parts::http()
+            .head(url)
+            .bearer_auth(&token)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(head.headers()["content-length"], body.len().to_string());
+        guest.end().await;
+    }
+}
+
+#[tokio::test]
+async fn the_input_of_a_run_that_an_older_version_admitted_is_found() {
+    let redis = redis::settings();
+    let guest = Guest::on(&redis, json!({"input": [1, 2]})).await;
+    let raw = Raw::new(&redis).await;
+    raw.say::<i64>("HDEL", "run:pr-17", &["input_span"]).await;
+    let answer = guest.get("/input", Some(&guest.token(1, 60))).await;
+    assert_eq!(answer, (200, "[1,2]".to_owned()));
+    guest.end().await;
+}
