@@ -88,7 +88,7 @@ async fn dispatch(
         Command::Serve => service::serve(Serve::parse(lookup)?).await,
         Command::Logs(args) => logs::run(args, &Tool::parse(lookup)?, say).await,
         Command::Doctor(args) => doctor::run(args, Tool::examine(lookup), say).await,
-        Command::Images(args) => images::run(args, &config::state_dir(lookup)?, say),
+        Command::Images(args) => images::run(args, &config::Images::parse(lookup)?, say),
         Command::Up(args) => up::run(args, Up::parse(lookup)?, say).await,
         Command::Machines(args) => {
             service::machines(args, MachinesServer::parse(lookup)?, say).await

@@ -128,6 +128,15 @@ pub struct Up {
     pub daemon: Daemon,
 }
 
+/// Settings of `images`.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// The folder for images and machines.
+    pub state_dir: PathBuf,
+    /// Bytes that a layer may decompress to, for each byte of it.
+    pub max_ratio: u64,
+}
+
 /// Settings of the commands that ask and tell: `submit`, `show`, `logs`, `doctor` and the like.
 /// What is `None` was not given, and may be found in the state folder of a running `up`.
 #[derive(Clone, Debug)]
@@ -252,6 +261,21 @@ impl Up {
     }
 }
 
+impl Images {
+    /// Reads the settings of `images`.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader::new(lookup);
+        let parsed = Self {
+            state_dir: groups::state_dir(&mut reader),
+            max_ratio: reader.number(&table::IMAGE_MAX_RATIO, 1..=1_000_000),
+        };
+        reader.finish(parsed)
+    }
+}
+
 /// What `up` with its own Machines server assumes.
 fn local_default(name: &str) -> Option<&'static str> {
     [
@@ -320,16 +344,6 @@ impl Redis {
 /// What is wrong with the first key that is unsound; never its text.
 pub fn signing_keys(text: &str) -> Result<Vec<SigningKey>, String> {
     keys::parse(text)
-}
-
-/// The folder for images and machines, for the commands that need nothing else.
-///
-/// # Errors
-/// When it is not given and there is no home to derive it from, or it is not absolute.
-pub fn state_dir(lookup: Lookup<'_>) -> Result<PathBuf, Faults> {
-    let mut reader = Reader::new(lookup);
-    let path = groups::state_dir(&mut reader);
-    reader.finish(path)
 }
 
 #[cfg(test)]

@@ -218,6 +218,9 @@ settings! {
     REQUIRE_LIMITS = "COFFERDAM_REQUIRE_LIMITS", Text("false"), &[Up, Machines],
         "Refuse to start unless memory, process and processor limits hold on this host (`true` or `false`).",
         "A laptop without cgroup delegation can still try it out; what holds is printed.";
+    IMAGE_MAX_RATIO = "COFFERDAM_IMAGE_MAX_RATIO", Text("200"), &[Images],
+        "Bytes that a layer or an archive may decompress to, for each byte of it; 64 MiB are always allowed.",
+        "Text gives 3 to 20, a bomb 1,000; a layer of zeros is the exception to allow.";
     STATE_DIR = "COFFERDAM_STATE_DIR", Derived("`$XDG_STATE_HOME/cofferdam`, else `~/.local/state/cofferdam`"), STATE,
         "Local images, machines, and the Redis and keys of `up`; only its owner can read it.",
         "Where the XDG specification keeps state.";

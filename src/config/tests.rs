@@ -211,6 +211,7 @@ fn each_setting_is_read_by_a_command_that_lists_it() {
             env.parse(Serve::parse).err(),
             env.parse(MachinesServer::parse).err(),
             env.parse(Up::parse).err(),
+            env.parse(crate::config::Images::parse).err(),
         ];
         let is_named = faults
             .iter()

@@ -1,6 +1,7 @@
 //! Where the parts of an image are read from: a folder, or an archive that stays packed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -89,9 +90,18 @@ impl Container {
             {
                 return Err(Error::malformed(what, "it is cut short"));
             }
-            let name = String::from_utf8_lossy(path.as_bytes()).into_owned();
-            if parts.insert(path, part).is_some() {
-                return Err(Error::malformed(what, format!("it has {name:?} twice")));
+            match parts.entry(path) {
+                Entry::Vacant(free) => {
+                    free.insert(part);
+                }
+                // As often as an image has the same layer.
+                Entry::Occupied(known)
+                    if is_same(&file, known.get(), &part).map_err(malformed)? => {}
+                Entry::Occupied(known) => {
+                    let name = String::from_utf8_lossy(known.key().as_bytes());
+                    let why = format!("it has {name:?} twice, and not the same both times");
+                    return Err(Error::malformed(what, why));
+                }
             }
         }
         Ok(Self::Archive { file, parts })
@@ -179,6 +189,30 @@ pub(super) fn check_digest(what: &str, wanted: Digest, found: Digest) -> Result<
     })
 }
 
+/// Whether two members are the same, to the byte.
+fn is_same(file: &Arc<File>, known: &Part, again: &Part) -> io::Result<bool> {
+    match (known, again) {
+        (Part::SameAs(known), Part::SameAs(again)) => Ok(known == again),
+        (
+            Part::Bytes { at, length },
+            Part::Bytes {
+                at: second,
+                length: as_long,
+            },
+        ) => {
+            if length != as_long {
+                return Ok(false);
+            }
+            let digest = |at: u64| {
+                let (file, end) = (Arc::clone(file), at + length);
+                digest::of_reader(&mut Range { file, at, end })
+            };
+            Ok(digest(*at)? == digest(*second)?)
+        }
+        _ => Ok(false),
+    }
+}
+
 /// Where a member's bytes are, through at most one other name.
 fn place(parts: &HashMap<Inside, Part>, path: &Inside) -> Option<(u64, u64)> {
     let part = match parts.get(path)? {
@@ -193,6 +227,9 @@ fn place(parts: &HashMap<Inside, Part>, path: &Inside) -> Option<(u64, u64)> {
 
 /// The member that a link such as `../ID/layer.tar` names; it is looked up, never followed.
 fn beside(link: &Inside, target: &[u8], limits: &Limits) -> Option<Inside> {
+    if target.starts_with(b"/") {
+        return Inside::parse(target, limits).ok();
+    }
     let (mut folder, _) = link.split()?;
     let mut rest = target;
     while let Some(shorter) = rest.strip_prefix(b"../") {

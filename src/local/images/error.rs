@@ -140,11 +140,9 @@ impl Error {
 /// The rule that an entry of an image breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The path, or the target of a hard link, begins with `/`.
-    Absolute,
     /// The path, or the target of a hard link, has a `..` in it.
     Climbs,
-    /// The path, or the target of a hard link, leads through a symbolic link.
+    /// The path, or the target of a hard link, leads through symbolic links without an end.
     ThroughLink,
     /// The path, or the target of a hard link, leads through something that is not a folder.
     ThroughFile,
@@ -154,9 +152,9 @@ pub enum Refusal {
     LinkTarget,
     /// A device, outside `dev`.
     Device,
-    /// A named pipe or a socket, outside `dev`.
-    Pipe,
-    /// A path that the same layer has brought already.
+    /// A socket, outside `dev`.
+    Socket,
+    /// A path that the same layer has brought already, as something else.
     Duplicate,
     /// A name over 255 bytes, or a path over the limit.
     Overlong,
@@ -179,15 +177,14 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Absolute => "an absolute path",
             Self::Climbs => "a path with `..` in it",
-            Self::ThroughLink => "the path leads through a symbolic link",
+            Self::ThroughLink => "the path leads through too many symbolic links",
             Self::ThroughFile => "the path leads through something that is not a folder",
             Self::BrokenLink => "a hard link to something that is no file of the image",
             Self::LinkTarget => "a symbolic link whose target is empty or too long",
             Self::Device => "a device outside dev",
-            Self::Pipe => "a named pipe or socket outside dev",
-            Self::Duplicate => "the layer has this path twice",
+            Self::Socket => "a socket outside dev",
+            Self::Duplicate => "the layer has this path twice, and not the same both times",
             Self::Overlong => "the name or path is too long",
             Self::TooDeep => "too many folders inside one another",
             Self::BadName => "an empty name, or one with a zero byte",
@@ -233,7 +230,9 @@ impl fmt::Display for Excess {
             Self::Members => "too many files in its archive",
             Self::DocumentBytes => "too long a document",
             Self::HeaderBytes => "too long a header",
-            Self::Ratio => "a layer that grows too much when decompressed",
+            Self::Ratio => {
+                "a layer that grows too much when decompressed (by COFFERDAM_IMAGE_MAX_RATIO)"
+            }
             Self::Names => "too many names beside it",
         })
     }

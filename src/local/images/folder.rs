@@ -1,6 +1,6 @@
 //! Copying a plain folder into a [`Tree`], with a digest of what was copied.
 //!
-//! The same rules hold as for layers: no devices, pipes or sockets outside `dev`, no owners, two
+//! The same rules hold as for layers: no devices or sockets outside `dev`, no owners, two
 //! modes, links kept as text. A mounted file system is refused rather than left out, and a hard
 //! link becomes a file of its own.
 
@@ -85,7 +85,11 @@ impl Copier<'_> {
             FileType::CharacterDevice | FileType::BlockDevice => {
                 Err(Error::refused(path.as_bytes(), Refusal::Device))
             }
-            _ => Err(Error::refused(path.as_bytes(), Refusal::Pipe)),
+            FileType::Fifo => {
+                self.note(b'p', path, b"");
+                self.tree.pipe(path)
+            }
+            _ => Err(Error::refused(path.as_bytes(), Refusal::Socket)),
         }
     }
 

@@ -5,17 +5,19 @@
 //! have in its folder. Neither touches what its own layer brings, in whatever order they come.
 //!
 //! What is kept of an entry is its contents, whether somebody may run it, and when it was changed.
-//! Owners, other permission bits (setuid and setgid among them) and extended attributes (file
+//! A path is taken as a process inside the image would take it: from the image's root, through the
+//! symbolic links on its way. Owners, other permission bits (setuid and setgid among them) and extended attributes (file
 //! capabilities among them) are dropped: every machine runs as one user without privileges, who
 //! may read all of its image. Entries below `dev` are left out, since the engine brings its own.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use crate::local::images::blob::{Blob, check_digest};
-use crate::local::images::digest::{Digest, Hasher};
+use crate::local::images::digest::{self, Digest, Hasher};
 use crate::local::images::error::{Error, Excess, Refusal};
 use crate::local::images::limits::Limits;
 use crate::local::images::members::{Kind, Member, Members};
@@ -97,46 +99,74 @@ impl<'a> Unpacker<'a> {
     }
 
     fn entry<R: Read>(&mut self, member: Member<'_, R>, what: &str) -> Result<(), Error> {
-        let path = Inside::parse(&member.path, self.limits)?;
-        if path.is_below("dev") {
-            return self.count();
-        }
-        let Some((folder, name)) = path.split() else {
+        let spelled = Inside::parse(&member.path, self.limits)?;
+        let Some((folder, name)) = spelled.split() else {
             return match member.kind {
-                Kind::Folder => Ok(()),
+                Kind::Folder => self.count(),
                 _ => Err(Error::refused(&member.path, Refusal::BadName)),
             };
         };
+        let folder = self.tree.followed(&folder, self.limits)?;
+        let path = folder.join(name.as_bytes(), self.limits)?;
+        if path.is_below("dev") {
+            return self.count();
+        }
         if let Some(hidden) = name.as_bytes().strip_prefix(HIDES) {
             return self.hide(&folder, name.as_bytes(), hidden);
         }
-        self.clear_the_way(&path, member.kind == Kind::Folder)?;
+        let found = self.tree.found(&path)?;
+        if member.kind == Kind::Folder && found == Found::Folder {
+            return self.bring(&path);
+        }
+        if self.has_brought(&path) {
+            return self.repeat(&path, member, what);
+        }
+        if found != Found::Nothing {
+            self.tree.remove(&path)?;
+        }
         self.bring(&path)?;
         match &member.kind {
             Kind::Folder => self.tree.folder(&path),
             Kind::File => self.file(&path, member, what),
             Kind::Symlink(target) => self.tree.symlink(&path, target),
-            Kind::HardLink(target) => {
-                let target = Inside::parse(target, self.limits)?;
-                self.tree.hard_link(&path, &target)
-            }
+            Kind::HardLink(target) => self.tree.hard_link(&path, &self.linked(target)?),
             Kind::Device => Err(Error::refused(path.as_bytes(), Refusal::Device)),
-            Kind::Pipe => Err(Error::refused(path.as_bytes(), Refusal::Pipe)),
+            Kind::Pipe => self.tree.pipe(&path),
         }
     }
 
-    /// Removes what a layer below has at a path, unless a folder meets a folder.
-    fn clear_the_way(&self, path: &Inside, for_folder: bool) -> Result<(), Error> {
-        let found = self.tree.found(path)?;
-        if for_folder && found == Found::Folder {
-            return Ok(());
-        }
-        if self.has_brought(path) {
-            return Err(Error::refused(path.as_bytes(), Refusal::Duplicate));
-        }
-        match found {
-            Found::Nothing => Ok(()),
-            Found::Folder | Found::Other => self.tree.remove(path),
+    /// The path that a hard link names.
+    fn linked(&self, target: &[u8]) -> Result<Inside, Error> {
+        let spelled = Inside::parse(target, self.limits)?;
+        let Some((folder, name)) = spelled.split() else {
+            return Ok(spelled);
+        };
+        let folder = self.tree.followed(&folder, self.limits)?;
+        folder.join(name.as_bytes(), self.limits)
+    }
+
+    /// A path that this layer has brought may come again as what it is, and as nothing else: two
+    /// readers could otherwise take it for two things.
+    fn repeat<R: Read>(
+        &mut self,
+        path: &Inside,
+        member: Member<'_, R>,
+        what: &str,
+    ) -> Result<(), Error> {
+        self.count()?;
+        let is_same = match &member.kind {
+            Kind::File => match self.tree.open_file(path, member.executable)? {
+                Some(known) => is_same(known, member, what)?,
+                None => false,
+            },
+            Kind::Symlink(target) => self.tree.link_target(path)?.as_ref() == Some(target),
+            Kind::HardLink(target) => self.tree.are_one(path, &self.linked(target)?)?,
+            Kind::Pipe => self.tree.is_pipe(path)?,
+            Kind::Folder | Kind::Device => false,
+        };
+        match is_same {
+            true => Ok(()),
+            false => Err(Error::refused(path.as_bytes(), Refusal::Duplicate)),
         }
     }
 
@@ -226,6 +256,22 @@ impl<'a> Unpacker<'a> {
     }
 }
 
+/// Whether a file has the contents of a member.
+fn is_same<R: Read>(known: File, member: Member<'_, R>, what: &str) -> Result<bool, Error> {
+    let length = known.metadata().map(|about| about.len());
+    if length.map_err(Error::io("read the unpacked image"))? != member.size {
+        return Ok(false);
+    }
+    let (known, _) =
+        digest::of_reader(&mut { known }).map_err(Error::io("read the unpacked image"))?;
+    let (new, length) =
+        digest::of_reader(&mut { member.entry }).map_err(|fault| Error::malformed(what, fault))?;
+    if length != member.size {
+        return Err(Error::malformed(what, "it is cut short"));
+    }
+    Ok(known == new)
+}
+
 /// Counts one more entry.
 pub(super) fn count(size: &mut Size, limits: &Limits) -> Result<(), Error> {
     size.entries += 1;
@@ -305,12 +351,40 @@ impl Read for Metered {
     }
 }
 
-/// Tells the compression by the first bytes, since not every archive names it.
+/// How something is packed, by its first bytes: not every archive names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    Plain,
+    Gzip,
+    Zstd,
+    /// One that is not read.
+    Other(&'static str),
+}
+
+impl Packing {
+    /// Of what begins so; six bytes tell.
+    pub(super) fn of(first: &[u8]) -> Self {
+        match first {
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            // The second is a frame of somebody's own notes, which may stand in front.
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Other("xz"),
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Other("bzip2"),
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Unpacks a stream, if it is packed.
 pub(super) fn decompress(reader: Box<dyn Read>) -> std::io::Result<Box<dyn Read>> {
     let mut reader = BufReader::with_capacity(128 << 10, reader);
-    Ok(match reader.fill_buf()? {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(reader)?),
-        _ => Box::new(reader),
+    Ok(match Packing::of(reader.fill_buf()?) {
+        Packing::Plain => Box::new(reader),
+        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        Packing::Zstd => Box::new(zstd::Decoder::with_buffer(reader)?),
+        Packing::Other(name) => {
+            let why = format!("it is packed with {name}: pack it with gzip or zstd, or not at all");
+            return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, why));
+        }
     })
 }

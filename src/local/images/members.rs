@@ -55,6 +55,8 @@ struct Records {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
+    /// Set for a sparse file, with its name if that is told here.
+    sparse: Option<Vec<u8>>,
 }
 
 impl<'a, R: Read> Members<'a, R> {
@@ -101,6 +103,11 @@ impl<'a, R: Read> Members<'a, R> {
                 .or_else(|| entry.link_name_bytes().map(Vec::from));
             target.ok_or_else(|| refuse(Refusal::LinkTarget))
         };
+        if let Some(name) = records.sparse {
+            let name = if name.is_empty() { &path[..] } else { &name };
+            let shown = &name[..name.len().min(255)];
+            return Err(Error::refused(shown, Refusal::Sparse));
+        }
         let kind = match header.entry_type().as_byte() {
             // Archives from before the type for folders mark them by a slash.
             b'\0' | b'0' if path.ends_with(b"/") => Kind::Folder,
@@ -151,9 +158,9 @@ impl<'a, R: Read> Members<'a, R> {
                         .ok_or_else(|| Error::malformed(self.what, "a length is no number"))?;
                     set(&mut records.size, size, self.what)?;
                 }
+                b"GNU.sparse.name" => records.sparse = Some(value.to_vec()),
                 _ if key.starts_with(b"GNU.sparse.") => {
-                    let path = records.path.as_deref().unwrap_or_default();
-                    return Err(Error::refused(path, Refusal::Sparse));
+                    records.sparse.get_or_insert_default();
                 }
                 // Times, owners and extended attributes are not kept.
                 _ => {}

@@ -19,7 +19,8 @@ impl Inside {
         Self(Vec::new())
     }
 
-    /// Reads a path as an archive spells it. `./` and doubled slashes are left out.
+    /// Reads a path as an archive spells it. `./` and doubled slashes are left out, and one that
+    /// begins with `/` begins at the root of the image.
     pub(super) fn parse(spelled: &[u8], limits: &Limits) -> Result<Self, Error> {
         check(spelled, limits).map_err(|why| {
             let shown = &spelled[..spelled.len().min(NAME_BYTES)];
@@ -86,9 +87,6 @@ fn check(spelled: &[u8], limits: &Limits) -> Result<Inside, Refusal> {
     if spelled.is_empty() || spelled.contains(&0) {
         return Err(Refusal::BadName);
     }
-    if spelled.starts_with(b"/") {
-        return Err(Refusal::Absolute);
-    }
     let mut parts = Vec::new();
     for part in spelled.split(|byte| *byte == b'/') {
         match part {
@@ -114,13 +112,21 @@ mod tests {
 
     #[test]
     fn every_spelling_of_a_path_is_read_as_the_same_one() {
-        for spelled in ["usr/bin/env", "./usr/bin/env", "usr//bin/./env/"] {
+        for spelled in [
+            "usr/bin/env",
+            "./usr/bin/env",
+            "usr//bin/./env/",
+            "/usr/bin/env",
+            "///usr/bin/env",
+        ] {
             assert_eq!(
                 parse(spelled.as_bytes()).unwrap().as_bytes(),
                 b"usr/bin/env"
             );
         }
-        assert!(parse(b"./").unwrap().is_root());
+        for spelled in ["./", ".", "/", "//./"] {
+            assert!(parse(spelled.as_bytes()).unwrap().is_root());
+        }
     }
 
     #[test]
@@ -128,8 +134,8 @@ mod tests {
         let deep = b"d/".repeat(101);
         let long = b"n".repeat(256);
         for (spelled, expected) in [
-            (&b"/etc/passwd"[..], Refusal::Absolute),
-            (b"..", Refusal::Climbs),
+            (&b".."[..], Refusal::Climbs),
+            (b"/..", Refusal::Climbs),
             (b"a/../../b", Refusal::Climbs),
             (b"a/..", Refusal::Climbs),
             (b"", Refusal::BadName),

@@ -9,7 +9,7 @@ use crate::local::images::digest::Digest;
 use crate::local::images::docker;
 use crate::local::images::error::{Error, Excess};
 use crate::local::images::folder;
-use crate::local::images::layer::{Unpacker, decompress};
+use crate::local::images::layer::{Packing, Unpacker, decompress};
 use crate::local::images::limits::Limits;
 use crate::local::images::oci;
 use crate::local::images::plan::{Plan, Settings};
@@ -148,7 +148,7 @@ fn spread_out(file: File, path: &Path, staged: &Staged, limits: &Limits) -> Resu
     if length > max {
         return Err(Error::Limit { what, max });
     }
-    if !is_compressed(&file).map_err(unread)? {
+    if packing(&file).map_err(unread)? == Packing::Plain {
         return Ok(file);
     }
     let by_ratio = length.saturating_mul(limits.ratio);
@@ -199,12 +199,9 @@ fn spool(
     }
 }
 
-fn is_compressed(file: &File) -> std::io::Result<bool> {
+fn packing(file: &File) -> std::io::Result<Packing> {
     use std::os::unix::fs::FileExt;
-    let mut first = [0; 4];
+    let mut first = [0; 6];
     let read = file.read_at(&mut first, 0)?;
-    Ok(matches!(
-        &first[..read],
-        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd]
-    ))
+    Ok(Packing::of(&first[..read]))
 }

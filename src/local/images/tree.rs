@@ -1,8 +1,9 @@
 //! Writing below one folder, and nowhere else.
 //!
-//! Each path is opened by the kernel beneath the folder with symbolic links forbidden
-//! (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`), so no entry of an image can lead
-//! a write elsewhere, whatever was unpacked before it. Files are always new: what stood at a path
+//! Symbolic links on the way to a path are followed here, as text, with the folder for the root
+//! ([`Tree::followed`]). Each path that comes of it is opened by the kernel beneath the folder with
+//! symbolic links forbidden (`openat2` with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`), so no
+//! entry of an image can lead a write elsewhere, whatever was unpacked before it. Files are always new: what stood at a path
 //! is unlinked first, so a write never goes through a hard link either.
 
 use std::ffi::{CString, OsStr};
@@ -16,12 +17,16 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use crate::local::images::error::{Error, Refusal};
+use crate::local::images::limits::Limits;
 use crate::local::images::path::Inside;
 
 /// Folders, and files that somebody may run.
 const OPEN: Mode = Mode::from_raw_mode(0o755);
 /// All other files.
 const PLAIN: Mode = Mode::from_raw_mode(0o644);
+
+/// Symbolic links that are followed on the way to one path; as many as Linux follows.
+const LINKS_MAX: usize = 40;
 
 /// A folder that is written to by paths below it.
 #[derive(Debug)]
@@ -78,6 +83,101 @@ impl Tree {
         let (folder, name) = self.open_parent(path)?;
         rustix::fs::symlinkat(OsStr::from_bytes(target), folder, name)
             .map_err(|fault| self.fault(path, fault))
+    }
+
+    /// Makes a named pipe where nothing is.
+    pub(super) fn pipe(&self, path: &Inside) -> Result<(), Error> {
+        let (folder, name) = self.open_parent(path)?;
+        rustix::fs::mknodat(folder, name, FileType::Fifo, PLAIN, 0)
+            .map_err(|fault| self.fault(path, fault))
+    }
+
+    /// The folder that `path` leads to for a process whose root is this tree: symbolic links are
+    /// followed, and none leads out. What is missing stays as it is spelled.
+    pub(super) fn followed(&self, path: &Inside, limits: &Limits) -> Result<Inside, Error> {
+        if !matches!(self.resolve(path, OFlags::PATH), Err(Errno::LOOP)) {
+            return Ok(path.clone());
+        }
+        let mut ahead: Vec<Vec<u8>> = parts_backwards(path.as_bytes()).collect();
+        let (mut at, mut links) = (Inside::root(), 0);
+        while let Some(name) = ahead.pop() {
+            if name == b".." {
+                at = at.split().map_or_else(Inside::root, |(folder, _)| folder);
+                continue;
+            }
+            let next = at.join(&name, limits)?;
+            let Some(target) = self.link_target(&next)? else {
+                at = next;
+                continue;
+            };
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(Error::refused(path.as_bytes(), Refusal::ThroughLink));
+            }
+            if target.starts_with(b"/") {
+                at = Inside::root();
+            }
+            ahead.extend(parts_backwards(&target));
+        }
+        Ok(at)
+    }
+
+    /// The target of the symbolic link at a path, if one is there.
+    pub(super) fn link_target(&self, path: &Inside) -> Result<Option<Vec<u8>>, Error> {
+        let Some((parent, name)) = path.split() else {
+            return Ok(None);
+        };
+        let target = self
+            .resolve(&parent, OFlags::PATH)
+            .and_then(|folder| rustix::fs::readlinkat(folder, name, Vec::new()));
+        match target {
+            Ok(target) => Ok(Some(target.into_bytes())),
+            Err(Errno::INVAL | Errno::NOENT) => Ok(None),
+            Err(fault) => Err(self.fault(path, fault)),
+        }
+    }
+
+    /// The file at a path, for reading, if a plain one is there that as many may run.
+    pub(super) fn open_file(&self, path: &Inside, executable: bool) -> Result<Option<File>, Error> {
+        let (folder, name) = self.open_parent(path)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mode = if executable { OPEN } else { PLAIN };
+        let is_as_expected = |stat: &Stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && Mode::from_raw_mode(stat.st_mode) == mode
+        };
+        match stat(&folder, name) {
+            Ok(stat) if is_as_expected(&stat) => {}
+            Ok(_) => return Ok(None),
+            Err(fault) => return Err(self.fault(path, fault)),
+        }
+        let file = rustix::fs::openat(&folder, name, flags, Mode::empty());
+        file.map(|file| Some(File::from(file)))
+            .map_err(|fault| self.fault(path, fault))
+    }
+
+    /// Whether two paths are names of one file.
+    pub(super) fn are_one(&self, first: &Inside, second: &Inside) -> Result<bool, Error> {
+        let about = |path: &Inside| {
+            let Some((parent, name)) = path.split() else {
+                return Ok(None);
+            };
+            let found = self.resolve(&parent, OFlags::PATH);
+            match found.and_then(|folder| stat(folder, name)) {
+                Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+                Err(Errno::NOENT) => Ok(None),
+                Err(fault) => Err(self.fault(path, fault)),
+            }
+        };
+        let first = about(first)?;
+        Ok(first.is_some() && first == about(second)?)
+    }
+
+    /// Whether a named pipe is at a path.
+    pub(super) fn is_pipe(&self, path: &Inside) -> Result<bool, Error> {
+        let (folder, name) = self.open_parent(path)?;
+        let found = stat(&folder, name).map_err(|fault| self.fault(path, fault))?;
+        Ok(FileType::from_raw_mode(found.st_mode) == FileType::Fifo)
     }
 
     /// Makes `path` another name of `target`, a file or symbolic link of this tree.
@@ -188,6 +288,14 @@ impl Tree {
             }
         }
     }
+}
+
+/// The names in a path, the last one first.
+fn parts_backwards(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    let parts = path.rsplit(|byte| *byte == b'/');
+    parts
+        .filter(|part| !matches!(*part, b"" | b"."))
+        .map(<[u8]>::to_vec)
 }
 
 /// Opens `path` beneath `root`, following no link and crossing no mount point.

@@ -64,6 +64,17 @@ impl Layer {
         self
     }
 
+    /// These entries, and then those of another.
+    pub(crate) fn then(self, other: Self) -> Self {
+        let mut bytes = self.bytes();
+        // Two empty blocks end an archive.
+        bytes.truncate(bytes.len() - 1024);
+        bytes.extend(other.bytes());
+        let mut joined = Builder::new(Vec::new());
+        joined.get_mut().extend(&bytes[..bytes.len() - 1024]);
+        Self(joined)
+    }
+
     pub(crate) fn bytes(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }

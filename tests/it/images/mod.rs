@@ -1,5 +1,6 @@
 //! Images for the local server: what can be imported, what comes out, and what is refused.
 
+mod arbitrary;
 mod build;
 mod docker;
 mod life;

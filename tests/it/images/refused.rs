@@ -5,7 +5,7 @@ use serde_json::json;
 use tar::EntryType;
 
 use super::build::{Image, Layer, Packed, Parts, digest};
-use super::{Bench, names};
+use super::{Bench, files, names};
 use cofferdam::local::images::{Error, Excess, Limits, Refusal};
 
 /// Imports an image of these layers, which must be refused for this reason, and checks that the
@@ -35,10 +35,12 @@ const OUT: &str = "../../../../..";
 
 #[test]
 fn a_path_that_leads_out_of_the_image() {
-    check_refused(
+    check_inside(
         vec![Layer::new().file("/etc/cofferdam-canary", "x")],
-        Refusal::Absolute,
+        [("etc/", "0755"), ("etc/cofferdam-canary", "0644 x")],
     );
+    assert!(!std::path::Path::new("/etc/cofferdam-canary").exists());
+    check_refused(vec![Layer::new().file("/../up", "x")], Refusal::Climbs);
     check_refused(
         vec![Layer::new().file(&format!("{OUT}/canary"), "x")],
         Refusal::Climbs,
@@ -59,31 +61,172 @@ fn a_path_that_leads_out_of_the_image() {
     check_refused(vec![Layer::new().file(".wh.", "")], Refusal::BadName);
 }
 
+/// Imports an image of these layers, which must be taken, with these files, and checks that the
+/// canary beside the store was neither changed nor joined.
+#[track_caller]
+fn check_inside<const N: usize>(layers: Vec<Layer>, expected: [(&str, &str); N]) {
+    let bench = Bench::new();
+    let canary = bench.path("canary");
+    std::fs::write(&canary, "alive").unwrap();
+    let layers = layers.into_iter().map(Layer::bytes).collect();
+    bench
+        .import("app", &Image::new(layers).oci().tar())
+        .unwrap();
+    assert_eq!(bench.files("app"), files(expected));
+    assert_eq!(std::fs::read_to_string(canary).unwrap(), "alive");
+    assert_eq!(names(bench.folder.path()), ["canary", "source", "state"]);
+}
+
+/// A link leads where it leads for a process in the image, and nowhere else.
 #[test]
 fn a_write_through_a_symbolic_link() {
-    for target in [OUT, "/etc", ".", "real"] {
-        let link = || Layer::new().folder("real").symlink("link", target);
-        check_refused(vec![link().file("link/canary", "x")], Refusal::ThroughLink);
-        check_refused(
+    for (target, at) in [
+        (OUT, "canary"),
+        ("/etc", "etc/canary"),
+        (".", "canary"),
+        ("real", "real/canary"),
+        ("/real/", "real/canary"),
+        ("real/../real", "real/canary"),
+        ("second", "real/canary"),
+    ] {
+        let link = || {
+            let layer = Layer::new().folder("real").folder("etc");
+            layer.symlink("second", "./real").symlink("link", target)
+        };
+        let shown = format!("-> {target}");
+        let expected = [
+            (at, "0644 x"),
+            ("etc/", "0755"),
+            ("link", &shown),
+            ("real/", "0755"),
+            ("second", "-> ./real"),
+        ];
+        check_inside(vec![link().file("link/canary", "x")], expected);
+        check_inside(
             vec![link(), Layer::new().file("link/canary", "x")],
-            Refusal::ThroughLink,
+            expected,
         );
-        check_refused(
-            vec![link(), Layer::new().file("link/.wh.canary", "")],
-            Refusal::ThroughLink,
-        );
-        check_refused(
-            vec![link(), Layer::new().file("link/.wh..wh..opq", "")],
-            Refusal::ThroughFile,
-        );
-        check_refused(
-            vec![link(), Layer::new().folder("link/inner")],
-            Refusal::ThroughLink,
-        );
-        check_refused(
-            vec![link(), Layer::new().symlink("link/inner", "/")],
-            Refusal::ThroughLink,
-        );
+        let hidden = Layer::new().file("link/.wh.canary", "");
+        let bare = [expected[1], expected[2], expected[3], expected[4]];
+        check_inside(vec![link().file("link/canary", "x"), hidden], bare);
+        let inner = at.replace("canary", "inner/");
+        let folder = [(inner.as_str(), "0755"), bare[0], bare[1], bare[2], bare[3]];
+        check_inside(vec![link().folder("link/inner")], folder);
+        let inner = at.replace("canary", "inner");
+        let another = [(inner.as_str(), "-> /"), bare[0], bare[1], bare[2], bare[3]];
+        check_inside(vec![link().symlink("link/inner", "/")], another);
+    }
+}
+
+#[test]
+fn an_opaque_folder_behind_a_link_hides_what_is_in_the_image() {
+    let lower = Layer::new().file("real/old", "x").symlink("link", OUT);
+    let upper = Layer::new().file("link/.wh..wh..opq", "");
+    check_inside(vec![lower, upper], []);
+    let lower = Layer::new().file("real/old", "x").symlink("link", "/real");
+    let upper = Layer::new()
+        .file("link/.wh..wh..opq", "")
+        .file("link/new", "y");
+    check_inside(
+        vec![lower, upper],
+        [
+            ("link", "-> /real"),
+            ("real/", "0755"),
+            ("real/new", "0644 y"),
+        ],
+    );
+}
+
+#[test]
+fn links_in_a_circle_and_links_to_what_is_no_folder() {
+    for target in ["link", "./link/", "/link", "other"] {
+        let layer = Layer::new()
+            .symlink("other", "link")
+            .symlink("link", target);
+        check_refused(vec![layer.file("link/canary", "x")], Refusal::ThroughLink);
+    }
+    let layer = Layer::new().file("file", "x").symlink("link", "file");
+    check_refused(vec![layer.file("link/canary", "x")], Refusal::ThroughFile);
+    let layer = Layer::new()
+        .file("link/inner", "x")
+        .symlink("mount", "/dev");
+    check_inside(
+        vec![layer.entry(EntryType::Char, "mount/null", "", b"", 0o666)],
+        [
+            ("link/", "0755"),
+            ("link/inner", "0644 x"),
+            ("mount", "-> /dev"),
+        ],
+    );
+}
+
+/// As kaniko and NixOS write them.
+#[test]
+fn an_absolute_path_begins_at_the_root_of_the_image() {
+    check_inside(
+        vec![
+            Layer::new()
+                .folder("/")
+                .folder("/usr/")
+                .file("/usr/bin/a", "x")
+                .hard_link("/usr/bin/b", "/usr/bin/a")
+                .hard_link("usr/bin/c", "//usr/./bin/a")
+                .symlink("/lib", "/usr/lib")
+                .file("/lib/d", "y")
+                .file("/usr/gone", "z"),
+            Layer::new().folder("./").file("/usr/.wh.gone", ""),
+        ],
+        [
+            ("lib", "-> /usr/lib"),
+            ("usr/", "0755"),
+            ("usr/bin/", "0755"),
+            ("usr/bin/a", "0644 x"),
+            ("usr/bin/b", "0644 x"),
+            ("usr/bin/c", "0644 x"),
+            ("usr/lib/", "0755"),
+            ("usr/lib/d", "0644 y"),
+        ],
+    );
+}
+
+#[test]
+fn the_same_again_in_one_layer_is_no_other() {
+    let layer = Layer::new()
+        .file("a", "x")
+        .symlink("l", "a")
+        .hard_link("h", "a")
+        .entry(EntryType::Fifo, "p", "", b"", 0o644);
+    let layer = layer
+        .file("./a", "x")
+        .symlink("/l", "a")
+        .hard_link("h", "/a")
+        .entry(EntryType::Fifo, "p", "", b"", 0o644);
+    let bench = Bench::new();
+    let layers = vec![layer.bytes()];
+    bench
+        .import("app", &Image::new(layers).oci().tar())
+        .unwrap();
+    let root = bench.root("app");
+    assert_eq!(std::fs::read_to_string(root.join("a")).unwrap(), "x");
+    let kind = std::fs::symlink_metadata(root.join("p"))
+        .unwrap()
+        .file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
+
+    for again in [
+        Layer::new().symlink("l", "b"),
+        Layer::new().file("l", "a"),
+        Layer::new().program("a", 0o755),
+        Layer::new().file("h", "other"),
+        Layer::new().hard_link("a", "b"),
+        Layer::new().entry(EntryType::Fifo, "a", "", b"", 0o644),
+    ] {
+        let layer = Layer::new()
+            .file("a", "x")
+            .file("b", "x")
+            .symlink("l", "a")
+            .hard_link("h", "a");
+        check_refused(vec![layer.then(again)], Refusal::Duplicate);
     }
 }
 
@@ -106,12 +249,12 @@ fn a_link_that_is_written_to_is_replaced_and_its_target_left_alone() {
 #[test]
 fn a_hard_link_that_leads_out_or_to_nothing() {
     for (target, expected) in [
-        ("/etc/passwd", Refusal::Absolute),
+        ("/etc/passwd", Refusal::BrokenLink),
         ("../../../../../canary", Refusal::Climbs),
         ("missing", Refusal::BrokenLink),
         ("missing/inner", Refusal::BrokenLink),
         ("folder", Refusal::BrokenLink),
-        ("link/passwd", Refusal::ThroughLink),
+        ("link/passwd", Refusal::BrokenLink),
         ("file/inner", Refusal::ThroughFile),
         ("new", Refusal::BrokenLink),
     ] {
@@ -140,19 +283,33 @@ fn a_write_to_one_name_of_a_file_leaves_its_other_names_alone() {
 }
 
 #[test]
-fn devices_pipes_and_kinds_that_images_do_not_have() {
+fn devices_and_kinds_that_images_do_not_have() {
     for (kind, expected) in [
         (EntryType::Char, Refusal::Device),
         (EntryType::Block, Refusal::Device),
-        (EntryType::Fifo, Refusal::Pipe),
         (EntryType::GNUSparse, Refusal::Sparse),
         (EntryType::new(b'V'), Refusal::UnknownKind),
     ] {
         let layer = Layer::new().entry(kind, "etc/odd", "", b"", 0o644);
         check_refused(vec![layer], expected);
     }
-    let layer = Layer::new().pax(&[("GNU.sparse.major", b"1")]);
-    check_refused(vec![layer.file("a", "x")], Refusal::Sparse);
+    for (records, name) in [
+        (vec![("GNU.sparse.major", &b"1"[..])], "a"),
+        (
+            vec![("GNU.sparse.size", b"1"), ("path", b"long/name")],
+            "long/name",
+        ),
+        (
+            vec![("path", b"GNUSparseFile.0/a"), ("GNU.sparse.name", b"real")],
+            "real",
+        ),
+    ] {
+        let layer = Layer::new().pax(&records).file("a", "x");
+        let bench = Bench::new();
+        let fault = bench.import("bad", &Image::new(vec![layer.bytes()]).oci().tar());
+        let told = fault.unwrap_err().to_string();
+        assert_eq!(told, format!("refused {name:?}: a sparse file"));
+    }
 }
 
 #[test]
@@ -352,6 +509,10 @@ fn a_source_that_is_not_as_its_format_says() {
     let mut twice = Image::new(vec![layer]).oci();
     twice.add("index.json", b"{}");
     check_malformed(&twice.tar());
+    let length = twice.part("index.json").len();
+    *twice.part("index.json") = vec![b' '; length];
+    twice.0.last_mut().unwrap().1 = vec![b'!'; length];
+    check_malformed(&twice.tar());
 
     let mut artifact = Parts::layout();
     let blob = artifact.add_blob("application/vnd.example.thing", b"x");
@@ -429,7 +590,6 @@ fn a_source_that_is_none() {
 
 #[test]
 fn a_plain_folder_with_what_no_image_has() {
-    use rustix::fs::{CWD, FileType, Mode};
     let check = |expected: Refusal, fill: &dyn Fn(&std::path::Path)| {
         let bench = Bench::new();
         let source = bench.path("rootfs");
@@ -441,11 +601,7 @@ fn a_plain_folder_with_what_no_image_has() {
         }
         bench.check_untouched();
     };
-    check(Refusal::Pipe, &|source| {
-        let path = source.join("etc/pipe");
-        rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
-    });
-    check(Refusal::Pipe, &|source| {
+    check(Refusal::Socket, &|source| {
         drop(std::os::unix::net::UnixListener::bind(source.join("etc/socket")).unwrap());
     });
     check(Refusal::MountPoint, &|source| {

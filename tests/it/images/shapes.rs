@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::build::{Image, Layer, Packed, Parts, architecture, digest};
 use super::{Bench, files, names};
+use crate::support::command::{cofferdam, ended};
 use cofferdam::local::engine::Root;
 use cofferdam::local::images::{Error, Kind};
 
@@ -374,4 +375,152 @@ fn a_digest_in_a_reference_may_be_the_configurations_or_the_manifests_and_must_m
     assert!(matches!(fault, Err(Error::OtherDigest { .. })), "{fault:?}");
     let fault = bench.store.resolve("app");
     assert!(matches!(fault, Err(Error::Unknown { .. })), "{fault:?}");
+}
+
+#[test]
+fn a_zstd_layer_may_begin_with_a_frame_of_notes() {
+    for (first, around_all) in [(0x50, false), (0x5f, false), (0x53, true)] {
+        let bench = Bench::new();
+        let mut note = vec![first, 0x2a, 0x4d, 0x18, 5, 0, 0, 0];
+        note.extend(b"notes");
+        let noted = |bytes: &[u8]| [note.clone(), Packed::Zstd.pack(bytes)].concat();
+        let layer = Layer::new().file("a", "x").bytes();
+        let archive = if around_all {
+            noted(&Image::new(vec![layer]).oci().tar())
+        } else {
+            let image = Image::new(vec![layer.clone()]);
+            let mut parts = Parts::layout();
+            let kind = "application/vnd.oci.image.layer.v1.tar+zstd";
+            let layer = parts.add_blob(kind, &noted(&layer));
+            let config = image.config();
+            let config = parts.add_blob("application/vnd.oci.image.config.v1+json", &config);
+            let manifest = json!({"config": config, "layers": [layer]}).to_string();
+            let kind = "application/vnd.oci.image.manifest.v1+json";
+            let manifest = parts.add_blob(kind, manifest.as_bytes());
+            parts.set_index(vec![manifest]);
+            parts.tar()
+        };
+        bench.import("app", &archive).unwrap();
+        assert_eq!(bench.files("app"), files([("a", "0644 x")]));
+    }
+}
+
+#[test]
+fn what_is_packed_with_xz_or_bzip2_is_named_in_the_refusal() {
+    for (first, name) in [
+        (&b"\xfd7zXZ\0\0\x04rest of it"[..], "xz"),
+        (b"BZh91AY&SYrest of it", "bzip2"),
+    ] {
+        let bench = Bench::new();
+        let told = bench.import("bad", first).unwrap_err().to_string();
+        assert!(told.contains(&format!("packed with {name}: ")), "{told}");
+        let image = Image::new(vec![Layer::new().file("a", "x").bytes()]);
+        let mut docker = image.docker(&["bad:latest"]);
+        docker.0[0].1 = first.to_vec();
+        let told = bench.import("bad", &docker.tar()).unwrap_err().to_string();
+        assert!(
+            told.contains(&format!(
+                "layer 1 in the image source: it is packed with {name}"
+            )),
+            "{told}"
+        );
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(first).unwrap();
+        drop(writer);
+        let told = bench
+            .store
+            .import_archive("bad", reader)
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains(&format!("packed with {name}: ")), "{told}");
+    }
+}
+
+/// As archives have it whose image has one layer twice.
+#[test]
+fn an_archive_may_have_the_same_part_again() {
+    let bench = Bench::new();
+    let layer = Layer::new().file("once", "x").bytes();
+    let image = Image::new(vec![layer.clone(), layer]);
+    for parts in [image.oci(), image.docker(&["app:latest"])] {
+        let mut parts = parts;
+        let again = parts.0.clone();
+        parts.0.extend(again);
+        bench.import("app", &parts.tar()).unwrap();
+        assert_eq!(bench.files("app"), files([("once", "0644 x")]));
+    }
+    // A root entry, and members that begin with a slash, in the archive around it.
+    let mut archive = Layer::new().folder("./").folder("/");
+    for (name, bytes) in &image.oci().0 {
+        let path = format!("/{name}");
+        archive = archive.entry(tar::EntryType::Regular, &path, "", bytes, 0o644);
+    }
+    bench.import("slashed", &archive.bytes()).unwrap();
+    assert_eq!(bench.files("slashed"), files([("once", "0644 x")]));
+}
+
+#[test]
+fn a_folder_with_a_pipe_is_copied() {
+    use rustix::fs::{CWD, FileType, Mode};
+    let bench = Bench::new();
+    let source = bench.path("rootfs");
+    std::fs::create_dir_all(source.join("etc")).unwrap();
+    let path = source.join("etc/pipe");
+    rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    bench.store.import("app", &source).unwrap();
+    let about = bench
+        .root("app")
+        .join("etc/pipe")
+        .symlink_metadata()
+        .unwrap();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&about.file_type()));
+    assert!(bench.store.remove("app").unwrap().deleted);
+}
+
+#[test]
+fn the_command_imports_from_standard_input_as_its_help_says() {
+    let bench = Bench::new();
+    let zeros = "\0".repeat(1 << 20);
+    let layer = Layer::new().file("a", "x").file("zeros", &zeros).bytes();
+    let archive = bench.path("archive");
+    let image = Image::new(vec![layer]).packed(Packed::Gzip);
+    std::fs::write(&archive, Packed::Zstd.pack(&image.oci().tar())).unwrap();
+    let run = |ratio: &str| {
+        let mut command = cofferdam(["images", "import", "app", "-"]);
+        command.env("COFFERDAM_STATE_DIR", bench.state());
+        command.env("COFFERDAM_IMAGE_MAX_RATIO", ratio);
+        command.stdin(std::fs::File::open(&archive).unwrap());
+        ended(command)
+    };
+    let told = run("200").done();
+    assert!(told.starts_with("imported app:latest"), "{told}");
+    let file = std::fs::read_to_string(bench.root("app").join("a")).unwrap();
+    assert_eq!(file, "x");
+    let refused = run("0");
+    assert_eq!(refused.status, 2, "{}", refused.stderr);
+    let told = "COFFERDAM_IMAGE_MAX_RATIO";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+}
+
+#[test]
+fn the_ratio_is_a_setting_and_its_refusal_names_it() {
+    let zeros = vec![0; 80 << 20];
+    let layer = Layer::new().entry(tar::EntryType::Regular, "zeros", "", &zeros, 0o644);
+    let image = Image::new(vec![layer.bytes()]).packed(Packed::Zstd);
+    let bench = Bench::new();
+    let archive = bench.path("archive");
+    std::fs::write(&archive, image.oci().tar()).unwrap();
+    let run = |ratio: &str| {
+        let mut command = cofferdam(["images", "import", "app"]);
+        command
+            .arg(&archive)
+            .env("COFFERDAM_STATE_DIR", bench.state());
+        command.env("COFFERDAM_IMAGE_MAX_RATIO", ratio);
+        ended(command)
+    };
+    let refused = run("200");
+    assert_eq!(refused.status, 1, "{}", refused.stdout);
+    let told = "COFFERDAM_IMAGE_MAX_RATIO";
+    assert!(refused.stderr.contains(told), "{}", refused.stderr);
+    run("1000000").done();
 }
