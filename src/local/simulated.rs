@@ -6,7 +6,8 @@
 //! with 0 after the delay.
 //!
 //! A guest can be one that behaves otherwise, by the variable `SIMULATED_GUEST`: `exits` (posts
-//! nothing and exits with 3), `stays` (posts and never exits), `hangs` (neither).
+//! nothing and exits with 3), `stays` (posts and never exits), `hangs` (neither), `hostile` (posts
+//! JSON that ordinary readers cannot read, one after the other, and then its result).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -113,12 +114,25 @@ impl Running {
                 std::future::pending().await
             }
             Some("hangs") => std::future::pending().await,
+            Some("hostile") => {
+                for body in hostile() {
+                    self.post(&body, 1).await;
+                }
+                self.play().await
+            }
             _ => self.play().await,
         }
     }
 
     async fn play(&self) -> i32 {
         tokio::time::sleep(self.delay).await;
+        let run = self.env.get("SANDBOX_RUN_ID").map_or("", String::as_str);
+        let body = serde_json::json!({ "simulated": true, "run_id": run }).to_string();
+        self.post(&body, TRIES).await
+    }
+
+    /// Posts a body up to `tries` times, and answers what its guest exits with.
+    async fn post(&self, body: &str, tries: u32) -> i32 {
         let url = self
             .env
             .get("SANDBOX_RESULT_URL")
@@ -127,15 +141,13 @@ impl Running {
             return 0;
         };
         let token = self.env.get("SANDBOX_RUN_TOKEN").map_or("", String::as_str);
-        let run = self.env.get("SANDBOX_RUN_ID").map_or("", String::as_str);
-        let body = serde_json::json!({ "simulated": true, "run_id": run }).to_string();
         let request = format!(
             "POST {} HTTP/1.1\r\nHost: {endpoint}\r\nAuthorization: Bearer {token}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
             url.path(),
             body.len()
         );
-        for attempt in 1..=TRIES {
+        for attempt in 1..=tries {
             let seen = match timeout(POST_TIMEOUT, post(endpoint, &request)).await {
                 Ok(Ok(status)) => status.to_string(),
                 Ok(Err(error)) => error.to_string(),
@@ -151,6 +163,17 @@ impl Running {
         }
         1
     }
+}
+
+/// JSON, and nearly JSON, that breaks its readers.
+fn hostile() -> [String; 4] {
+    const DEPTH: usize = 5000;
+    [
+        "[".repeat(DEPTH) + &"]".repeat(DEPTH),
+        "9".repeat(DEPTH),
+        r#"{"a":"\ud800"}"#.to_owned(),
+        r#"{"\ud800":1}"#.to_owned(),
+    ]
 }
 
 /// Sends a request on a connection of its own and gives the answer's status.

@@ -9,6 +9,7 @@ use crate::args::Args;
 use crate::consume;
 use crate::fleet::APPS;
 use crate::link::Link;
+use crate::neighbour;
 use crate::produce::Sent;
 
 /// Entries read in one go.
@@ -99,9 +100,18 @@ impl Count {
     async fn set_aside(&mut self, link: &mut Link, sent: &Sent) {
         let mut garbage: HashSet<String> = HashSet::new();
         let mut sources: HashSet<String> = HashSet::new();
-        for entry in all(link, "cofferdam:dead").await {
-            garbage.extend(entry.get::<String>("run"));
-            let source = entry.get::<String>("source_id").unwrap_or_default();
+        for fields in bytes_of_all(link, "cofferdam:dead").await {
+            let mut source = String::new();
+            for (name, value) in fields {
+                let value = value.strip_prefix(b"\xff").unwrap_or(&value);
+                let value = String::from_utf8_lossy(value).into_owned();
+                match name.as_slice() {
+                    b"source_id" => source += &value,
+                    b"source_stream" => source += &format!(" on {value}"),
+                    b"reason" => {}
+                    _ => drop(garbage.insert(value)),
+                }
+            }
             if !sources.insert(source.clone()) {
                 self.doubled.push(format!("dead: {source}"));
             }
@@ -168,12 +178,14 @@ impl Count {
 
     /// Compares the most machines that there were at once with what was allowed.
     pub(crate) fn caps(&mut self, args: &Args, most: usize, most_of_tenant: usize) {
-        if most > args.cap {
+        let cap = args.cap + neighbour::CAP;
+        if most > cap {
             self.over
-                .push(format!("{most} machines where {} may be", args.cap));
+                .push(format!("{most} machines where {cap} may be"));
         }
-        if most_of_tenant > args.tenant_cap {
-            let cap = args.tenant_cap;
+        // The other installation's runs look like the first tenant's.
+        let cap = args.tenant_cap + neighbour::CAP;
+        if most_of_tenant > cap {
             self.over.push(format!(
                 "{most_of_tenant} machines of a tenant where {cap} may be"
             ));
@@ -187,6 +199,31 @@ pub(crate) async fn is_quiet(link: &mut Link) -> bool {
     let control: usize = link.ask(&["XLEN", "cofferdam:control"]).await;
     let due: usize = link.ask(&["ZCARD", "cofferdam:due"]).await;
     runs + control + due == 0
+}
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The fields of every entry, which need not be text.
+async fn bytes_of_all(link: &mut Link, stream: &str) -> Vec<Fields> {
+    let mut found: Vec<(String, Fields)> = Vec::new();
+    loop {
+        let from = found
+            .last()
+            .map_or_else(|| "-".to_owned(), |(last, _)| format!("({last}"));
+        let count = PAGE.to_string();
+        let page: Vec<(String, Vec<Vec<u8>>)> = link
+            .ask(&["XRANGE", stream, &from, "+", "COUNT", &count])
+            .await;
+        if page.is_empty() {
+            return found.into_iter().map(|(_, fields)| fields).collect();
+        }
+        found.extend(page.into_iter().map(|(id, words)| {
+            let pairs = words
+                .chunks(2)
+                .map(|pair| (pair[0].clone(), pair[1].clone()));
+            (id, pairs.collect())
+        }));
+    }
 }
 
 async fn all(link: &mut Link, stream: &str) -> Vec<StreamId> {

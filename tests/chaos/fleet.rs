@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use crate::args::{Args, Guests, Kind};
+use crate::neighbour;
 use crate::plan::Who;
 use crate::process::{Leaving, Process};
 
@@ -19,6 +21,8 @@ use crate::process::{Leaving, Process};
 pub(crate) const APPS: &str = "sandboxes-a,sandboxes-b";
 /// What the API asks for.
 pub(crate) const TOKEN: &str = "token-of-the-storm";
+/// What another installation signs with.
+const NEIGHBOURS_KEYS: &str = "k1:IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// What tokens of guests are signed with.
 const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// How long a process that is told to end may take; it is told to take 5 s.
@@ -32,10 +36,13 @@ pub(crate) struct Fleet {
     workers: Vec<Process>,
     serves: Vec<Serve>,
     leaving: Vec<Leaving>,
+    /// Redis and the worker of another installation.
+    neighbours: [Process; 2],
     doors: Rc<RefCell<Vec<u16>>>,
     /// What went wrong that should not have.
     pub(crate) troubles: Vec<String>,
     pub(crate) redis_url: String,
+    pub(crate) neighbour_url: String,
     pub(crate) machines_url: String,
 }
 
@@ -53,6 +60,8 @@ impl Fleet {
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = front.local_addr().unwrap().to_string();
         let (redis_port, machines_port) = (ports.free(), ports.free());
+        let neighbour_port = ports.free();
+        let neighbour_url = format!("redis://127.0.0.1:{neighbour_port}");
         let redis_url = format!("redis://127.0.0.1:{redis_port}");
         let command = args.command.clone();
         let command = command.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_cofferdam")));
@@ -68,21 +77,36 @@ impl Fleet {
             process: cofferdam(&format!("serve-{n}"), &["serve".to_owned()]),
             ports: [ports.free(), ports.free()],
         };
+        let mut neighbour = cofferdam("neighbour", &["worker".to_owned()]);
+        neighbour.set("REDIS_URL", neighbour_url.clone());
+        neighbour.set("COFFERDAM_SIGNING_KEYS", NEIGHBOURS_KEYS.to_owned());
+        neighbour.set("COFFERDAM_MAX_IN_FLIGHT", neighbour::CAP.to_string());
+        let neighbours = [redis("neighbours-redis", neighbour_port, folder), neighbour];
         let mut words = vec!["machines".to_owned(), "--fault-control".to_owned()];
         if let Guests::Simulated(ms) = args.guests {
             words.extend(["--simulate".to_owned(), ms.to_string()]);
         }
         let mut fleet = Self {
-            redis: redis(redis_port, folder),
+            redis: redis("redis", redis_port, folder),
             machines: cofferdam("machines", &words),
             workers: (0..workers).map(worker).collect(),
             serves: (0..serves).map(&mut serve).collect(),
             leaving: Vec::new(),
+            neighbours,
             doors: Rc::default(),
             troubles: Vec::new(),
             redis_url,
+            neighbour_url,
             machines_url: format!("http://127.0.0.1:{machines_port}"),
         };
+        if args.kind == Kind::Storm {
+            let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("redis://{}", slow.local_addr().unwrap());
+            spawn_local(slow_link(slow, redis_port));
+            if let Some(last) = fleet.workers.last_mut() {
+                last.set("REDIS_URL", url);
+            }
+        }
         let doors = fleet.serves.iter().map(|serve| serve.ports[0]).collect();
         fleet.doors = Rc::new(RefCell::new(doors));
         spawn_local(balance(front, fleet.doors.clone()));
@@ -91,8 +115,8 @@ impl Fleet {
         for n in 0..serves {
             fleet.begin(Who::Serve(n));
         }
-        for worker in &mut fleet.workers {
-            worker.start();
+        for process in fleet.workers.iter_mut().chain(&mut fleet.neighbours) {
+            process.start();
         }
         fleet
     }
@@ -147,6 +171,8 @@ impl Fleet {
                 self.begin(who);
             }
         }
+        self.troubles
+            .extend(self.neighbours.iter_mut().filter_map(Process::died));
         for mut leaving in std::mem::take(&mut self.leaving) {
             match leaving.ended() {
                 // 1: told to end before it had reached Redis.
@@ -176,7 +202,8 @@ impl Fleet {
                 self.troubles.push(format!("{name} did not end"));
             }
         }
-        for mut process in [self.machines, self.redis] {
+        let [neighbours_redis, neighbour] = self.neighbours;
+        for mut process in [neighbour, self.machines, self.redis, neighbours_redis] {
             let Some(one) = process.leave() else { continue };
             let name = one.name.clone();
             if !one.wait(LEAVE_BOUND).await {
@@ -228,7 +255,8 @@ fn settings(
 
 /// A kill loses nothing that the system has been given; `everysec` may keep answers back in the
 /// process for a second, so everything that was answered is written first.
-fn redis(port: u16, folder: &Path) -> Process {
+fn redis(name: &str, port: u16, folder: &Path) -> Process {
+    let file = format!("{name}.aof");
     let port = port.to_string();
     let words = [
         "--port",
@@ -243,11 +271,15 @@ fn redis(port: u16, folder: &Path) -> Process {
         "always",
         "--maxmemory-policy",
         "noeviction",
+        "--appendfilename",
+        &file,
+        "--appenddirname",
+        name,
         "--dir",
     ];
     let mut words = words.map(str::to_owned).to_vec();
     words.push(folder.to_str().unwrap().to_owned());
-    Process::new("redis", Path::new("redis-server"), &words, &[], folder)
+    Process::new(name, Path::new("redis-server"), &words, &[], folder)
 }
 
 /// Passes connections on to the endpoints in turn, and to another where one does not answer.
@@ -268,6 +300,41 @@ async fn balance(front: TcpListener, doors: Rc<RefCell<Vec<u16>>>) {
                 }
             }
         });
+    }
+}
+
+/// Bytes a second that the slow link carries each way.
+const SLOW_BYTES_PER_S: u32 = 4 * 1024 * 1024;
+
+/// Passes connections on to Redis, slowly: one worker is far away.
+async fn slow_link(front: TcpListener, redis_port: u16) {
+    loop {
+        let Ok((near, _)) = front.accept().await else {
+            continue;
+        };
+        spawn_local(async move {
+            let Ok(far) = TcpStream::connect(("127.0.0.1", redis_port)).await else {
+                return;
+            };
+            let (near_read, near_write) = near.into_split();
+            let (far_read, far_write) = far.into_split();
+            tokio::select! {
+                () = trickle(near_read, far_write) => {}
+                () = trickle(far_read, near_write) => {}
+            }
+        });
+    }
+}
+
+async fn trickle(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut piece = vec![0; 64 * 1024];
+    while let Ok(bytes @ 1..) = from.read(&mut piece).await {
+        if to.write_all(&piece[..bytes]).await.is_err() {
+            return;
+        }
+        let bytes = u32::try_from(bytes).unwrap();
+        let takes = f64::from(bytes) / f64::from(SLOW_BYTES_PER_S);
+        tokio::time::sleep(Duration::from_secs_f64(takes)).await;
     }
 }
 

@@ -11,7 +11,9 @@ mod args;
 mod consume;
 mod count;
 mod fleet;
+mod limit;
 mod link;
+mod neighbour;
 mod plan;
 mod process;
 mod produce;
@@ -86,11 +88,16 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     let producing = spawn_local(producing);
     let consuming = spawn_local(consume::consume(Link::new(&redis_url), progress.clone()));
 
+    let neighbour = Link::new(&fleet.neighbour_url);
+    let neighbour = spawn_local(neighbour::live(neighbour, progress.clone()));
+    let limiting = limit::limit(Link::new(&redis_url), progress.clone());
+    let limiting = spawn_local(limiting);
+
     let mut storm = Storm::new(fleet, progress.clone());
     let sound = plan
         .requests
         .iter()
-        .filter(|request| request.shape != Shape::Garbage);
+        .filter(|request| !matches!(request.shape, Shape::Garbage(_)));
     let expected = sound.count();
     storm.rage(&plan, expected).await;
     storm.calm().await;
@@ -99,6 +106,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
         storm.fleet.look_after();
         storm.look().await;
         let is_quiet = progress.all_sent.get()
+            && progress.neighbour_is_quiet.get()
             && storm.provider.names.is_empty()
             && count::is_quiet(&mut link).await;
         if is_quiet || Instant::now() > quiet_by {
@@ -119,6 +127,8 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     progress.over.set(true);
     let sent = producing.await.unwrap();
     let read = consuming.await.unwrap();
+    limiting.await.unwrap();
+    let harmed = neighbour.await.unwrap();
     count.results(&mut link, &sent).await;
     let unread = count.ended.difference(&read);
     count
@@ -135,6 +145,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
         ..
     } = storm;
     let mut troubles = fleet.end().await;
+    troubles.extend(harmed);
     let mark = format!("of-{}", std::process::id());
     settle(GONE_BOUND, async || left_processes(&mark).is_empty()).await;
     count.leaked.extend(left_processes(&mark));
@@ -161,7 +172,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     } = sent;
     let line = format!(
         "chaos seed={} plan={} runs={} kills={} (machines server {}) stops={} replaced={} \
-         redis_restarts={} faults={faults} cancels={cancels} repeats={repeats} pauses={} \
+         redis_restarts={} redis_full={} faults={faults} cancels={cancels} repeats={repeats} pauses={} \
          isolation={isolation} minutes={minutes:.1}: {}",
         args.seed,
         plan.digest(),
@@ -171,6 +182,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
         done.stops,
         done.replaced,
         done.redis_restarts,
+        done.full,
         done.pauses,
         count.line()
     );

@@ -28,6 +28,10 @@ pub(crate) struct Request {
     pub(crate) timeout_s: Option<u64>,
     /// What a real guest does.
     pub(crate) guest: &'static str,
+    /// Whether a guest that is played posts what nobody can read before its result.
+    pub(crate) is_hostile: bool,
+    /// Bytes of its input.
+    pub(crate) input_bytes: usize,
     /// Sent again after so many others.
     pub(crate) again_after: Option<usize>,
     /// Cancelled after so many others.
@@ -43,9 +47,13 @@ pub(crate) enum Shape {
     Nameless,
     /// It has an id and breaks a rule.
     Unsound,
-    /// It is no request at all.
-    Garbage,
+    /// It is no request at all, in one of [`GARBAGES`] ways.
+    Garbage(usize),
 }
+
+/// Ways for an entry to be no request: text that is none; a name that is not UTF-8; a value that is
+/// not; and a name that is not, on the stream of orders.
+pub(crate) const GARBAGES: usize = 4;
 
 /// Something that is done to the fleet.
 #[derive(Clone, Debug)]
@@ -83,6 +91,8 @@ pub(crate) enum Act {
     Replace(Who),
     /// Other fault rules.
     Weather(Vec<String>),
+    /// Redis's memory is full for so many milliseconds.
+    Full(u64),
     /// A tenant, or `*`, is paused for so many milliseconds.
     Pause(String, u64),
     /// All of a tenant's runs are cancelled.
@@ -123,6 +133,8 @@ fn plain(rng: &mut Rng) -> Request {
         queue_ttl_s: None,
         timeout_s: None,
         guest: POSTS,
+        is_hostile: false,
+        input_bytes: 0,
         again_after: None,
         cancel_after: None,
     }
@@ -131,9 +143,11 @@ fn plain(rng: &mut Rng) -> Request {
 /// Posts its result and ends.
 const POSTS: &str = "curl -sS --retry 20 --retry-all-errors --retry-max-time 20 \
                      --oauth2-bearer $SANDBOX_RUN_TOKEN -d 42 $SANDBOX_RESULT_URL";
-/// What other guests do: post twice, post and stay, end without a word, stay without a word.
-const OTHERS: [&str; 4] = [
+/// What other guests do: post twice, post what nobody can read before their result, post and stay,
+/// end without a word, stay without a word.
+const OTHERS: [&str; 5] = [
     "for n in 1 2; do curl -sS --oauth2-bearer $SANDBOX_RUN_TOKEN -d 42 $SANDBOX_RESULT_URL; done",
+    "for body in '{\"a\":\"\\ud800\"}' '[1,' 42; do curl -sS --oauth2-bearer $SANDBOX_RUN_TOKEN -d \"$body\" $SANDBOX_RESULT_URL; done",
     "curl -sS --oauth2-bearer $SANDBOX_RUN_TOKEN -d 42 $SANDBOX_RESULT_URL; sleep 60",
     "exit 3",
     "sleep 60 & sleep 60",
@@ -142,7 +156,7 @@ const OTHERS: [&str; 4] = [
 fn request(rng: &mut Rng, guests: Guests) -> Request {
     let mut request = plain(rng);
     request.shape = match rng.u32(..100) {
-        0 => Shape::Garbage,
+        0 => Shape::Garbage(rng.usize(..GARBAGES)),
         1 | 2 => Shape::Unsound,
         3..10 => Shape::Nameless,
         _ => Shape::Named,
@@ -157,6 +171,10 @@ fn request(rng: &mut Rng, guests: Guests) -> Request {
     if guests == Guests::Host && rng.u32(..4) == 0 {
         request.guest = OTHERS[rng.usize(..OTHERS.len())];
         request.timeout_s = Some(5);
+    }
+    request.is_hostile = rng.u32(..50) == 0;
+    if rng.u32(..1000) == 0 {
+        request.input_bytes = rng.usize(1..4 * 1024 * 1024);
     }
     if rng.u32(..25) == 0 {
         request.again_after = Some(rng.usize(..400));
@@ -225,6 +243,7 @@ fn act(rng: &mut Rng, guests: Guests) -> Act {
         720..723 => Act::Pause("*".to_owned(), slow * rng.u64(50..800)),
         723..735 => Act::Pause(tenant(rng), slow * rng.u64(50..3000)),
         735..740 => Act::CancelTenant(tenant(rng)),
+        740..750 => Act::Full(rng.u64(50..2000)),
         _ => Act::Weather(weather(rng)),
     }
 }
@@ -279,8 +298,25 @@ const FAULTS: [&str; 36] = [
     "list {p}: cut",
 ];
 
+/// An answer of the provider that was recorded, to one create call.
+fn recorded(rng: &mut Rng) -> String {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        status: u16,
+        body: String,
+    }
+    let answers = include_str!("../fixtures/machines/answers.json");
+    let answers: Vec<Answer> = serde_json::from_str(answers).unwrap();
+    let Answer { status, body } = &answers[rng.usize(..answers.len())];
+    let body = serde_json::to_string(body).unwrap();
+    format!("create nth=1: refuse status={status} body={body}")
+}
+
 fn weather(rng: &mut Rng) -> Vec<String> {
     let rules = (0..rng.usize(1..10)).map(|_| {
+        if rng.u32(..30) == 0 {
+            return recorded(rng);
+        }
         let rule = FAULTS[rng.usize(..FAULTS.len())];
         let chance = [2, 5, 10, 30][rng.usize(..4)];
         let seed = rng.u32(..);

@@ -29,8 +29,12 @@ pub(crate) struct Progress {
     pub(crate) ended: Cell<usize>,
     /// Whether the producer has sent everything.
     pub(crate) all_sent: Cell<bool>,
+    /// Whether all runs of the other installation have ended.
+    pub(crate) neighbour_is_quiet: Cell<bool>,
     /// Whether everybody should stop.
     pub(crate) over: Cell<bool>,
+    /// What Redis's `maxmemory` is to be, where that is still to be told.
+    pub(crate) maxmemory: Cell<Option<&'static str>>,
     /// Orders for the control stream that are still to be sent.
     pub(crate) orders: RefCell<Vec<(String, String)>>,
 }
@@ -66,7 +70,13 @@ fn body(n: usize, request: &Request) -> String {
             body["id"] = id(n, request).into();
             body["priority"] = 10.into();
         }
-        Shape::Garbage => return format!("garbage {n}"),
+        Shape::Garbage(_) => return format!("garbage {n}"),
+    }
+    if request.input_bytes > 0 {
+        body["input"] = "x".repeat(request.input_bytes).into();
+    }
+    if request.is_hostile {
+        body["env"]["SIMULATED_GUEST"] = "hostile".into();
     }
     if let Some(delay) = request.delay_ms {
         body["not_before_ms"] = (Clock::system().now_ms() + delay).into();
@@ -128,7 +138,11 @@ async fn send(plan: &Plan, entries: &[Entry], link: &mut Link, sent: &mut Sent) 
         return;
     }
     let mut pipe = redis::pipe();
-    for (_, (stream, field, value)) in entries {
+    for (n, (stream, field, value)) in entries {
+        let (stream, field, value) = match n.map(|n| plan.requests[n].shape) {
+            Some(Shape::Garbage(way)) => garbage(way, value),
+            _ => (*stream, field.as_bytes(), value.clone().into_bytes()),
+        };
         let stream = format!("cofferdam:{stream}");
         pipe.cmd("XADD").arg(stream).arg("*").arg(field).arg(value);
     }
@@ -149,8 +163,19 @@ async fn send(plan: &Plan, entries: &[Entry], link: &mut Link, sent: &mut Sent) 
         match request.shape {
             Shape::Named | Shape::Unsound => sent.accepted.insert(id(*n, request)),
             Shape::Nameless => sent.accepted.insert(entry),
-            Shape::Garbage => sent.garbage.insert(value.clone()),
+            Shape::Garbage(_) => sent.garbage.insert(value.clone()),
         };
+    }
+}
+
+/// Where an entry that is no request goes, and what stands in it.
+fn garbage(way: usize, mark: &str) -> (&'static str, &'static [u8], Vec<u8>) {
+    let mark = mark.as_bytes();
+    match way {
+        0 => ("runs", b"run", mark.to_vec()),
+        1 => ("runs", b"\xff", mark.to_vec()),
+        2 => ("runs", b"run", [b"\xff", mark].concat()),
+        _ => ("control", b"\xff", mark.to_vec()),
     }
 }
 

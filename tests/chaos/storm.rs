@@ -28,6 +28,8 @@ pub(crate) struct Done {
     pub(crate) redis_restarts: usize,
     pub(crate) machines_kills: usize,
     pub(crate) pauses: usize,
+    /// How often Redis's memory was full.
+    pub(crate) full: usize,
 }
 
 /// Something that ends by itself after a while.
@@ -36,6 +38,8 @@ enum Later {
     Cont(Who, u32),
     /// A tenant goes on.
     Resume(String),
+    /// Redis has memory again.
+    Room,
 }
 
 /// The storm over a fleet.
@@ -137,6 +141,7 @@ impl<'a> Storm<'a> {
                     }
                 }
                 Later::Resume(scope) => self.order("resume", scope),
+                Later::Room => self.progress.maxmemory.set(Some("0")),
             }
         }
     }
@@ -179,6 +184,11 @@ impl<'a> Storm<'a> {
                 self.weather = rules;
                 self.is_current = false;
                 self.look().await;
+            }
+            Act::Full(ms) => {
+                self.progress.maxmemory.set(Some("1mb"));
+                self.later.push((after(*ms), Later::Room));
+                self.done.full += 1;
             }
             Act::Pause(scope, ms) => {
                 self.order("pause", scope.clone());
