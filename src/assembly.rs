@@ -176,11 +176,13 @@ pub fn ring(keys: &[SigningKey]) -> Result<KeyRing, KeyError> {
     KeyRing::new(keys.iter().map(|key| (key.kid.clone(), key.bytes.expose())))
 }
 
-/// Counts the answers of the Machines API.
+/// Counts the answers of the Machines API, and how long they took.
 fn observer(metrics: Arc<Metrics>) -> Observer {
     Observer::new(move |observed: Observed| {
-        let class = class(observed.class);
-        metrics.machines_answers(call(observed.call), class).inc();
+        let (call, class) = (call(observed.call), class(observed.class));
+        metrics.machines_answers(call, class).inc();
+        let took = observed.took.as_secs_f64();
+        metrics.machines_duration(call).observe(took);
     })
 }
 
@@ -202,6 +204,7 @@ fn call(call: Call) -> MachinesCall {
 fn class(class: Class) -> AnswerClass {
     match class {
         Class::Ok => AnswerClass::Ok,
+        Class::Gone => AnswerClass::Gone,
         Class::Refused => AnswerClass::Refused,
         Class::TimedOut => AnswerClass::TimedOut,
         Class::RateLimited => AnswerClass::RateLimited,

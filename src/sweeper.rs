@@ -237,7 +237,7 @@ impl Sweeper {
                 }
             }
             let unowned = i64::try_from(unowned.values().sum::<usize>()).unwrap_or(i64::MAX);
-            self.deps().core.metrics.machines_unowned.set(unowned);
+            self.deps().core.metrics.machines_without_run.set(unowned);
         }
     }
 

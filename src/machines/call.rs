@@ -84,7 +84,10 @@ impl fmt::Display for Request {
 pub enum Class {
     /// 2xx.
     Ok,
-    /// 4xx, save the two below; and 3xx, which are not followed.
+    /// The machine that was to be read, waited for or removed is not there: 404, and what else says
+    /// so. A delete wants no more than that.
+    Gone,
+    /// 4xx, save those here; and 3xx, which are not followed.
     Refused,
     /// 408: a wait that did not see its state, or a host that did not answer.
     TimedOut,
@@ -102,8 +105,9 @@ pub enum Class {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ok,
+        Self::Gone,
         Self::Refused,
         Self::TimedOut,
         Self::RateLimited,
@@ -118,6 +122,7 @@ impl Class {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Gone => "gone",
             Self::Refused => "refused",
             Self::TimedOut => "timed_out",
             Self::RateLimited => "rate_limited",

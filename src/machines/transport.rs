@@ -13,6 +13,7 @@ use crate::clock::{Clock, UnixMs};
 
 use super::call::{Call, Class, Observed, Observer, Request};
 use super::error::{Error, Redaction, Refusal, one_line};
+use super::retry::{Decision, judge};
 
 /// Bytes of an error's body that are read; the rest is not waited for.
 const ERROR_BODY_BYTES: usize = 64 * 1024;
@@ -94,7 +95,9 @@ impl Transport {
             .exchange(outgoing)
             .await
             .and_then(|answer| read(&answer));
-        let class = value.as_ref().map_or_else(class_of, |_| Class::Ok);
+        let class = value
+            .as_ref()
+            .map_or_else(|error| class_of(call, error), |_| Class::Ok);
         self.observer.tell(Observed {
             call,
             class,
@@ -257,11 +260,12 @@ async fn read_body(
     Ok((body.freeze(), Whole::Yes))
 }
 
-fn class_of(error: &Error) -> Class {
+fn class_of(call: Call, error: &Error) -> Class {
     match error {
         Error::Settings(_) | Error::Malformed { .. } | Error::NotSent { .. } => Class::NotSent,
         Error::NoAnswer { .. } => Class::NoAnswer,
         Error::Unreadable { .. } => Class::Unreadable,
+        Error::Refused(_) if judge(call, error).decision == Decision::Gone => Class::Gone,
         Error::Refused(refusal) => Class::of_status(refusal.status),
     }
 }

@@ -1,19 +1,19 @@
-//! Which ways to machines are dead: an app, or a region of an app, that has stopped answering.
+//! Circuit breakers: an app, or a region of an app, that has stopped answering is left alone.
 //!
 //! A call to a silent app lasts until its time-out. Without this, every permit of a worker would
-//! in the end wait for such a call, and other apps would get nothing. A way that was silent
-//! [`SILENCES_MAX`] times in a row is left alone for a while; then one call tries it, and the
-//! others go on when that one is answered. Any answer opens the way, a refusal as well: whoever
-//! refuses is there.
+//! in the end wait for such a call, and other apps would get nothing. A circuit that was silent
+//! [`SILENCES_MAX`] times in a row opens, and nothing is called for a while; then one call tries it,
+//! and the others go on when that one is answered. Any answer closes the circuit, a refusal as
+//! well: whoever refuses is there.
 //!
-//! Each worker finds out for itself, and makes trials of its own: two workers may try a way at the
-//! same time. What is dead for one may be alive for another, and a worker that starts afresh
+//! Each worker finds out for itself, and makes trials of its own: two workers may try a circuit at
+//! the same time. What is dead for one may be alive for another, and a worker that starts afresh
 //! learns it within a few calls. Until then one app of several has half of its permits at the most.
 //!
 //! ```text
-//! open ──silent, again and again──▶ closed ──time passes──▶ on trial ──answered──▶ open
-//!                                     ▲                        │
-//!                                     └────────silent──────────┘
+//! closed ──silent, again and again──▶ open ──time passes──▶ half-open ──answered──▶ closed
+//!                                      ▲                        │
+//!                                      └─────────silent─────────┘
 //! ```
 
 use std::collections::HashMap;
@@ -23,22 +23,22 @@ use std::time::Duration;
 use crate::clock::UnixMs;
 use crate::run::budget;
 
-/// Silences in a row after which a way is left alone. A single host that is down makes fewer.
+/// Silences in a row after which a circuit opens. A single host that is down makes fewer.
 const SILENCES_MAX: u32 = 5;
-/// How long a way is left alone at first.
+/// How long a circuit is open at first.
 const REST_BASE: Duration = Duration::from_secs(1);
-/// How long at the most. A way that works again is used again within this.
+/// How long at the most. An app that answers again is called again within this.
 pub(crate) const REST_MAX: Duration = Duration::from_secs(10);
 /// How long a trial may take before another may begin: longer than any call, so that there is one
 /// at a time; a trial whose worker task was dropped is not waited for any longer.
 const TRIAL: Duration = Duration::from_secs(35);
-/// Ways remembered at once. Regions come from requests, so there must be a bound.
-const WAYS_MAX: usize = 1024;
+/// Circuits remembered at once. Regions come from requests, so there must be a bound.
+const CIRCUITS_MAX: usize = 1024;
 
-/// What a way says to somebody who wants to use it.
+/// What a circuit says to somebody who wants to call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is open.
+    /// It is closed: call.
     Go,
     /// It was silent and may be tried: by one, whoever asks first.
     Try,
@@ -46,12 +46,12 @@ pub enum Answer {
     Wait(UnixMs),
 }
 
-/// One way.
+/// One circuit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Breaker {
     /// In a row.
     silences: u32,
-    /// Until when it is left alone; zero while it is open.
+    /// Until when it is open; zero while it is closed.
     until_ms: UnixMs,
 }
 
@@ -82,11 +82,11 @@ impl Breaker {
     }
 }
 
-/// Every way that was silent lately: an app, and an app with a region. A region that is dead
-/// closes its own way; an app closes when nothing in it answers.
+/// Every circuit that was silent lately: an app, and an app with a region. A region that is dead
+/// opens its own circuit; that of the app opens when nothing in it answers.
 #[derive(Debug, Default)]
 pub struct Breakers {
-    ways: Mutex<HashMap<(String, String), Breaker>>,
+    circuits: Mutex<HashMap<(String, String), Breaker>>,
 }
 
 impl Breakers {
@@ -100,13 +100,13 @@ impl Breakers {
     /// how it went.
     #[must_use]
     pub fn ask(&self, app: &str, region: Option<&str>, now: UnixMs) -> Answer {
-        let mut ways = self.lock();
-        let answer = look(&ways, app, region, now);
+        let mut circuits = self.lock();
+        let answer = look(&circuits, app, region, now);
         if answer == Answer::Try {
             for region in scopes(region) {
-                let way = ways.get_mut(&(app.to_owned(), region.to_owned()));
-                if let Some(way) = way.filter(|way| way.until_ms > 0) {
-                    way.tried(now);
+                let circuit = circuits.get_mut(&(app.to_owned(), region.to_owned()));
+                if let Some(circuit) = circuit.filter(|circuit| circuit.until_ms > 0) {
+                    circuit.tried(now);
                 }
             }
         }
@@ -115,31 +115,34 @@ impl Breakers {
 
     /// A call was answered.
     pub fn answered(&self, app: &str, region: Option<&str>) {
-        let mut ways = self.lock();
+        let mut circuits = self.lock();
         for region in scopes(region) {
-            ways.remove(&(app.to_owned(), region.to_owned()));
+            circuits.remove(&(app.to_owned(), region.to_owned()));
         }
     }
 
     /// A call was not answered.
     pub fn silent(&self, app: &str, region: Option<&str>, now: UnixMs, roll: f64) {
-        let mut ways = self.lock();
+        let mut circuits = self.lock();
         for region in scopes(region) {
             let key = (app.to_owned(), region.to_owned());
-            if ways.len() < WAYS_MAX || ways.contains_key(&key) {
-                ways.entry(key).or_default().silent(now, roll);
+            if circuits.len() < CIRCUITS_MAX || circuits.contains_key(&key) {
+                circuits.entry(key).or_default().silent(now, roll);
             }
         }
     }
 
-    /// How many ways are left alone, or on trial.
+    /// How many circuits are open, or half-open.
     #[must_use]
-    pub fn closed(&self) -> usize {
-        self.lock().values().filter(|way| way.until_ms > 0).count()
+    pub fn open(&self) -> usize {
+        self.lock()
+            .values()
+            .filter(|circuit| circuit.until_ms > 0)
+            .count()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Breaker>> {
-        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
+        self.circuits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -150,7 +153,7 @@ fn scopes(region: Option<&str>) -> impl Iterator<Item = &str> {
 
 /// What the app and the region say together.
 fn look(
-    ways: &HashMap<(String, String), Breaker>,
+    circuits: &HashMap<(String, String), Breaker>,
     app: &str,
     region: Option<&str>,
     now: UnixMs,
@@ -158,7 +161,7 @@ fn look(
     let mut answer = Answer::Go;
     for region in scopes(region) {
         let key = (app.to_owned(), region.to_owned());
-        match ways.get(&key).copied().unwrap_or_default().ask(now) {
+        match circuits.get(&key).copied().unwrap_or_default().ask(now) {
             Answer::Go => {}
             Answer::Try => answer = Answer::Try,
             wait @ Answer::Wait(_) => return wait,
@@ -171,65 +174,65 @@ fn look(
 mod tests {
     use super::*;
 
-    fn silence(ways: &Breakers, app: &str, region: Option<&str>, times: u32, now: UnixMs) {
+    fn silence(circuits: &Breakers, app: &str, region: Option<&str>, times: u32, now: UnixMs) {
         for _ in 0..times {
-            ways.silent(app, region, now, 1.0);
+            circuits.silent(app, region, now, 1.0);
         }
     }
 
     #[test]
-    fn a_few_silences_close_nothing_and_an_answer_forgets_them() {
-        let ways = Breakers::default();
-        silence(&ways, "a", None, SILENCES_MAX - 1, 0);
-        assert_eq!(ways.look("a", None, 1), Answer::Go);
-        ways.answered("a", None);
-        silence(&ways, "a", None, SILENCES_MAX - 1, 2);
-        assert_eq!(ways.ask("a", None, 3), Answer::Go);
+    fn a_few_silences_open_nothing_and_an_answer_forgets_them() {
+        let circuits = Breakers::default();
+        silence(&circuits, "a", None, SILENCES_MAX - 1, 0);
+        assert_eq!(circuits.look("a", None, 1), Answer::Go);
+        circuits.answered("a", None);
+        silence(&circuits, "a", None, SILENCES_MAX - 1, 2);
+        assert_eq!(circuits.ask("a", None, 3), Answer::Go);
     }
 
     #[test]
-    fn a_silent_app_is_tried_by_one_at_a_time_and_opens_when_it_answers() {
-        let ways = Breakers::default();
-        silence(&ways, "a", None, SILENCES_MAX, 1000);
-        assert_eq!(ways.ask("a", None, 1999), Answer::Wait(2000));
-        assert_eq!(ways.ask("b", None, 1999), Answer::Go);
-        assert_eq!(ways.ask("a", None, 2000), Answer::Try);
-        assert_eq!(ways.ask("a", None, 2001), Answer::Wait(37_000));
-        ways.answered("a", None);
-        assert_eq!(ways.ask("a", None, 2002), Answer::Go);
-        assert_eq!(ways.closed(), 0);
+    fn a_silent_app_is_tried_by_one_at_a_time_and_closes_when_it_answers() {
+        let circuits = Breakers::default();
+        silence(&circuits, "a", None, SILENCES_MAX, 1000);
+        assert_eq!(circuits.ask("a", None, 1999), Answer::Wait(2000));
+        assert_eq!(circuits.ask("b", None, 1999), Answer::Go);
+        assert_eq!(circuits.ask("a", None, 2000), Answer::Try);
+        assert_eq!(circuits.ask("a", None, 2001), Answer::Wait(37_000));
+        circuits.answered("a", None);
+        assert_eq!(circuits.ask("a", None, 2002), Answer::Go);
+        assert_eq!(circuits.open(), 0);
     }
 
     #[test]
     fn each_trial_that_fails_makes_the_rest_longer_up_to_a_bound() {
-        let ways = Breakers::default();
-        silence(&ways, "a", None, SILENCES_MAX, 1000);
-        assert_eq!(ways.ask("a", None, 2000), Answer::Try);
-        ways.silent("a", None, 3000, 1.0);
-        assert_eq!(ways.look("a", None, 3000), Answer::Wait(5000));
-        silence(&ways, "a", None, 100, 5000);
-        assert_eq!(ways.look("a", None, 5000), Answer::Wait(15_000));
+        let circuits = Breakers::default();
+        silence(&circuits, "a", None, SILENCES_MAX, 1000);
+        assert_eq!(circuits.ask("a", None, 2000), Answer::Try);
+        circuits.silent("a", None, 3000, 1.0);
+        assert_eq!(circuits.look("a", None, 3000), Answer::Wait(5000));
+        silence(&circuits, "a", None, 100, 5000);
+        assert_eq!(circuits.look("a", None, 5000), Answer::Wait(15_000));
     }
 
     #[test]
-    fn a_dead_region_leaves_the_rest_of_its_app_open() {
-        let ways = Breakers::default();
+    fn a_dead_region_leaves_the_circuit_of_its_app_closed() {
+        let circuits = Breakers::default();
         for _ in 0..SILENCES_MAX {
-            ways.silent("a", Some("ams"), 1000, 1.0);
-            ways.answered("a", Some("fra"));
+            circuits.silent("a", Some("ams"), 1000, 1.0);
+            circuits.answered("a", Some("fra"));
         }
-        assert_eq!(ways.ask("a", Some("ams"), 1001), Answer::Wait(2000));
-        assert_eq!(ways.ask("a", Some("fra"), 1001), Answer::Go);
-        assert_eq!(ways.look("a", None, 1001), Answer::Go);
-        assert_eq!(ways.closed(), 1);
+        assert_eq!(circuits.ask("a", Some("ams"), 1001), Answer::Wait(2000));
+        assert_eq!(circuits.ask("a", Some("fra"), 1001), Answer::Go);
+        assert_eq!(circuits.look("a", None, 1001), Answer::Go);
+        assert_eq!(circuits.open(), 1);
     }
 
     #[test]
     fn what_is_remembered_has_a_bound() {
-        let ways = Breakers::default();
-        for n in 0..2 * WAYS_MAX {
-            ways.silent("a", Some(&n.to_string()), 0, 1.0);
+        let circuits = Breakers::default();
+        for n in 0..2 * CIRCUITS_MAX {
+            circuits.silent("a", Some(&n.to_string()), 0, 1.0);
         }
-        assert_eq!(ways.lock().len(), WAYS_MAX);
+        assert_eq!(circuits.lock().len(), CIRCUITS_MAX);
     }
 }

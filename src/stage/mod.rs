@@ -124,8 +124,8 @@ impl Deps {
         } else {
             breakers.answered(app, region);
         }
-        let closed = i64::try_from(breakers.closed()).unwrap_or(i64::MAX);
-        self.core.metrics.ways_closed.set(closed);
+        let open = i64::try_from(breakers.open()).unwrap_or(i64::MAX);
+        self.core.metrics.circuits_open.set(open);
     }
 }
 

@@ -181,7 +181,7 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> 
         "removing a machine that no run has"
     );
     remove(deps, &orphan.app, &orphan.id).await?;
-    deps.core.metrics.machines_without_run.inc();
+    deps.core.metrics.machines_without_run_removed.inc();
     Ok(true)
 }
 

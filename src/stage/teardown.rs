@@ -12,6 +12,7 @@ use crate::clock::UnixMs;
 use crate::machines::wire::MachineState;
 use crate::machines::{Call, Decision, Error as ApiError, Force, Wait, judge};
 use crate::milestone::milestone;
+use crate::run::budget;
 use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
 use crate::run::phase::{Machine, Phase};
@@ -78,7 +79,7 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
             }
         }
     }
-    close(deps, &view.id, *attempt, view.settled_at_ms).await
+    close(deps, view, *attempt).await
 }
 
 /// Removes the machine of a run's attempt, whatever its state, and changes nothing of the run.
@@ -209,25 +210,23 @@ async fn find(deps: &Deps, app: &str, run: &RunId, name: &str) -> Result<Option<
     }
 }
 
-async fn close(
-    deps: &Deps,
-    id: &RunId,
-    attempt: Attempt,
-    settled_at: Option<UnixMs>,
-) -> Result<TornDown, Error> {
+async fn close(deps: &Deps, view: &View, attempt: Attempt) -> Result<TornDown, Error> {
     let core = &deps.core;
     let now = core.clock.now_ms();
     let retention = core.runs.retention;
-    let (act, waiting) = core.store.close(id, attempt, now, retention).await?;
+    let (act, waiting) = core.store.close(&view.id, attempt, now, retention).await?;
     milestone!("teardown::closed");
     if act != Act::Done(Entered::Closed) {
         return Ok(TornDown::Nothing);
     }
-    info!(run_id = id.as_str(), "closed");
-    let took = now.saturating_sub(settled_at.unwrap_or(now));
-    core.metrics
-        .teardown_duration
-        .observe(Duration::from_millis(took).as_secs_f64());
+    info!(run_id = view.id.as_str(), "closed");
+    let settled_at = view.settled_at_ms.unwrap_or(now);
+    let took = budget::left(settled_at, now);
+    core.metrics.teardown_duration.observe(took.as_secs_f64());
+    if let Some(running_at) = view.running_at_ms {
+        let took = budget::left(running_at, settled_at);
+        core.metrics.result_duration.observe(took.as_secs_f64());
+    }
     Ok(TornDown::Closed { waiting })
 }
 

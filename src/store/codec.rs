@@ -141,13 +141,14 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<View>
 
 /// A settled run as the bell tells of it (`settle.lua`): what its tear-down needs, and no more.
 pub(crate) fn called(call: &str) -> Option<View> {
-    const TOLD: [&str; 6] = [
+    const TOLD: [&str; 7] = [
         "attempt",
         "outcome",
         "settled_at_ms",
         "app",
         "machine_id",
         "instance_id",
+        "running_at_ms",
     ];
     let (id, words) = call.split_once(' ')?;
     let told = TOLD.into_iter().zip(words.split(' ').map(str::to_owned));

@@ -70,6 +70,8 @@ label! {
     AnswerClass {
         /// It did what was asked.
         Ok = "ok",
+        /// There is no such machine (any more), which the caller had to expect.
+        Gone = "gone",
         /// The service said no.
         Refused = "refused",
         /// A wait that did not see its state, or a host that did not answer.
@@ -130,8 +132,12 @@ label! {
         NotFound = "404",
         /// No such method.
         MethodNotAllowed = "405",
+        /// The body took too long.
+        TooSlow = "408",
         /// Larger than allowed.
         TooLarge = "413",
+        /// The body is compressed.
+        Encoded = "415",
         /// Redis could not be reached.
         Unavailable = "503",
         /// Anything else.
@@ -150,7 +156,9 @@ impl AnswerCode {
             401 => Self::Unauthorized,
             404 => Self::NotFound,
             405 => Self::MethodNotAllowed,
+            408 => Self::TooSlow,
             413 => Self::TooLarge,
+            415 => Self::Encoded,
             503 => Self::Unavailable,
             _ => Self::Other,
         }

@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::run::outcome::Outcome;
@@ -40,8 +40,9 @@ pub struct Metrics {
     /// Boots begun, repeats included.
     pub boots_started: IntCounter,
     machines_answers: IntCounterVec,
+    machines_duration: HistogramVec,
     /// Apps and regions that do not answer this worker, and are left alone.
-    pub ways_closed: IntGauge,
+    pub circuits_open: IntGauge,
     /// Apps in which the provider refuses this worker: token, address or account.
     pub apps_refused: IntGauge,
     /// From the start of a boot to a running machine.
@@ -65,9 +66,9 @@ pub struct Metrics {
     /// Runs at which nobody has looked for five seconds past a deadline or a lease, as last seen.
     pub runs_overdue: IntGauge,
     /// Machines at the provider that no run has, as this worker's last survey saw them.
-    pub machines_unowned: IntGauge,
+    pub machines_without_run: IntGauge,
     /// Machines that no run had and that were deleted.
-    pub machines_without_run: IntCounter,
+    pub machines_without_run_removed: IntCounter,
     /// For how long the oldest result has been kept beyond its retention since a consumer group
     /// has not acknowledged it, in seconds.
     pub results_kept_back: Gauge,
@@ -128,9 +129,15 @@ impl Metrics {
                 "Answers of the Machines API.",
                 &["call", "class"],
             ),
-            ways_closed: gauge(
+            machines_duration: durations(
                 r,
-                "machines_api_ways_closed",
+                "machines_api_duration_seconds",
+                "How long calls to the Machines API took, whatever came of them.",
+                MOMENTS_S,
+            ),
+            circuits_open: gauge(
+                r,
+                "circuits_open",
                 "Apps, and regions of apps, that do not answer this worker and are left alone.",
             ),
             apps_refused: gauge(
@@ -183,12 +190,12 @@ impl Metrics {
                 "runs_overdue",
                 "Runs at which nobody has looked for five seconds past a deadline or a lease.",
             ),
-            machines_unowned: gauge(
+            machines_without_run: gauge(
                 r,
                 "machines_without_run",
                 "Machines at the provider that no run has, as this worker's last survey saw them.",
             ),
-            machines_without_run: counter(
+            machines_without_run_removed: counter(
                 r,
                 "machines_without_run_removed_total",
                 "Machines that no run had and that were deleted.",
@@ -226,6 +233,12 @@ impl Metrics {
     pub fn machines_answers(&self, call: MachinesCall, class: AnswerClass) -> IntCounter {
         self.machines_answers
             .with_label_values(&[call.word(), class.word()])
+    }
+
+    /// How long calls of one kind took.
+    #[must_use]
+    pub fn machines_duration(&self, call: MachinesCall) -> Histogram {
+        self.machines_duration.with_label_values(&[call.word()])
     }
 
     /// How much of one kind of work this worker has in hand.
@@ -307,6 +320,16 @@ fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Hi
     register(registry, Histogram::with_opts(options))
 }
 
+/// A histogram for each call of the Machines API.
+fn durations(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> HistogramVec {
+    let options = HistogramOpts::new(named(name), help).buckets(buckets.to_vec());
+    let series = register(registry, HistogramVec::new(options, &["call"]));
+    for call in MachinesCall::ALL {
+        series.with_label_values(&[call.word()]);
+    }
+    series
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,6 +342,7 @@ mod tests {
             "cofferdam_results_total{outcome=\"timed_out\"} 0",
             "cofferdam_machines_api_answers_total{call=\"wait\",class=\"no_answer\"} 0",
             "cofferdam_boot_duration_seconds_count 0",
+            "cofferdam_machines_api_duration_seconds_count{call=\"create\"} 0",
             "cofferdam_oldest_queued_age_seconds 0",
             "cofferdam_endpoint_answers_total{code=\"413\"} 0",
             "cofferdam_worker_work_in_hand{work=\"teardown\"} 0",

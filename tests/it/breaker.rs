@@ -55,12 +55,12 @@ async fn an_app_that_stops_answering_takes_a_few_boots_and_the_other_app_goes_on
         }
     })
     .await;
-    let closed = &stack.core.metrics.ways_closed;
+    let closed = &stack.core.metrics.circuits_open;
     stack.gauge("the way to be closed", closed, true).await;
 
     stack.mend_faults().await;
     all_complete(&stack, &ids).await;
-    assert_eq!(stack.core.metrics.ways_closed.get(), 0);
+    assert_eq!(stack.core.metrics.circuits_open.get(), 0);
     stack.end().await;
 }
 
@@ -154,7 +154,7 @@ async fn a_region_that_refuses_with_errors_holds_up_its_own_runs_only() {
     })
     .await;
     until_within(BOUND, "the region to be left alone", || async {
-        let closed = stack.core.metrics.ways_closed.get();
+        let closed = stack.core.metrics.circuits_open.get();
         (closed >= 1)
             .then_some(())
             .ok_or_else(|| "it is used".to_owned())

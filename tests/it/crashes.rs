@@ -77,7 +77,7 @@ async fn a_machine_that_no_run_has_is_removed() {
     let app = crate::support::stack::APP;
     stack.machines.create(app, &create.unwrap()).await.unwrap();
     stack.no_machine().await;
-    assert_eq!(stack.core.metrics.machines_without_run.get(), 1);
+    assert_eq!(stack.core.metrics.machines_without_run_removed.get(), 1);
     stack.end().await;
 }
 

@@ -52,7 +52,8 @@ else
   -- is known it tells the id alone.
   local call = id
   if run.machine_id then
-    call = table.concat({ id, run.attempt, ARGV[8], ARGV[5], run.app, run.machine_id, run.instance_id }, ' ')
+    call = table.concat({ id, run.attempt, ARGV[8], ARGV[5], run.app, run.machine_id, run.instance_id,
+      run.instance_id and run.running_at_ms }, ' ')
   end
   redis.call('RPUSH', KEYS[3], call)
 end

@@ -241,7 +241,7 @@ async fn a_name_that_is_none_is_not_sent() {
 
 #[tokio::test]
 async fn every_call_is_counted_by_how_it_ended() {
-    let statuses = [200, 404, 408, 429, 503];
+    let statuses = [200, 404, 403, 408, 429, 503];
     let server = Server::new(move |number, _| {
         let status = StatusCode::from_u16(statuses[number % statuses.len()]).unwrap();
         reply::json(status, &machine("m1", "n", "started"))
@@ -260,6 +260,7 @@ async fn every_call_is_counted_by_how_it_ended() {
     }
     let classes = [
         Class::Ok,
+        Class::Gone,
         Class::Refused,
         Class::TimedOut,
         Class::RateLimited,

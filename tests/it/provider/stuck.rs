@@ -144,11 +144,15 @@ async fn a_machine_stuck_on_its_way_out_is_told_until_it_is_gone() {
     stack.reaches(&id, "closed").await;
     assert_eq!(stack.live_machines().await.len(), 1);
     let metrics = &stack.core.metrics;
-    let unowned = &metrics.machines_unowned;
+    let unowned = &metrics.machines_without_run;
     stack.gauge("it to be told", unowned, true).await;
     // Longer than it takes to be asked to go once more, and nothing new to tell.
     tokio::time::sleep(Duration::from_secs(13)).await;
-    assert_eq!(metrics.machines_without_run.get(), 0, "it is not removed");
+    assert_eq!(
+        metrics.machines_without_run_removed.get(),
+        0,
+        "it is not removed"
+    );
     stack.put_faults(&["delete: forget"]).await;
     stack.gauge("it to be gone", unowned, false).await;
     stack.settles(&[id], BOUND).await;

@@ -42,15 +42,20 @@ fn families(text: &str) -> BTreeMap<String, Family> {
                 families.entry(name.into()).or_default().kind = kind.into()
             }
             [series, ..] => {
-                // A histogram's bounds are of its kind and no label of ours.
+                // A histogram's bounds (`le`) are of its kind and no label of ours.
                 let Some((name, labels)) = series.split_once('{') else {
                     continue;
                 };
+                let name = name.strip_suffix("_bucket").unwrap_or(name);
                 let Some(family) = families.get_mut(name) else {
                     continue;
                 };
-                for pair in labels.trim_end_matches('}').split(',') {
+                let labels = labels.split_once('}').unwrap().0;
+                for pair in labels.split(',') {
                     let (label, value) = pair.split_once('=').unwrap();
+                    if label == "le" {
+                        continue;
+                    }
                     let values = family.labels.entry(label.into()).or_default();
                     values.insert(value.trim_matches('"').into());
                 }
