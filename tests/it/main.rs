@@ -35,6 +35,7 @@ mod provider;
 mod readme;
 mod redis_faults;
 mod results;
+mod series;
 mod services;
 mod shutdown;
 mod store;

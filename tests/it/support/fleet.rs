@@ -27,6 +27,8 @@ pub(crate) struct Fleet {
     pub(crate) serve: Daemon,
     pub(crate) machines: Daemon,
     pub(crate) endpoint: String,
+    /// Where the endpoint's metrics are.
+    pub(crate) admin: String,
     state: tempfile::TempDir,
 }
 
@@ -63,7 +65,8 @@ impl Fleet {
             .map(|(name, value)| (*name, (*value).to_owned()))
             .collect();
         let mut serve = start(&["serve"], &env);
-        let endpoint = serve.addresses(2).await.remove(0);
+        let mut addresses = serve.addresses(2).await;
+        let (endpoint, admin) = (addresses.remove(0), addresses.remove(0));
         env.push(("COFFERDAM_MACHINES_ENDPOINT", endpoint.clone()));
         let args: Vec<_> = ["machines"].iter().chain(args).copied().collect();
         let mut machines = start(&args, &env);
@@ -76,6 +79,7 @@ impl Fleet {
             serve,
             machines,
             endpoint,
+            admin,
             state,
         }
     }
