@@ -88,6 +88,11 @@ fn tell(
     {
         lines.push(("waits", line));
     }
+    if let ("running", Some(until)) = (view.state, view.preparing_until_ms)
+        && until > now
+    {
+        lines.push(("waits", view::prepares(view, now)));
+    }
     if let Some(at) = view.submitted_at_ms {
         lines.push(("submitted", human::ago(at, now)));
     }

@@ -81,6 +81,13 @@ pub(crate) fn waits(waiting: &Waiting, now: UnixMs) -> Vec<String> {
     lines
 }
 
+/// What a run waits for whose machine was not prepared when a sweep looked last.
+pub(crate) fn prepares(view: &View, now: UnixMs) -> String {
+    let by = view.prepared_by_ms.unwrap_or(now);
+    let left = human::duration(between(now, by));
+    format!("the provider fetches its image; the machine is given up in {left}")
+}
+
 fn held(hold: &Hold, now: UnixMs) -> String {
     let until = |at: UnixMs| format!("for another {}", human::duration(between(now, at)));
     match hold {

@@ -61,7 +61,10 @@ pub struct Runs {
     pub boot_burst: NonZeroU32,
     /// From boot to the deadline, unless the request asks for less.
     pub run_timeout: Duration,
-    /// What one boot may take before it counts as failed.
+    /// How long the provider may prepare a machine, its image above all, before the boot counts as
+    /// failed.
+    pub image_pull_timeout: Duration,
+    /// What the start of a prepared machine may take before the boot counts as failed.
     pub boot_timeout: Duration,
     /// How long a run may be refused by the provider, from the first refusal, before it ends.
     pub refused_max: Duration,
@@ -203,6 +206,7 @@ impl Runs {
             boot_rate: reader.read(&table::BOOT_RATE, rate, 0.0),
             boot_burst: reader.count(&table::BOOT_BURST, 10_000),
             run_timeout: reader.seconds(&table::RUN_TIMEOUT_S, 7 * DAY_S),
+            image_pull_timeout: reader.seconds(&table::IMAGE_PULL_TIMEOUT_S, HOUR_S),
             boot_timeout: reader.seconds(&table::BOOT_TIMEOUT_S, HOUR_S),
             refused_max: reader.seconds(&table::REFUSED_MAX_S, DAY_S),
             max_attempts: reader.count(&table::MAX_ATTEMPTS, 100),

@@ -164,8 +164,11 @@ settings! {
     RUN_TIMEOUT_S = "COFFERDAM_RUN_TIMEOUT_S", Text("300"), SERVICES,
         "Seconds from boot to the deadline of a run; a request may ask for less.",
         "Five minutes cover an analysis or a test run, and a hanging guest costs little.";
+    IMAGE_PULL_TIMEOUT_S = "COFFERDAM_IMAGE_PULL_TIMEOUT_S", Text("600"), SERVICES,
+        "Seconds for which the provider may fetch and unpack an image (the machine is `created`) before the boot counts as failed.",
+        "A large image that a host does not have yet takes minutes; what takes longer does not come.";
     BOOT_TIMEOUT_S = "COFFERDAM_BOOT_TIMEOUT_S", Text("60"), SERVICES,
-        "Seconds that one boot may take before it counts as failed.",
+        "Seconds that the start of a machine may take, once its image is there, before the boot counts as failed.",
         "The longest that the Machines API lets a caller wait for a state.";
     REFUSED_MAX_S = "COFFERDAM_REFUSED_MAX_S", Text("900"), SERVICES,
         "Seconds for which a run bears that the provider has no room for it; then it ends.",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::clock::UnixMs;
+use crate::config::Runs;
 use crate::machines::wire::{self, HostStatus};
 use crate::machines::{Call, Decision, judge};
 use crate::milestone::milestone;
@@ -43,6 +44,28 @@ pub enum Sight {
     Lost,
 }
 
+/// When the boot of a running run's machine has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootLimits {
+    /// By when it must be prepared: its image is there.
+    pub prepared_by: UnixMs,
+    /// By when its program must run.
+    pub started_by: UnixMs,
+}
+
+impl BootLimits {
+    /// Those of a run. The time of its start begins when nobody sees it being prepared any more.
+    #[must_use]
+    pub fn of(view: &View, runs: &Runs) -> Self {
+        let since = view.running_at_ms.unwrap_or(0);
+        let prepared = since.max(view.preparing_until_ms.unwrap_or(0));
+        Self {
+            prepared_by: budget::after(since, runs.image_pull_timeout),
+            started_by: budget::after(prepared, runs.boot_timeout),
+        }
+    }
+}
+
 /// Judges a look at the machine of a run that is `running` since `since`. `machine` is `None`
 /// when the provider does not know it.
 #[must_use]
@@ -50,7 +73,7 @@ pub fn sight(
     machine: Option<&wire::Machine>,
     since: UnixMs,
     now: UnixMs,
-    boot_timeout: Duration,
+    limits: BootLimits,
 ) -> Sight {
     let Some(machine) = machine else {
         let may_be_unseen = now < budget::after(since, NEWBORN);
@@ -72,7 +95,12 @@ pub fn sight(
             None => Sight::Lost,
         };
     }
-    if machine.state.is_booting() && now >= budget::after(since, boot_timeout) {
+    let by = if machine.state.is_preparing() {
+        limits.prepared_by
+    } else {
+        limits.started_by
+    };
+    if machine.state.is_booting() && now >= by {
         return Sight::NeverStarted;
     }
     Sight::Alive
@@ -119,7 +147,8 @@ pub async fn observe(
     };
     let since = view.running_at_ms.unwrap_or(0);
     let now = deps.core.clock.now_ms();
-    match sight(known.as_ref(), since, now, deps.core.runs.boot_timeout) {
+    let limits = BootLimits::of(view, &deps.core.runs);
+    match sight(known.as_ref(), since, now, limits) {
         Sight::Alive => {}
         Sight::Exited(exit) => {
             // The result may have been posted with the guest's last breath.
@@ -128,8 +157,12 @@ pub async fn observe(
             end(&deps.core, &view.id, Some(*attempt), &ending).await?;
         }
         Sight::NeverStarted => {
+            let is_preparing = |machine: &wire::Machine| machine.state.is_preparing();
             let message = match launch_error(known.as_ref()) {
                 Some(error) => format!("the machine did not start: {error}"),
+                None if known.as_ref().is_some_and(is_preparing) => {
+                    "the machine did not start: its image did not come in time".to_owned()
+                }
                 None => "the machine did not start".to_owned(),
             };
             another(deps, view, *attempt, ReasonCode::BootFailed, &message).await?;
@@ -176,7 +209,8 @@ pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
         return Ok(false);
     };
     let (since, now) = (view.running_at_ms.unwrap_or(0), deps.core.clock.now_ms());
-    let Sight::Exited(exit) = sight(Some(&known), since, now, deps.core.runs.boot_timeout) else {
+    let limits = BootLimits::of(view, &deps.core.runs);
+    let Sight::Exited(exit) = sight(Some(&known), since, now, limits) else {
         return Ok(false);
     };
     let ending = exited(exit, Some(&known));

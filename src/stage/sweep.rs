@@ -16,9 +16,9 @@ use crate::machines::wire::{self, MachineState};
 use crate::machines::{Call, Decision, judge};
 use crate::milestone::milestone;
 use crate::run::budget;
-use crate::run::id::{MACHINE_PREFIX, Nonce, RunId, machine_name};
+use crate::run::id::{Attempt, MACHINE_PREFIX, Nonce, RunId, machine_name};
 use crate::run::phase::Phase;
-use crate::stage::observe::NEWBORN;
+use crate::stage::observe::{BootLimits, NEWBORN};
 use crate::stage::spec::OWNER;
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error};
@@ -84,12 +84,12 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
     let all = deps.machines.survey(app, each).await;
     milestone!("sweep::listed");
     all.map_err(Error::Machines)?;
-    let mut suspects: Vec<(RunId, Duration)> = Vec::new();
+    let mut suspects: Vec<(RunId, Doubt)> = Vec::new();
     let each = |run: RunId, attempt, nonce: Option<Nonce>| {
         match listed.remove(machine_name(&run, attempt, nonce.as_ref()).as_str()) {
-            Some(machine) => suspects.extend(doubt(deps, &machine.state).map(|age| (run, age))),
+            Some(machine) => suspects.extend(doubt(&machine.state).map(|doubt| (run, doubt))),
             // It is in flight and not listed.
-            None => suspects.push((run, Duration::ZERO)),
+            None => suspects.push((run, Doubt::Over)),
         }
     };
     let counted = deps.core.store.each_in_flight(app, each).await;
@@ -106,10 +106,26 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
         let ids: Vec<RunId> = page.iter().map(|(run, _)| run.clone()).collect();
         let views = deps.core.store.views(&ids).await?;
         milestone!("sweep::suspected");
-        for (view, (_, age)) in views.into_iter().zip(page) {
-            survey
-                .doubtful
-                .extend(view.filter(|view| may_be_judged(view, *age, began)));
+        let mut preparing = Vec::new();
+        for (view, (_, doubt)) in views.into_iter().zip(page) {
+            let Some(view) = view.filter(|view| matches!(view.phase(), Phase::Running { .. }))
+            else {
+                continue;
+            };
+            let limits = BootLimits::of(&view, &deps.core.runs);
+            if *doubt == Doubt::Preparing {
+                let attempt = Attempt(view.attempt);
+                preparing.push((view.id.clone(), attempt, limits.prepared_by));
+            }
+            if may_be_judged(&view, *doubt, limits, began) {
+                survey.doubtful.push(view);
+            }
+        }
+        if !preparing.is_empty() {
+            // The next sweep may see it still, and may come a little late.
+            let until = budget::after(began, deps.core.runs.sweep.saturating_mul(2));
+            deps.core.store.note_preparing(&preparing, until).await?;
+            milestone!("sweep::noted");
         }
     }
     Ok(survey)
@@ -121,22 +137,38 @@ struct Listed {
     state: MachineState,
 }
 
-/// How long the run of a listed machine must have been running for the machine to need a closer
-/// look; `None` when it runs as it should.
-fn doubt(deps: &Deps, state: &MachineState) -> Option<Duration> {
+/// Why a run's machine may need a closer look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// It has ended, or is not listed.
+    Over,
+    /// It is being prepared.
+    Preparing,
+    /// It is being started.
+    Starting,
+}
+
+/// What there is to doubt of a listed machine; `None` when it runs as it should.
+fn doubt(state: &MachineState) -> Option<Doubt> {
     if state.is_over() {
-        return Some(Duration::ZERO);
+        return Some(Doubt::Over);
     }
-    state.is_booting().then_some(deps.core.runs.boot_timeout)
+    let doubt = if state.is_preparing() {
+        Doubt::Preparing
+    } else {
+        Doubt::Starting
+    };
+    state.is_booting().then_some(doubt)
 }
 
 /// A run whose machine was made after the listing began, or just before, may not be listed yet.
-fn may_be_judged(view: &View, age: Duration, began: UnixMs) -> bool {
-    let Phase::Running { .. } = view.phase() else {
-        return false;
+fn may_be_judged(view: &View, doubt: Doubt, limits: BootLimits, began: UnixMs) -> bool {
+    let from = match doubt {
+        Doubt::Over => view.running_at_ms.unwrap_or(UnixMs::MAX),
+        Doubt::Preparing => limits.prepared_by,
+        Doubt::Starting => limits.started_by,
     };
-    view.running_at_ms
-        .is_some_and(|since| budget::after(since, age) < began)
+    from < began
 }
 
 /// Removes a machine that no run has: after a second look that it is ours, and that no run has

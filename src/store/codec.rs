@@ -12,7 +12,7 @@ use crate::run::phase::{Machine, Phase, State};
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`View`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 24] = [
+pub(crate) const FIELDS: [&str; 26] = [
     "state",
     "outcome",
     "reason",
@@ -37,6 +37,8 @@ pub(crate) const FIELDS: [&str; 24] = [
     "metadata",
     "result_entry",
     "nonce",
+    "preparing_until_ms",
+    "prepared_by_ms",
 ];
 
 /// A run as its hash tells it, without its request.
@@ -80,6 +82,12 @@ pub struct View {
     pub queue_until_ms: Option<UnixMs>,
     /// Until when its create call may still be on its way.
     pub boot_until_ms: Option<UnixMs>,
+    /// Until when its machine is being prepared, as a sweep saw it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preparing_until_ms: Option<UnixMs>,
+    /// When a machine that is still being prepared is given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepared_by_ms: Option<UnixMs>,
     /// How often the provider refused to boot it, in a row.
     pub refusals: u32,
     /// Since when the provider refuses.
@@ -212,6 +220,8 @@ fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<View, Error> 
         deadline_ms: number("deadline_ms"),
         queue_until_ms: number("queue_until_ms"),
         boot_until_ms: number("boot_until_ms"),
+        preparing_until_ms: number("preparing_until_ms"),
+        prepared_by_ms: number("prepared_by_ms"),
         refusals: small("refusals").unwrap_or(0),
         refused_since_ms: number("refused_since_ms"),
         timeout_ms: number("timeout_ms"),

@@ -44,7 +44,8 @@
 //! `settled_at_ms`, `closed_at_ms`,
 //! `deadline_ms`, `queue_until_ms`, `nonce` (what tells it from
 //! every other request, given at its first claim), `boot_until_ms` (until when its create call may still be on
-//! its way), `refused_since_ms`.
+//! its way), `refused_since_ms`, `preparing_until_ms` (until when its machine is being prepared, as a
+//! sweep saw it), `prepared_by_ms` (when it is given up if it still is).
 //!
 //! The scripts also reach keys that they compute from a run's fields. On a Redis Cluster write the
 //! namespace with braces, so that all keys share a slot.

@@ -239,6 +239,25 @@ impl Store {
         self.door.script(&script).await
     }
 
+    /// A sweep saw that the machines of these runs are being prepared, each of which is given up at
+    /// its time; that is taken to go on until `until`. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn note_preparing(
+        &self,
+        seen: &[(RunId, Attempt, UnixMs)],
+        until: UnixMs,
+    ) -> Result<(), Error> {
+        let mut script = scripts::PREPARING.prepare_invoke();
+        script.key(self.keys.due());
+        script.arg(self.keys.namespace()).arg(until);
+        for (id, attempt, by) in seen {
+            script.arg(id.as_str()).arg(attempt.0).arg(*by);
+        }
+        self.door.script::<u64>(&script).await.map(drop)
+    }
+
     /// Nobody needs to look at a run before `at`. One round trip.
     ///
     /// # Errors

@@ -48,6 +48,8 @@ scripts! {
     CLOSE = when_full ["run" "turns" "flight" "usage"] "close";
     /// A worker still holds its runs.
     RENEW = when_full ["run"] "renew";
+    /// Machines are being prepared.
+    PREPARING = when_full ["run"] "preparing";
     /// Runs at which somebody must look.
     OVERDUE = when_full [] "overdue";
     /// One sweeper at a time.

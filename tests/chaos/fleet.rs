@@ -242,6 +242,7 @@ fn settings(
         ("COFFERDAM_MAX_IN_FLIGHT", &cap),
         ("COFFERDAM_TENANT_MAX_IN_FLIGHT", &tenant_cap),
         ("COFFERDAM_RUN_TIMEOUT_S", "20"),
+        ("COFFERDAM_IMAGE_PULL_TIMEOUT_S", "10"),
         ("COFFERDAM_BOOT_TIMEOUT_S", "10"),
         ("COFFERDAM_LEASE_S", "3"),
         ("COFFERDAM_GRACE_S", "1"),

@@ -1,7 +1,6 @@
 //! What workers do: each step is one call, of Redis or of the provider.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use cofferdam::machines::wire;
 use cofferdam::run::budget;
@@ -9,7 +8,7 @@ use cofferdam::run::id::Attempt;
 use cofferdam::run::outcome::ReasonCode;
 use cofferdam::run::phase::{Duty, State};
 use cofferdam::run::step::Event;
-use cofferdam::stage::observe::{Sight, sight};
+use cofferdam::stage::observe::{BootLimits, Sight, sight};
 use serde_json::json;
 
 use crate::steps::Setting;
@@ -339,7 +338,11 @@ impl World {
         // What is not shown yet was made a moment ago.
         let now = if is_hidden { 1 } else { u64::MAX / 2 };
         let wire = self.get(id).map(|machine| as_listed(machine.is_over));
-        match sight(wire, 0, now, Duration::from_secs(60)) {
+        let limits = BootLimits {
+            prepared_by: u64::MAX,
+            started_by: u64::MAX,
+        };
+        match sight(wire, 0, now, limits) {
             Sight::Alive | Sight::NeverStarted => None,
             Sight::Exited(_) => {
                 let reason = ReasonCode::ExitedWithoutResult;

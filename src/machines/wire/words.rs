@@ -123,6 +123,12 @@ impl MachineState {
         matches!(self, Self::Creating | Self::Created | Self::Starting)
     }
 
+    /// Whether it is being prepared for its start: its image is fetched and unpacked.
+    #[must_use]
+    pub fn is_preparing(&self) -> bool {
+        matches!(self, Self::Creating | Self::Created)
+    }
+
     /// Whether its program runs, will run or can be resumed: deleting it needs force.
     #[must_use]
     pub fn is_alive(&self) -> bool {

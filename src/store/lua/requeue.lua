@@ -15,7 +15,8 @@ if run.attempt ~= ARGV[3] then return 'older' end
 local to = target(ARGV[4], run.state)
 if not to then return 'refused' end
 redis.call('HSET', KEYS[1], 'state', to)
-redis.call('HDEL', KEYS[1], 'machine_id', 'instance_id', 'region', 'running_at_ms', 'deadline_ms', 'boot_until_ms')
+redis.call('HDEL', KEYS[1], 'machine_id', 'instance_id', 'region', 'running_at_ms', 'deadline_ms', 'boot_until_ms',
+  'preparing_until_ms', 'prepared_by_ms')
 if ARGV[9] == 'failed' then
   redis.call('HDEL', KEYS[1], 'refusals', 'refused_since_ms')
   meter_machine(ns, ARGV[10], ARGV[11], run.tenant, run.size or ARGV[12], run.running_at_ms, ARGV[8])

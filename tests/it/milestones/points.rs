@@ -86,6 +86,7 @@ pub(super) const POINTS: &[Point] = &[
     point("sweep::listed", Story::Plain),
     point("sweep::counted", Story::Plain),
     point("sweep::suspected", Story::Exits),
+    point("sweep::noted", Story::Stuck),
     point("sweep::orphan_read", Story::Orphan),
     point("sweep::orphan_doubted", Story::Orphan),
     point("observe::looked", Story::Exits),

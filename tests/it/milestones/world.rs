@@ -133,6 +133,7 @@ impl World {
             ("COFFERDAM_BOOT_RATE", "1000".to_owned()),
             ("COFFERDAM_BOOT_BURST", "1000".to_owned()),
             ("COFFERDAM_CONCURRENCY", "2".to_owned()),
+            ("COFFERDAM_IMAGE_PULL_TIMEOUT_S", "2".to_owned()),
             ("COFFERDAM_BOOT_TIMEOUT_S", "2".to_owned()),
             ("COFFERDAM_RUN_TIMEOUT_S", "100".to_owned()),
             ("COFFERDAM_LEASE_S", "1".to_owned()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cofferdam::machines::wire::{MachineState, StopRequest};
 use serde_json::{Value, json};
 
+use crate::support::fleet::Fleet;
 use crate::support::parts;
 use crate::support::stack::{APP, Plan, Stack, TOKEN};
 use crate::support::until::until;
@@ -57,7 +58,10 @@ async fn a_machine_stuck_before_its_start_gives_way_to_another_and_is_removed() 
         let rule = format!("create nth=1: stick state={state}");
         let stack = Plan::simulated(Duration::from_millis(20))
             .faults(&[&rule])
-            .runs(|runs| runs.boot_timeout = Duration::from_secs(2))
+            .runs(|runs| {
+                runs.image_pull_timeout = Duration::from_secs(2);
+                runs.boot_timeout = Duration::from_secs(2);
+            })
             .start()
             .await;
         let id = stack.submit(json!({"cmd": ["true"]})).await;
@@ -76,6 +80,7 @@ async fn a_machine_stuck_before_its_start_at_every_attempt_ends_its_run() {
         let stack = Plan::simulated(Duration::from_millis(20))
             .faults(&[&rule])
             .runs(|runs| {
+                runs.image_pull_timeout = Duration::from_secs(1);
                 runs.boot_timeout = Duration::from_secs(1);
                 runs.max_attempts = 2.try_into().unwrap();
             })
@@ -223,4 +228,33 @@ async fn a_machine_that_the_provider_does_not_delete_stays_owed_until_it_does() 
     let owed = &stack.core.metrics.teardowns_owed;
     stack.gauge("nothing to be owed", owed, false).await;
     stack.end().await;
+}
+
+/// The time for a boot begins when the image is there; until then it is another, and can be seen.
+#[tokio::test]
+async fn an_image_that_takes_longer_to_come_than_a_boot_may_is_waited_for_and_shown() {
+    let slow = ["--simulate", "20", "--fault", "create: slow-pull ms=7000"];
+    let settings = [
+        ("COFFERDAM_SWEEP_S", "1"),
+        ("COFFERDAM_BOOT_TIMEOUT_S", "2"),
+        ("COFFERDAM_IMAGE_PULL_TIMEOUT_S", "120"),
+    ];
+    let fleet = Fleet::start(&slow, &settings).await;
+    let (worker, _) = fleet.worker().await;
+    fleet.tool(&["submit", "--id", "cold", "--", "true"]).done();
+    until("show to tell of it", async || {
+        let shown = fleet.tool(&["show", "cold"]);
+        let text = shown.stdout + &shown.stderr;
+        let waits = text.lines().find(|line| line.contains("fetches its image"));
+        let left = waits.is_some_and(|line| line.contains("given up in 1 min"));
+        left.then_some(()).ok_or(text)
+    })
+    .await;
+    let shown = fleet.until_state("cold", "closed").await;
+    assert_eq!(shown["outcome"], "completed", "{shown}");
+    assert_eq!(shown["attempt"], 1, "{shown}");
+    let text = fleet.tool(&["show", "cold"]).done();
+    assert!(!text.contains("fetches its image"), "{text}");
+    worker.finish().await;
+    fleet.finish().await;
 }

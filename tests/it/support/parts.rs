@@ -26,6 +26,7 @@ pub(crate) fn runs() -> Runs {
         boot_rate: 0.0,
         boot_burst: n(3),
         run_timeout: Duration::from_secs(60),
+        image_pull_timeout: Duration::from_secs(20),
         boot_timeout: Duration::from_secs(20),
         refused_max: Duration::from_secs(900),
         max_attempts: n(3),

@@ -1,0 +1,17 @@
+-- preparing: a sweep saw that the machines of these runs are being prepared.
+--
+-- KEYS 1 due (only for its slot)
+-- ARGV 1 namespace  2 until when that is taken to go on, ms, then for each: run id, attempt, and by
+--      when it must be over, ms
+-- Answers: how many of them are so; the others are at another attempt, or no longer running
+
+local noted = 0
+for i = 3, #ARGV, 3 do
+  local key = ARGV[1] .. ':run:' .. ARGV[i]
+  local run = read(key, { 'state', 'attempt' })
+  if run.state == 'running' and run.attempt == ARGV[i + 1] then
+    redis.call('HSET', key, 'preparing_until_ms', ARGV[2], 'prepared_by_ms', ARGV[i + 2])
+    noted = noted + 1
+  end
+end
+return noted
