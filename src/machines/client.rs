@@ -74,6 +74,7 @@ impl Client {
             http: settings::pool(&base, settings.connect_timeout)?,
             authorization: settings.token.header()?,
             observer: settings.observer,
+            cookies: Arc::default(),
         };
         Ok(Self(Arc::new(Inner {
             logs_base: settings::logs_base(&base),
@@ -234,6 +235,8 @@ impl Client {
         }
         let transport = Transport {
             http: self.logs_http()?,
+            // Another address.
+            cookies: Arc::default(),
             ..self.0.transport.clone()
         };
         transport.send(call, parse).await

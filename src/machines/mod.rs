@@ -14,6 +14,7 @@
 
 pub mod call;
 pub mod client;
+mod cookies;
 pub mod error;
 pub mod listing;
 pub mod retry;

@@ -1,10 +1,11 @@
 //! One call: sent once, bounded in time and bytes, its answer or its failure put into words.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{ACCEPT, AUTHORIZATION, COOKIE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, Response};
 use tokio::time::Instant;
 use url::Url;
@@ -12,6 +13,7 @@ use url::Url;
 use crate::clock::{Clock, UnixMs};
 
 use super::call::{Call, Class, Observed, Observer, Request};
+use super::cookies::Cookies;
 use super::error::{Error, Redaction, Refusal, one_line};
 use super::retry::{Decision, judge};
 
@@ -81,6 +83,7 @@ pub(super) struct Transport {
     pub(super) http: reqwest::Client,
     pub(super) authorization: HeaderValue,
     pub(super) observer: Observer,
+    pub(super) cookies: Arc<Cookies>,
 }
 
 impl Transport {
@@ -124,6 +127,9 @@ impl Transport {
             .request(outgoing.method, outgoing.url)
             .header(AUTHORIZATION, self.authorization.clone())
             .header(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(cookies) = self.cookies.header(&request.path) {
+            sending = sending.header(COOKIE, cookies);
+        }
         if let Some(body) = outgoing.body {
             sending = sending
                 .header(
@@ -136,6 +142,7 @@ impl Transport {
             Ok(response) => response,
             Err(error) => return Err(unanswered(request, &error)),
         };
+        self.cookies.take(&request.path, response.headers());
         let status = response.status();
         if !status.is_success() {
             return Err(refused(request, response, &outgoing.redaction).await);

@@ -9,7 +9,7 @@ use cofferdam::machines::wire::{CreateMachine, MachineState, StopRequest};
 use cofferdam::machines::{
     Call, Certainty, Class, Client, Error, Force, ListFilter, Observer, Settings, Wait,
 };
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{HeaderName, HeaderValue, SET_COOKIE};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -270,6 +270,38 @@ async fn every_call_is_counted_by_how_it_ended() {
         *counted.lock().unwrap(),
         classes.map(|class| (Call::Get, class))
     );
+    server.end().await;
+}
+
+/// Whose read must see whose write is told by a cookie.
+#[tokio::test]
+async fn a_cookie_that_the_api_gives_comes_back_with_the_calls_that_follow() {
+    let server = Server::new(|number, _| {
+        let mut answer = reply::json(StatusCode::OK, &machine("m1", "n", "started"));
+        let cookie = HeaderValue::from_str(&format!("written={number}; Max-Age=60")).unwrap();
+        if number != 2 {
+            answer.headers_mut().insert(SET_COOKIE, cookie);
+        } else {
+            *answer.status_mut() = StatusCode::NOT_FOUND;
+        }
+        answer
+    })
+    .await;
+    let client = server.client();
+    // Calls of one app, a clone's among them; then those of another.
+    for app in ["a", "a", "a", "a", "b"] {
+        let _ = client.clone().get(app, "m1").await;
+    }
+    let seen = server.seen();
+    let sent: Vec<_> = seen.iter().map(|seen| seen.cookie.as_deref()).collect();
+    let expected = [
+        None,
+        Some("written=0"),
+        Some("written=1"),
+        Some("written=1"),
+        None,
+    ];
+    assert_eq!(sent, expected);
     server.end().await;
 }
 

@@ -17,7 +17,7 @@ use cofferdam::http::reply::{self, Body};
 use cofferdam::http::serve::{Limits, serve};
 use cofferdam::machines::{Client, Settings, Token};
 use cofferdam::shutdown::Shutdown;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderName};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +33,7 @@ struct Seen {
     uri: String,
     authorization: String,
     content_type: Option<String>,
+    cookie: Option<String>,
     body: Bytes,
     peer: SocketAddr,
 }
@@ -65,6 +66,7 @@ impl Server {
                     uri: request.uri().to_string(),
                     authorization: header(AUTHORIZATION).unwrap_or_default(),
                     content_type: header(CONTENT_TYPE),
+                    cookie: header(COOKIE),
                     body: Bytes::new(),
                     peer,
                 };
