@@ -16,6 +16,7 @@ mod crashes;
 mod endpoint;
 mod gauges;
 mod guests;
+mod handover;
 mod hotspots;
 mod ids;
 mod images;
