@@ -30,6 +30,9 @@ use crate::worker::crew::Crew;
 
 /// How often the holder looks for what is overdue.
 const BEAT: Duration = Duration::from_secs(1);
+/// Between two surveys at the most while runs wait for a place in the fleet: a machine that has ended
+/// unseen may have it.
+const FULL_SURVEY: Duration = Duration::from_secs(5);
 /// How long a holder that died keeps others from sweeping.
 const LEAD_LEASE: Duration = Duration::from_secs(5);
 /// Overdue runs taken at once.
@@ -210,7 +213,9 @@ impl Sweeper {
         let mut noted: HashMap<String, Option<Notes>> = HashMap::new();
         let mut unowned: HashMap<String, usize> = HashMap::new();
         let mut under_way = FuturesUnordered::new();
-        let mut ticks = interval_at(Instant::now() + every.mul_f64(fastrand::f64()), every);
+        let beat = every.min(FULL_SURVEY);
+        let mut next = Instant::now() + every.mul_f64(fastrand::f64());
+        let mut ticks = interval_at(Instant::now() + beat.mul_f64(fastrand::f64()), beat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -222,15 +227,19 @@ impl Sweeper {
                     }
                     noted.insert(app, Some(notes));
                 }
-                _ = ticks.tick() => {
-                    if self.leads.load(Ordering::SeqCst) {
+                now = ticks.tick() => {
+                    let leads = self.leads.load(Ordering::SeqCst);
+                    let is_full = self.crew.is_full.load(Ordering::SeqCst);
+                    if leads && (now >= next || is_full) {
+                        // A beat may come a little early.
+                        next = now + every.saturating_sub(beat / 2);
                         for app in self.apps().await {
                             let notes = noted.entry(app.clone()).or_insert_with(|| Some(Notes::default()));
                             if let Some(notes) = notes.take() {
                                 under_way.push(self.survey(app, notes));
                             }
                         }
-                    } else {
+                    } else if !leads {
                         // Another worker sees them now, and counts them.
                         unowned.clear();
                     }

@@ -183,7 +183,7 @@ settings! {
         "Seconds a guest may take to exit after its result, before it is deleted by force.",
         "Enough to flush and exit; each second is paid for.";
     SWEEP_S = "COFFERDAM_SWEEP_S", Text("15"), SERVICES,
-        "Seconds between two sweeps for what slipped through, such as a guest that ended without a result. `up` with its own server: 2.",
+        "Seconds between two sweeps for what slipped through, such as a guest that ended without a result; 5 at the most while runs wait for a place in the fleet. `up` with its own server: 2.",
         "A listing of an app's machines each time, which the Machines API should not be asked for every second.";
     RETENTION_S = "COFFERDAM_RETENTION_S", Text("86400"), ENDS_RUNS,
         "Seconds for which a run can be looked up after its end.",

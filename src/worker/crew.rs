@@ -1,7 +1,7 @@
 //! Boots and tear-downs in hand: bounded, leased, and counted.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -85,6 +85,8 @@ pub struct Crew {
     share: usize,
     /// A permit for each tear-down, or other owed work, at once.
     pub(crate) duties: Arc<Semaphore>,
+    /// The fleet had no room for a run that may go, when this worker asked last.
+    pub(crate) is_full: AtomicBool,
     /// Rings when there may be room for a boot.
     pub(crate) room: Notify,
     /// A permit for each overdue run at once. Apart from `duties`, whose permits the bell holds
@@ -109,6 +111,7 @@ impl Crew {
             boots: Arc::new(Semaphore::new(concurrency)),
             share,
             duties: Arc::new(Semaphore::new(concurrency)),
+            is_full: AtomicBool::new(false),
             room: Notify::new(),
             late: Arc::new(Semaphore::new(concurrency)),
             held: Mutex::default(),

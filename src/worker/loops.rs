@@ -1,6 +1,7 @@
 //! The worker's loops. Each ends when no more work is to be taken; none spins when Redis is away.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -262,6 +263,8 @@ async fn claim_in(
     if !claim.runs.is_empty() {
         milestone!("pump::claimed");
     }
+    let is_full = claim.stop == Stop::Full;
+    crew.is_full.store(is_full, Ordering::SeqCst);
     for run in claim.runs.drain(..) {
         if let Some(permit) = permits.pop() {
             crew.boot(run, now, permit);

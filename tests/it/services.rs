@@ -237,3 +237,26 @@ async fn an_address_that_was_asked_for_and_is_taken_is_an_error() {
     assert!(ended.stderr.contains(&address), "{}", ended.stderr);
     fleet.finish().await;
 }
+
+/// A guest that exits and posts nothing is seen by the sweep only. While others wait for its place it
+/// is looked for more often.
+#[tokio::test]
+async fn the_place_of_a_guest_that_ended_unseen_is_given_away_soon_when_others_wait() {
+    let settings = [
+        ("COFFERDAM_MAX_IN_FLIGHT", "1"),
+        ("COFFERDAM_SWEEP_S", "600"),
+    ];
+    let fleet = Fleet::start(&["--simulate", "1"], &settings).await;
+    let (worker, _) = fleet.worker().await;
+    let raw = fleet.raw().await;
+    for (id, behaviour) in [("first", "exits"), ("second", "posts")] {
+        let request = json!({"id": id, "cmd": ["true"], "env": {"SIMULATED_GUEST": behaviour}});
+        raw.add("runs", &[("run", &request.to_string())]).await;
+    }
+    let shown = fleet.until_state("second", "closed").await;
+    assert_eq!(shown["outcome"], "completed", "{shown}");
+    let shown = fleet.show("first").unwrap();
+    assert_eq!(shown["reason"]["code"], "exited_without_result", "{shown}");
+    worker.finish().await;
+    fleet.finish().await;
+}
