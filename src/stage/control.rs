@@ -51,6 +51,9 @@ pub enum Obeyed {
 /// # Errors
 /// What is wrong with it.
 pub fn orders(entry: &Entry) -> Result<Vec<Order>, String> {
+    if let Some(bytes) = entry.unread_bytes {
+        return Err(format!("it has {bytes} bytes, too many for an order"));
+    }
     let mut orders = Vec::with_capacity(entry.fields.len());
     for (word, value) in &entry.fields {
         let (word, value) = (
@@ -225,6 +228,7 @@ mod tests {
                 .iter()
                 .map(|(word, value)| (word.as_bytes().to_vec(), value.as_bytes().to_vec()))
                 .collect(),
+            unread_bytes: None,
         }
     }
 

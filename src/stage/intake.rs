@@ -8,7 +8,7 @@ use crate::run::digest::sha256;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Refusal, RunRequest};
-use crate::stage::{Core, Error};
+use crate::stage::{Core, Error, PARSED_HERE_BYTES, parsed};
 use crate::store::acts::{Admission, Admitted, Fate, Terms};
 use crate::store::keys::Inbox;
 use crate::store::requests::Entry;
@@ -45,7 +45,13 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
     let mut batch = Vec::with_capacity(entries.len());
     let now = core.clock.now_ms();
     for entry in entries {
-        match sort(core, entry, now) {
+        let sorted = if entry.bytes() <= PARSED_HERE_BYTES {
+            sort(core, entry, now)
+        } else {
+            let (core, entry) = (core.clone(), entry.clone());
+            parsed(entry.bytes(), move || sort(&core, &entry, now)).await
+        };
+        match sorted {
             Sorted::Run(admission) => batch.push(*admission),
             Sorted::Dead(reason) => {
                 core.store.bury(Inbox::Runs, entry, &reason).await?;
@@ -138,6 +144,9 @@ fn count(core: &Core, admission: &Admission, taken: &mut Taken) {
 }
 
 fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
+    if let Some(bytes) = entry.unread_bytes {
+        return Sorted::Dead(format!("the entry has {bytes} bytes, too many to be read"));
+    }
     let Some(json) = entry.run() else {
         return Sorted::Dead("the entry has no field `run` that is UTF-8 text".into());
     };
@@ -146,7 +155,7 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
         now,
         digest: sha256(json.as_bytes()),
     };
-    let parsed = if json.len() > core.runs.request_max_bytes {
+    let judged = if json.len() > core.runs.request_max_bytes {
         let rule = format!("is longer than {} bytes", core.runs.request_max_bytes);
         Err(Refusal::Field {
             field: "run".into(),
@@ -158,7 +167,7 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
             Ok(request)
         })
     };
-    match parsed {
+    match judged {
         Ok(request) => admission(
             from,
             request.id.clone(),

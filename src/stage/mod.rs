@@ -40,7 +40,7 @@ use crate::stage::health::Health;
 use crate::stage::hold::Hold;
 use crate::stage::spec::GuestUrls;
 use crate::stage::teardown::TornDown;
-use crate::store::acts::{Act, Settlement};
+use crate::store::acts::{Act, Request, Settlement};
 use crate::store::codec::View;
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
@@ -249,9 +249,13 @@ async fn refuse(core: &Core, id: &RunId, attempt: Attempt, ending: &Ending) -> R
 /// # Errors
 /// When Redis does not answer; it stays due.
 pub async fn vanish(core: &Core, id: &RunId) -> Result<Act, Error> {
-    let request = core.store.request_alone(id).await?;
+    let request = core.store.request(id).await?;
     milestone!("vanish::request_read");
-    let readable = request.and_then(|json| RunRequest::readable(&json).ok());
+    let readable = match request.map(|stored| stored.request) {
+        Some(Request::Here(json)) => RunRequest::readable(&json).ok(),
+        // Not for its tenant alone.
+        Some(Request::Large { .. }) | None => None,
+    };
     let message = "what Redis had of it was gone: it expired unseen, or somebody deleted it";
     let ending = Ending::without(ReasonCode::MachineLost, message);
     let end = without_result(core, &ending);
@@ -292,6 +296,25 @@ fn is_silence(error: &machines::Error) -> bool {
         Certainty::Unknown => true,
         Certainty::NothingSent => matches!(error, machines::Error::NotSent { .. }),
         Certainty::Refused => false,
+    }
+}
+
+/// JSON above which it is parsed beside the tasks of this process: one of 16 MiB would keep leases
+/// from being renewed.
+const PARSED_HERE_BYTES: usize = 64 << 10;
+
+/// Parses, or judges, JSON of so many bytes.
+async fn parsed<T: Send + 'static>(bytes: usize, parse: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes <= PARSED_HERE_BYTES {
+        return parse();
+    }
+    match tokio::task::spawn_blocking(parse).await {
+        Ok(parsed) => parsed,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The process ends, and all tasks with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

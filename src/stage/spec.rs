@@ -161,7 +161,7 @@ mod tests {
             refusals: 0,
             refused_since_ms: None,
             nonce: Some("00112233445566778899aabbccdd0001".parse().unwrap()),
-            request: json.into(),
+            request: crate::store::acts::Request::Here(json.into()),
         };
         let urls = GuestUrls::below(&Url::parse("http://front.flycast/").unwrap());
         let body = serde_json::to_value(machine(&run, &request, "cd2.t", &urls, "cofferdam"));

@@ -130,8 +130,20 @@ pub struct Claimed {
     pub refused_since_ms: Option<UnixMs>,
     /// What tells it from every other request; `None` when a version without nonces claimed it.
     pub nonce: Option<Nonce>,
-    /// The request's JSON.
-    pub request: String,
+    /// Its request.
+    pub request: Request,
+}
+
+/// The request of a run.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Its JSON.
+    Here(String),
+    /// Too large to travel with other runs: to be [fetched](crate::store::Store::fetch).
+    Large {
+        /// How long its JSON is.
+        bytes: u64,
+    },
 }
 
 /// Runs at which somebody must look, each leased to the caller.

@@ -10,7 +10,7 @@ use crate::run::day::Day;
 use crate::run::id::Attempt;
 use crate::run::step::Event;
 use crate::store::Store;
-use crate::store::acts::{Claim, Claimed, Room, Stop};
+use crate::store::acts::{Claim, Claimed, Request, Room, Stop};
 use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
@@ -59,7 +59,7 @@ impl Store {
         // Nonces are no secrets.
         script.arg(format!("{:016x}", fastrand::u64(..)));
         script.arg(&room.apps);
-        let (why, wake, rows): (String, u64, Vec<[Text; 9]>) = self.door.script(&script).await?;
+        let (why, wake, rows): (String, u64, Vec<[Text; 10]>) = self.door.script(&script).await?;
         let stop = match why.as_str() {
             "wanted" => Stop::Wanted,
             "empty" => Stop::Empty,
@@ -90,7 +90,7 @@ impl Store {
 }
 
 /// Reads one row of the claim's answer; what was found when it cannot be read.
-fn claimed_of(row: [Text; 9]) -> Result<Claimed, String> {
+fn claimed_of(row: [Text; 10]) -> Result<Claimed, String> {
     let [
         id,
         tenant,
@@ -101,6 +101,7 @@ fn claimed_of(row: [Text; 9]) -> Result<Claimed, String> {
         since,
         nonce,
         request,
+        bytes,
     ] = row.map(|Text(text)| text);
     let (Ok(run), Ok(number), Ok(deadline_ms)) = (id.parse(), attempt.parse(), deadline.parse())
     else {
@@ -117,6 +118,9 @@ fn claimed_of(row: [Text; 9]) -> Result<Claimed, String> {
         refusals: refusals.parse().unwrap_or(0),
         refused_since_ms: since.parse().ok(),
         nonce: nonce.parse().ok(),
-        request,
+        request: match (request.is_empty(), bytes.parse()) {
+            (true, Ok(bytes)) => Request::Large { bytes },
+            _ => Request::Here(request),
+        },
     })
 }

@@ -1,4 +1,5 @@
-//! Connections: one that all short commands share, and blocking ones that are their caller's own.
+//! Connections: one that all short commands share, blocking ones that are their caller's own, and
+//! some for large answers.
 //!
 //! The shared connection is checked out of the pool once and cloned for every command: commands
 //! of many tasks travel in one stream and need no round trip of their own to be checked out. A
@@ -24,12 +25,37 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections in the pool: the shared one, and room for its successor.
 const POOL_SIZE: usize = 4;
 
+/// How much longer a large answer may take: 16 MiB over a link of a megabyte a second.
+pub(crate) const LARGE_PATIENCE: Duration = Duration::from_secs(15);
+/// Connections for large answers that are kept for the next one.
+const LARGE_IDLE_MAX: usize = 2;
+
+/// What may be asked for a large answer.
+pub(crate) enum Ask<'a> {
+    Command(&'a redis::Cmd),
+    Script(&'a redis::ScriptInvocation<'a>),
+}
+
+impl Ask<'_> {
+    async fn of<T: FromRedisValue>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<T, RedisError> {
+        match self {
+            Self::Command(command) => command.query_async(connection).await,
+            Self::Script(invocation) => invocation.invoke_async(connection).await,
+        }
+    }
+}
+
 /// The way to Redis.
 #[derive(Clone)]
 pub(crate) struct Door {
     client: redis::Client,
     pool: Pool,
     shared: Arc<Mutex<Option<Shared>>>,
+    /// Connections for large answers that nobody uses now.
+    large: Arc<Mutex<Vec<MultiplexedConnection>>>,
     /// Where failures are counted.
     failures: Arc<OnceLock<Counters<Kind>>>,
 }
@@ -66,6 +92,7 @@ impl Door {
             client,
             pool,
             shared: Arc::default(),
+            large: Arc::default(),
             failures: Arc::default(),
         })
     }
@@ -103,6 +130,30 @@ impl Door {
             .client
             .get_multiplexed_async_connection_with_config(&config);
         connection.await.map_err(|error| self.failed(error))
+    }
+
+    /// Asks for what may be large, by a connection on which nobody else waits meanwhile.
+    pub(crate) async fn large<T: FromRedisValue>(&self, ask: Ask<'_>) -> Result<T, Error> {
+        loop {
+            let idle = self.idle().pop();
+            let is_new = idle.is_none();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => self.blocking(LARGE_PATIENCE).await?,
+            };
+            match ask.of(&mut connection).await {
+                Ok(answer) => {
+                    let mut idle = self.idle();
+                    if idle.len() < LARGE_IDLE_MAX {
+                        idle.push(connection);
+                    }
+                    return Ok(answer);
+                }
+                // It may have been broken since long before.
+                Err(error) if !is_new && error.is_connection_dropped() => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
     }
 
     /// Counts failures here from now on; the first call counts.
@@ -155,6 +206,10 @@ impl Door {
             }
         }
         answer.map_err(|error| self.failed(error))
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<MultiplexedConnection>> {
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Shared>> {

@@ -10,6 +10,7 @@ pub mod codec;
 mod door;
 pub mod duties;
 pub mod error;
+pub mod fetch;
 pub mod fleet;
 pub mod guests;
 pub mod health;
@@ -34,6 +35,7 @@ use tracing::warn;
 
 use crate::config::Redis;
 use crate::store::door::Door;
+use crate::store::fetch::Budget;
 use crate::store::keys::Keys;
 
 /// The runs of one namespace, in one Redis. Clones share connections.
@@ -43,6 +45,7 @@ pub struct Store {
     keys: Keys,
     /// Set when Redis does not let this user ask for its own account: it is not asked again.
     tells_nothing: Arc<AtomicBool>,
+    budget: Budget,
 }
 
 impl Store {
@@ -55,6 +58,7 @@ impl Store {
             door: Door::new(redis.url.expose())?,
             keys: Keys::new(&redis.namespace),
             tells_nothing: Arc::default(),
+            budget: Budget::new(),
         })
     }
 

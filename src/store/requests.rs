@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
+use crate::store::door::{Ask, LARGE_PATIENCE};
 use crate::store::error::Error;
 use crate::store::keys::{GROUP, Inbox};
 use crate::store::scripts;
@@ -18,6 +20,9 @@ pub(crate) const BURIED_FIELDS_MAX: usize = 3000;
 
 /// Consumers that one pass forgets at the most.
 const FORGOTTEN_MAX: usize = 1000;
+
+/// Bytes of entries after which no more are read at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// How old an entry can be at the most, judging by its id.
 const OLDEST: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -31,6 +36,35 @@ pub struct Entry {
     pub id: String,
     /// All its fields, names and values, as they came.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Bytes of its fields, when they are more than a worker reads and stay in Redis.
+    pub unread_bytes: Option<u64>,
+}
+
+/// Entries that were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// There may be more: a bound was reached.
+    pub has_more: bool,
+}
+
+/// An entry as our scripts answer it: with how many bytes stay in Redis.
+type Travelled = (String, Vec<(Vec<u8>, Vec<u8>)>, u64);
+
+impl Batch {
+    fn new((rows, has_more): (Vec<Travelled>, bool)) -> Self {
+        let rows = rows.into_iter();
+        let entries = rows.map(|(id, fields, unread)| Entry {
+            id,
+            fields,
+            unread_bytes: (unread > 0).then_some(unread),
+        });
+        Self {
+            entries: entries.collect(),
+            has_more,
+        }
+    }
 }
 
 /// An entry as Redis answers it: its id, and its fields in the order in which they were appended,
@@ -40,7 +74,18 @@ pub(crate) type Row = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Entry {
     pub(crate) fn new((id, fields): Row) -> Self {
-        Self { id, fields }
+        Self {
+            id,
+            fields,
+            unread_bytes: None,
+        }
+    }
+
+    /// Bytes of its fields.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let fields = self.fields.iter();
+        fields.map(|(name, value)| name.len() + value.len()).sum()
     }
 
     /// The request's JSON, if the entry has a field `run` that is text.
@@ -77,6 +122,10 @@ pub struct Requests {
     inbox: Inbox,
     consumer: String,
     connection: Option<Blocking>,
+    /// Bytes of an entry above which its fields stay in Redis.
+    entry_max: usize,
+    /// More entries may be there.
+    has_more: bool,
 }
 
 struct Blocking(MultiplexedConnection);
@@ -103,10 +152,20 @@ impl Requests {
             inbox,
             consumer: consumer.to_owned(),
             connection: None,
+            entry_max: usize::MAX,
+            has_more: true,
         }
     }
 
-    /// Waits up to `block` for new requests and takes at most `count`.
+    /// The fields of entries of more bytes than this stay in Redis.
+    #[must_use]
+    pub fn leaving(mut self, entry_max: usize) -> Self {
+        self.entry_max = entry_max;
+        self
+    }
+
+    /// Waits up to `block` for new requests and takes at most `count`, and of these no more than
+    /// [`READ_BYTES`] and one entry. One round trip, and one more when several came at once.
     ///
     /// Dropping the future half-way can leave entries taken and unseen; another worker takes them
     /// over once they have been idle for the lease.
@@ -118,42 +177,80 @@ impl Requests {
             Some(Blocking(connection)) => connection,
             None => {
                 self.store.ensure_group_of(self.inbox).await?;
-                self.store.door.blocking(block).await?
+                let patience = block + LARGE_PATIENCE;
+                self.store.door.blocking(patience).await?
             }
         };
-        let mut command = redis::cmd("XREADGROUP");
-        command.arg("GROUP").arg(GROUP).arg(&self.consumer);
-        command
-            .arg("COUNT")
-            .arg(count)
-            .arg("BLOCK")
-            .arg(millis(block));
-        command
-            .arg("STREAMS")
-            .arg(self.store.keys.inbox(self.inbox))
-            .arg(">");
-        let reply: Option<Vec<(String, Vec<Row>)>> = command
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| self.store.door.failed(error))?;
+        let entries = self.read(&mut connection, count, block).await;
+        let entries = entries.map_err(|error| self.store.door.failed(error))?;
         self.connection = Some(Blocking(connection));
-        let streams = reply.unwrap_or_default().into_iter();
-        Ok(streams.flat_map(|(_, rows)| rows).map(Entry::new).collect())
+        Ok(entries)
     }
 
-    /// Takes over at most `count` requests that some worker read and did not admit for `idle`.
+    async fn read(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        count: usize,
+        block: Duration,
+    ) -> Result<Vec<Entry>, RedisError> {
+        let mut entries = Vec::new();
+        if !self.has_more {
+            entries = self.wait(connection, block).await?;
+            let is_large = entries.iter().any(|entry| entry.bytes() >= READ_BYTES);
+            if !self.has_more || is_large || entries.len() >= count {
+                return Ok(entries);
+            }
+        }
+        let mut script = scripts::READ.prepare_invoke();
+        script.key(self.store.keys.inbox(self.inbox));
+        script.arg(GROUP).arg(&self.consumer);
+        script.arg(count - entries.len()).arg(READ_BYTES);
+        script.arg(self.entry_max);
+        let batch = Batch::new(script.invoke_async(connection).await?);
+        self.has_more = batch.has_more;
+        entries.extend(batch.entries);
+        if entries.is_empty() {
+            return self.wait(connection, block).await;
+        }
+        Ok(entries)
+    }
+
+    /// Waits for one entry: a read that waits can have no bound in bytes. Notes whether there may
+    /// be more of them.
+    async fn wait(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        block: Duration,
+    ) -> Result<Vec<Entry>, RedisError> {
+        let key = self.store.keys.inbox(self.inbox);
+        let mut pipe = redis::pipe();
+        pipe.cmd("XREADGROUP").arg("GROUP").arg(GROUP);
+        pipe.arg(&self.consumer).arg("COUNT").arg(1);
+        pipe.arg("BLOCK").arg(millis(block));
+        pipe.arg("STREAMS").arg(&key).arg(">");
+        pipe.xlen(&key);
+        type Reply = Option<Vec<(String, Vec<Row>)>>;
+        let (reply, left): (Reply, usize) = pipe.query_async(connection).await?;
+        let streams = reply.unwrap_or_default().into_iter();
+        let entries: Vec<Entry> = streams.flat_map(|(_, rows)| rows).map(Entry::new).collect();
+        // What others have in hand counts too: then it was asked in vain.
+        self.has_more = left > entries.len();
+        Ok(entries)
+    }
+
+    /// Takes over at most `count` requests that some worker read and did not admit for `idle`, and
+    /// of these no more than [`READ_BYTES`] and one entry. One round trip.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn take_over(&self, count: usize, idle: Duration) -> Result<Vec<Entry>, Error> {
-        let mut command = redis::cmd("XAUTOCLAIM");
-        command
-            .arg(self.store.keys.inbox(self.inbox))
-            .arg(GROUP)
-            .arg(&self.consumer);
-        command.arg(millis(idle)).arg("0-0").arg("COUNT").arg(count);
-        let (_, rows, _): (String, Vec<Row>, Vec<String>) = self.store.door.query(&command).await?;
-        Ok(rows.into_iter().map(Entry::new).collect())
+    pub async fn take_over(&self, count: usize, idle: Duration) -> Result<Batch, Error> {
+        let mut script = scripts::TAKE_OVER.prepare_invoke();
+        script.key(self.store.keys.inbox(self.inbox));
+        script.arg(GROUP).arg(&self.consumer);
+        script.arg(count).arg(READ_BYTES).arg(self.entry_max);
+        script.arg(millis(idle));
+        let answer = self.store.door.large(Ask::Script(&script)).await;
+        answer.map(Batch::new)
     }
 
     /// Leaves the group. Only for a consumer that has nothing pending; otherwise it stays, and

@@ -332,16 +332,6 @@ impl Store {
         Act::read("vanish", &self.door.script::<String>(&script).await?)
     }
 
-    /// The request of a run, whatever else is known of it. One round trip.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn request_alone(&self, id: &RunId) -> Result<Option<String>, Error> {
-        let mut command = redis::cmd("GET");
-        command.arg(self.keys.request(id));
-        self.door.query(&command).await
-    }
-
     /// At most `most` runs at which somebody must look now; nothing is leased. Only reads: for when
     /// Redis takes no writes. Two round trips.
     ///
@@ -387,28 +377,5 @@ impl Store {
         let mut command = redis::cmd("HMGET");
         command.arg(self.keys.run(id)).arg(&FIELDS);
         view(id, self.door.query(&command).await?)
-    }
-
-    /// The request of a run that is not over, with the attempt and nonce that it is at. One round
-    /// trip.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn request(
-        &self,
-        id: &RunId,
-    ) -> Result<Option<(Attempt, Option<Nonce>, String)>, Error> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("HMGET")
-            .arg(self.keys.run(id))
-            .arg(&["attempt", "nonce"]);
-        pipe.get(self.keys.request(id));
-        let ((attempt, nonce), request): ((Option<u32>, Option<Text>), Option<String>) =
-            self.door.pipe(&pipe).await?;
-        let (Some(attempt), Some(request)) = (attempt, request) else {
-            return Ok(None);
-        };
-        let nonce = nonce.and_then(|Text(nonce)| nonce.parse().ok());
-        Ok(Some((Attempt(attempt), nonce, request)))
     }
 }

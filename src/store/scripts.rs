@@ -33,7 +33,7 @@ scripts! {
     /// Requests become runs.
     ADMIT = when_full ["run" "places" "turns" "usage" "result" "bury"] "admit";
     /// The next runs to boot.
-    CLAIM = when_full ["run" "turns" "flight" "bucket"] "claim";
+    CLAIM = when_full ["run" "turns" "flight" "bucket" "inline"] "claim";
     /// Leave for another create call.
     AGAIN = when_full ["run" "bucket"] "again";
     /// The machine of an attempt is known.
@@ -72,6 +72,12 @@ scripts! {
     SMALL = when_full [] "small";
     /// Which signing keys each process has.
     KEYRINGS = when_full [] "keyrings";
+    /// New entries of a stream.
+    READ = when_full ["travelling"] "read";
+    /// Entries that a dead worker had read.
+    TAKE_OVER = when_full ["travelling"] "take_over";
+    /// A run's request.
+    REQUEST = with_room ["inline"] "request";
     /// The workers' group of a stream.
     GROUP = when_full [] "group";
     /// Whether Redis takes our writes.

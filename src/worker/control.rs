@@ -52,11 +52,11 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
         if back.is_due() {
             match orders.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
-                    back.looked(stalled.len() >= BATCH);
-                    if !stalled.is_empty() {
+                    back.looked(stalled.has_more);
+                    if !stalled.entries.is_empty() {
                         milestone!("orders::taken_over");
                     }
-                    adopt(&mut in_hand, stalled);
+                    adopt(&mut in_hand, stalled.entries);
                 }
                 Err(error) => outage.met(&crew, &error).await,
             }

@@ -14,7 +14,7 @@ use crate::stage::intake as take_in;
 use crate::store::Error;
 use crate::store::acts::{Claim, Room, Stop};
 use crate::store::duties::{Call, Duties};
-use crate::store::requests::Requests;
+use crate::store::requests::{Entry, Requests};
 use crate::worker::crew::Crew;
 use crate::worker::gate::Gate;
 
@@ -121,7 +121,7 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
             let _ = quiet.run_until_cancelled(tokio::time::sleep(LOOK)).await;
             continue;
         }
-        let mut entries = match requests.next(room, back.block()).await {
+        let entries = match requests.next(room, back.block()).await {
             Ok(entries) => entries,
             Err(error) => {
                 outage.met(&crew, &error).await;
@@ -132,39 +132,46 @@ pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
             milestone!("requests::read");
         }
         gate.took(entries.len());
+        admit(&crew, entries, &mut outage).await;
         // What another worker read and did not admit.
         if back.is_due() {
             match requests.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
-                    back.looked(stalled.len() >= BATCH);
-                    if !stalled.is_empty() {
+                    back.looked(stalled.has_more);
+                    if !stalled.entries.is_empty() {
                         milestone!("requests::taken_over");
                     }
-                    entries.extend(stalled);
+                    admit(&crew, stalled.entries, &mut outage).await;
                 }
-                Err(error) => outage.met(&crew, &error).await,
-            }
-        }
-        // An entry that is read is ours to admit: until it is, or the lease gives it to another.
-        while !entries.is_empty() {
-            match take_in::intake(core, &entries).await {
-                Ok(taken) => {
-                    if taken.queued > 0 {
-                        crew.some_run_waits().await;
-                    }
-                    entries.clear();
+                Err(error) => {
+                    outage.met(&crew, &error).await;
+                    continue;
                 }
-                Err(error) if quiet.is_cancelled() => {
-                    warn!(%error, "requests are left to another worker");
-                    entries.clear();
-                }
-                Err(error) => outage.met(&crew, &error).await,
             }
         }
         outage.over();
     }
     if let Err(error) = requests.leave().await {
         warn!(%error, "the consumer stays in its group until a sweep forgets it");
+    }
+}
+
+/// Admits entries. One that is read is ours to admit: until it is, or the lease gives it to another.
+async fn admit(crew: &Crew, entries: Vec<Entry>, outage: &mut Outage) {
+    while !entries.is_empty() {
+        match take_in::intake(&crew.deps.core, &entries).await {
+            Ok(taken) => {
+                if taken.queued > 0 {
+                    crew.some_run_waits().await;
+                }
+                return;
+            }
+            Err(error) if crew.shutdown.quiet().is_cancelled() => {
+                warn!(%error, "requests are left to another worker");
+                return;
+            }
+            Err(error) => outage.met(crew, &error).await,
+        }
     }
 }
 

@@ -27,6 +27,9 @@ use crate::store::keys::Inbox;
 use crate::store::requests::Requests;
 use crate::worker::crew::Crew;
 
+/// Bytes of the longest entry that is read as orders.
+const ORDER_MAX_BYTES: usize = 64 << 10;
+
 /// A name for a worker's consumer that no other process ever has.
 #[must_use]
 pub fn unique_name() -> String {
@@ -42,6 +45,9 @@ pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Crew> {
     let requests = Requests::new(deps.core.store.clone(), name);
     let orders = Requests::of(Inbox::Control, deps.core.store.clone(), name);
     let duties = Duties::new(deps.core.store.clone());
+    // One that is too long, and no longer than this, still ends as a result that says so.
+    let longest = deps.core.runs.request_max_bytes.saturating_mul(2);
+    let (requests, orders) = (requests.leaving(longest), orders.leaving(ORDER_MAX_BYTES));
     let crew = Arc::new(Crew::new(deps, shutdown.clone()));
     shutdown.spawn_loop("intake", loops::intake(crew.clone(), requests));
     shutdown.spawn_loop("control", control::control(crew.clone(), orders));

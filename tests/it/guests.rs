@@ -7,9 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use cofferdam::run::id::{Attempt, Nonce};
-use cofferdam::stage::intake::intake;
 use cofferdam::store::acts::{Claimed, Room};
-use cofferdam::store::requests::Entry;
 use cofferdam::token::Grant;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
@@ -35,22 +33,10 @@ fn token(stack: &Stack, run: &str, attempt: Attempt, nonce: Option<Nonce>) -> St
 /// Admits that many runs, and claims them as a worker does.
 async fn claimed(stack: &Stack, count: usize) -> Vec<Claimed> {
     let store = &stack.core.store;
-    store.ensure_group().await.unwrap();
-    let entries: Vec<Entry> = (0..count)
-        .map(|n| Entry {
-            id: format!("{}-{n}", stack.core.clock.now_ms()),
-            fields: vec![(
-                b"run".to_vec(),
-                json!({"id": format!("g-{n}")}).to_string().into(),
-            )],
-        })
+    let requests: Vec<String> = (0..count)
+        .map(|n| json!({"id": format!("g-{n}")}).to_string())
         .collect();
-    for batch in entries.chunks(500) {
-        assert_eq!(
-            intake(&stack.core, batch).await.unwrap().queued,
-            batch.len()
-        );
-    }
+    parts::admit(&stack.core, &requests).await;
     let room = Room {
         apps: vec![APP.to_owned()],
         max_in_flight: u32::MAX,

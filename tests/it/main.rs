@@ -39,6 +39,7 @@ mod results;
 mod series;
 mod services;
 mod shutdown;
+mod sizes;
 mod store;
 mod support;
 mod tenants;

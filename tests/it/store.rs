@@ -214,9 +214,10 @@ async fn what_a_dead_worker_had_read_is_taken_over_by_another() {
             .take_over(10, Duration::from_secs(60))
             .await
             .unwrap()
+            .entries
             .is_empty()
     );
-    let entries = living.take_over(10, Duration::ZERO).await.unwrap();
+    let entries = living.take_over(10, Duration::ZERO).await.unwrap().entries;
     assert_eq!(intake(&fixture.core, &entries).await.unwrap().queued, 1);
     assert_eq!(fixture.raw.pending("runs").await, 0);
     // The dead one wakes up and admits what it read: nothing is doubled.
@@ -248,7 +249,7 @@ async fn a_consumer_that_has_pending_entries_is_not_forgotten() {
     dead.leave().await.unwrap();
     assert_eq!(fixture.raw.consumers("runs", "cofferdam").await, 1);
     let living = Requests::new(store.clone(), "worker-b");
-    let entries = living.take_over(10, Duration::ZERO).await.unwrap();
+    let entries = living.take_over(10, Duration::ZERO).await.unwrap().entries;
     assert_eq!(entries.len(), 1);
 }
 

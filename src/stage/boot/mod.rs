@@ -27,8 +27,8 @@ use crate::stage::boot::pace::Refusal;
 use crate::stage::breaker::{Answer, REST_MAX};
 use crate::stage::hold::Hold;
 use crate::stage::teardown::remove;
-use crate::stage::{Deps, Error, end, pause, refuse, roll, spec};
-use crate::store::acts::{Act, Claimed, Entered, Leave, Requeue};
+use crate::stage::{Deps, Error, end, parsed, pause, refuse, roll, spec};
+use crate::store::acts::{Act, Claimed, Entered, Leave, Request, Requeue};
 use crate::store::codec::View;
 use crate::token::Grant;
 
@@ -75,7 +75,26 @@ pub enum Booted {
 /// When Redis does not answer. The run stays in `booting`, and the sweep carries on from the
 /// machine's name.
 pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Result<Booted, Error> {
-    let request = match RunRequest::parse(&run.request, &deps.core.limits()) {
+    let limits = deps.core.limits();
+    // What is fetched takes up its part of the budget until the boot is over.
+    let (request, _fetched) = match &run.request {
+        Request::Here(json) => (RunRequest::parse(json, &limits), None),
+        Request::Large { bytes } => {
+            let fetched = deps.core.store.fetch(&run.id, *bytes).await?;
+            milestone!("boot::fetched");
+            let Some(fetched) = fetched else {
+                let message = "its request is gone from redis";
+                return finish(deps, run, ReasonCode::MachineLost, message).await;
+            };
+            let bytes = fetched.json.len();
+            let parse = move || {
+                let request = RunRequest::parse(&fetched.json, &limits);
+                (request, Some(fetched.let_go()))
+            };
+            parsed(bytes, parse).await
+        }
+    };
+    let request = match request {
         Ok(request) => request,
         // The rules were others when it was admitted.
         Err(refusal) => {
@@ -374,11 +393,11 @@ impl Boot<'_> {
 /// As [`boot`].
 pub async fn reboot(deps: &Deps, view: &View, hold: &Hold) -> Result<Booted, Error> {
     let attempt = Attempt(view.attempt);
-    let Some((now_at, nonce, request)) = deps.core.store.request(&view.id).await? else {
+    let Some(stored) = deps.core.store.request(&view.id).await? else {
         return Ok(Booted::Left);
     };
     milestone!("boot::taken_up");
-    let is_same = now_at == attempt && nonce == view.nonce;
+    let is_same = stored.attempt == Some(attempt) && stored.nonce == view.nonce;
     let (Some(app), true) = (view.app.clone(), is_same) else {
         return Ok(Booted::Left);
     };
@@ -390,8 +409,8 @@ pub async fn reboot(deps: &Deps, view: &View, hold: &Hold) -> Result<Booted, Err
         deadline_ms: view.deadline_ms.unwrap_or(0),
         refusals: view.refusals,
         refused_since_ms: view.refused_since_ms,
-        nonce,
-        request,
+        nonce: stored.nonce,
+        request: stored.request,
     };
     info!(
         run_id = run.id.as_str(),

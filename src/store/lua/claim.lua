@@ -10,7 +10,8 @@
 -- Answers: { why it stopped, wake at (ms, 0: unknown), { run, … } } where why is one of
 --      "wanted" (got as many as wanted), "empty" (nothing may go), "full" (no room in the fleet),
 --      "held" (no app may boot before `wake at`), "paused" (everything is), and a run is
---      { id, tenant, attempt, app, deadline ms, refusals, refused since ms ("" if never), nonce, request }
+--      { id, tenant, attempt, app, deadline ms, refusals, refused since ms ("" if never), nonce, request
+--      ("": too large to travel with the rest), its bytes ("": not known) }
 
 local ns, now, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local rate, burst = tonumber(ARGV[8]), tonumber(ARGV[9])
@@ -120,7 +121,8 @@ local leased = {}
 -- the fewest machines, is chosen again only when no other may boot.
 local function go(tenant, id, chosen)
   local key = ns .. ':run:' .. id
-  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app', 'deferred', 'nonce' })
+  local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app', 'deferred',
+    'nonce', 'request_bytes' })
   local to = run.state and target(ARGV[6], run.state)
   -- One that waited too long is left for the sweep, which ends it.
   if not to or tonumber(run.queue_until_ms or math.huge) <= now then return nil end
@@ -129,6 +131,7 @@ local function go(tenant, id, chosen)
   local attempt, deadline = string.format('%d', run.attempt + 1), string.format('%d', now + run.timeout_ms)
   local request = ns .. ':request:' .. id
   local nonce = run.nonce or nonce_for(id)
+  local is_small = tonumber(run.request_bytes or '0') <= INLINE_BYTES
   redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', ARGV[2],
     'deadline_ms', deadline, 'boot_until_ms', ARGV[3], 'nonce', nonce)
   -- Both live for the slack after it may wait no longer, as its admission has it.
@@ -141,7 +144,7 @@ local function go(tenant, id, chosen)
   leased[#leased + 1] = id
   launch(ns, app, tenant, id, attempt, nonce)
   return { id, tenant, attempt, app, deadline, run.refusals or '0', run.refused_since_ms or '', nonce,
-    redis.call('GET', request) or '' }, chosen
+    is_small and redis.call('GET', request) or '', run.request_bytes or '' }, chosen
 end
 
 local taken, why, looked = {}, 'wanted', 0

@@ -11,17 +11,14 @@ use cofferdam::run::id::{Attempt, Nonce, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::Machine;
 use cofferdam::shutdown::Shutdown;
-use cofferdam::stage::intake::intake;
 use cofferdam::stage::ready::Readiness;
 use cofferdam::stage::{Core, end};
 use cofferdam::store::acts::{Requeue, Room};
-use cofferdam::store::requests::Entry;
 use cofferdam::token::{Grant, KeyRing};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::raw::Raw;
 use crate::support::until::until;
 use crate::support::{parts, redis};
 
@@ -58,19 +55,14 @@ impl Guest {
             nonce: OnceLock::new(),
             shutdown,
         };
-        guest.admit(redis, request).await;
+        guest.admit(request).await;
         guest.boot().await;
         guest
     }
 
-    async fn admit(&self, redis: &Redis, mut request: Value) {
+    async fn admit(&self, mut request: Value) {
         request["id"] = json!(self.run.as_str());
-        let fields = vec![(b"run".to_vec(), request.to_string().into_bytes())];
-        let raw = Raw::new(redis).await;
-        let id = raw.add_bytes("runs", &fields).await;
-        let entry = Entry { id, fields };
-        self.core.store.ensure_group().await.unwrap();
-        assert_eq!(intake(&self.core, &[entry]).await.unwrap().queued, 1);
+        parts::admit(&self.core, &[request.to_string()]).await;
     }
 
     async fn boot(&self) {

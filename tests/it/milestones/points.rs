@@ -55,6 +55,7 @@ pub(super) const POINTS: &[Point] = &[
     point("pump::rung", Story::Crowd),
     point("crew::rung", Story::Latecomer),
     point("leases::renewed", Story::Crowd),
+    point("boot::fetched", Story::Large),
     point("boot::created", Story::Plain),
     point("boot::looked_up", Story::AnswerLost),
     point("boot::found_ended", Story::EndedUnseen),

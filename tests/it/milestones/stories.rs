@@ -15,6 +15,9 @@ use crate::support::parts;
 use crate::support::stack::{APP, Stack};
 use crate::support::until::until;
 
+/// Bytes of an input that makes a request too large to travel with others.
+const LARGE_BYTES: usize = 100_000;
+
 /// A story. `Left…` begin with another worker that dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Story {
@@ -50,6 +53,8 @@ pub(super) enum Story {
     CancelledElsewhere,
     /// A guest asks for its input and posts nothing that counts.
     Reads,
+    /// A request too large to travel with others.
+    Large,
     /// A guest posts and never exits.
     Stays,
     /// A guest exits without a result.
@@ -199,6 +204,10 @@ impl Story {
                 order(&world.stack, &[("cancel", &id)]).await;
             }
             Self::CancelledElsewhere => ring_until_closed(world, &format!("elsewhere-{n}")).await,
+            Self::Large => {
+                let request = json!({"input": "x".repeat(LARGE_BYTES)});
+                self.run(world, "large", n, request).await;
+            }
             Self::Reads => {
                 self.run(world, "reads", n, guest("hangs")).await;
                 let id = format!("reads-{n}");

@@ -11,4 +11,5 @@ pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod relay;
 pub(crate) mod stack;
+pub(crate) mod throttle;
 pub(crate) mod until;

@@ -7,7 +7,9 @@ use std::time::Duration;
 use cofferdam::clock::Clock;
 use cofferdam::config::{self, Runs};
 use cofferdam::stage::Core;
+use cofferdam::stage::intake::intake;
 use cofferdam::store::Store;
+use cofferdam::store::requests::Requests;
 use cofferdam::telemetry::Metrics;
 use cofferdam::token::KeyRing;
 
@@ -62,6 +64,19 @@ pub(crate) const SIGNING_KEYS: &str = "test:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH
 /// The keys that tests sign with.
 pub(crate) fn ring() -> KeyRing {
     KeyRing::new([("test".to_owned(), [7; 32])]).unwrap()
+}
+
+/// Appends requests as a producer does, and takes them in as a worker does.
+pub(crate) async fn admit(core: &Core, requests: &[String]) {
+    core.store.submit(requests).await.unwrap();
+    let mut reader = Requests::new(core.store.clone(), "worker");
+    let mut queued = 0;
+    while queued < requests.len() {
+        let entries = reader.next(500, Duration::from_secs(1)).await.unwrap();
+        let taken = intake(core, &entries).await.unwrap();
+        assert_eq!(taken.queued, entries.len());
+        queued += taken.queued;
+    }
 }
 
 /// A plain HTTP client.

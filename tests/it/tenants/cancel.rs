@@ -201,7 +201,8 @@ async fn an_order_of_a_dead_worker_is_taken_over() {
     let entries = living
         .take_over(10, std::time::Duration::ZERO)
         .await
-        .unwrap();
+        .unwrap()
+        .entries;
     assert_eq!(entries.len(), 1);
     assert_eq!(obey(&lab.core, &entries[0]).await.unwrap(), Obeyed::Done);
     assert_eq!(outcome(&lab, "a-0").await.1, Some(Outcome::Cancelled));

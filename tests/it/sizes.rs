@@ -1,0 +1,79 @@
+//! Requests as large as they may be, by the default settings: what a worker needs of memory, and
+//! that nobody waits behind them for ever.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::command::Daemon;
+use crate::support::fleet::Fleet;
+use crate::support::raw::Raw;
+use crate::support::redis::Server;
+use crate::support::throttle::Throttle;
+use crate::support::until::until_within;
+
+const MIB: usize = 1 << 20;
+/// What a worker needs at the most, as the README says: `fly.toml` gives it 512 MB.
+const NEEDED_KIB: u64 = 256 << 10;
+const BOUND: Duration = Duration::from_secs(120);
+
+async fn submit(raw: &Raw, id: &str, bytes: usize) {
+    let request = json!({"id": id, "cmd": ["true"], "input": "x".repeat(bytes)});
+    raw.add("runs", &[("run", &request.to_string())]).await;
+}
+
+async fn all_end(raw: &Raw, worker: &Daemon, runs: usize) {
+    until_within(BOUND, "every run to have its result", async || {
+        match raw.length("results").await {
+            n if n == runs => Ok(()),
+            n => Err(format!("{n} of {runs}: {}", worker.said())),
+        }
+    })
+    .await;
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let words = line.unwrap().split_whitespace().next().unwrap();
+    words.parse().unwrap()
+}
+
+#[tokio::test]
+async fn twenty_of_the_largest_requests_brought_a_worker_down() {
+    let server = Server::start();
+    let settings = server.settings();
+    let raw = Raw::new(&settings).await;
+    let fleet = Fleet::start_on(settings, &["--simulate", "100"], &[]).await;
+    for n in 0..20 {
+        submit(&raw, &format!("large-{n}"), 15 * MIB).await;
+    }
+    let (worker, _) = fleet.worker().await;
+    all_end(&raw, &worker, 20).await;
+    let peak = peak_kib(worker.pid());
+    println!("a worker needed {} MiB", peak / 1024);
+    assert!(peak < NEEDED_KIB, "{peak} KiB");
+    drop(worker);
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn behind_large_requests_on_a_slow_link_small_ones_waited_for_ever() {
+    let server = Server::start();
+    let settings = server.settings();
+    let raw = Raw::new(&settings).await;
+    let address = server.tcp_url().replace("redis://", "");
+    let link = Throttle::start(address, 10_000_000).await;
+    let fleet = Fleet::start_on(settings, &["--simulate", "100"], &[]).await;
+    for n in 0..8 {
+        submit(&raw, &format!("large-{n}"), 12_000_000).await;
+    }
+    for n in 0..20 {
+        submit(&raw, &format!("small-{n}"), 10).await;
+    }
+    let (worker, _) = fleet.worker_with(&[("REDIS_URL", &link.url())]).await;
+    all_end(&raw, &worker, 28).await;
+    drop(worker);
+    fleet.finish().await;
+}
