@@ -37,13 +37,50 @@ pub enum Order {
     Resume(Option<Tenant>),
 }
 
-/// What came of an order.
+/// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obeyed {
     /// Nothing more is to be done.
     Done,
+    /// The next step can come at once, after those of other orders.
+    More,
     /// It speaks of what is still on its way: to be obeyed again, soon.
     NotYet,
+}
+
+/// An entry of the control stream that is being obeyed, step by step: no order keeps the others
+/// waiting, however much it asks for.
+#[derive(Debug)]
+pub struct Task {
+    /// The entry.
+    pub entry: Entry,
+    /// How many of its orders have been obeyed.
+    obeyed: usize,
+    /// A tenant whose runs are being cancelled.
+    cancelling: Option<Cancelling>,
+}
+
+impl Task {
+    /// An entry of which nothing has been obeyed.
+    #[must_use]
+    pub fn new(entry: Entry) -> Self {
+        Self {
+            entry,
+            obeyed: 0,
+            cancelling: None,
+        }
+    }
+}
+
+/// How far the runs of a tenant have been cancelled.
+#[derive(Debug)]
+struct Cancelling {
+    /// Whether every request that was there before the order had been admitted at the beginning.
+    is_past: bool,
+    walk: Walk,
+    passes: usize,
+    in_pass: usize,
+    cancelled: usize,
 }
 
 /// Reads the orders of an entry.
@@ -86,12 +123,13 @@ pub fn orders(entry: &Entry) -> Result<Vec<Order>, String> {
     Ok(orders)
 }
 
-/// Obeys an entry of the control stream, and disposes of it unless it is not yet time. What is no
-/// order is set aside as dead.
+/// Obeys an entry of the control stream for one step, and disposes of it when it is done. What is
+/// no order is set aside as dead.
 ///
 /// # Errors
 /// When Redis does not answer. The entry stays, and can be obeyed again.
-pub async fn obey(core: &Core, entry: &Entry) -> Result<Obeyed, Error> {
+pub async fn obey(core: &Core, task: &mut Task) -> Result<Obeyed, Error> {
+    let entry = &task.entry;
     let orders = match orders(entry) {
         Ok(orders) => orders,
         Err(reason) => {
@@ -104,27 +142,19 @@ pub async fn obey(core: &Core, entry: &Entry) -> Result<Obeyed, Error> {
             return Ok(Obeyed::Done);
         }
     };
-    for order in &orders {
+    for order in orders.iter().skip(task.obeyed) {
         let obeyed = match order {
             Order::Cancel(id) => cancel_when_known(core, id, entry).await?,
             Order::CancelTenant(tenant) => {
-                let until = entry.appended_at_ms(core.clock.now_ms());
-                // Asked first: what is admitted meanwhile is then found.
-                let is_past = core.store.intake_is_past(entry).await?;
-                milestone!("control::tenant_asked");
-                cancel_tenant(core, tenant, until).await?;
-                if is_past {
-                    Obeyed::Done
-                } else {
-                    Obeyed::NotYet
-                }
+                cancel_tenant(core, tenant, entry, &mut task.cancelling).await?
             }
             Order::Pause(scope) => pause(core, scope.as_ref(), true, entry).await?,
             Order::Resume(scope) => pause(core, scope.as_ref(), false, entry).await?,
         };
-        if obeyed == Obeyed::NotYet {
-            return Ok(Obeyed::NotYet);
+        if obeyed != Obeyed::Done {
+            return Ok(obeyed);
         }
+        task.obeyed += 1;
     }
     core.store.done(Inbox::Control, entry).await?;
     milestone!("control::done");
@@ -156,39 +186,69 @@ async fn cancel_when_known(core: &Core, id: &RunId, order: &Entry) -> Result<Obe
     Ok(Obeyed::Done)
 }
 
-/// Cancels every run of a tenant that was asked for until `until`. Answers how many. One round
-/// trip for each run, and one for each page of them.
-///
-/// # Errors
-/// When Redis does not answer; some may have been cancelled, and it is safe to repeat.
-pub async fn cancel_tenant(core: &Core, tenant: &Tenant, until: UnixMs) -> Result<usize, Error> {
-    let mut cancelled = 0;
-    for _ in 0..PASSES_MAX {
-        let mut in_pass = 0;
-        let mut walk = Walk::new(tenant);
-        while let Some(ids) = core.store.step(&mut walk).await? {
-            milestone!("control::tenant_walked");
-            let views = core.store.views(&ids).await?;
-            milestone!("control::tenant_read");
-            let views = views.into_iter().flatten();
-            let meant = views
-                .filter(|view| view.submitted_at_ms.is_none_or(|at| at <= until))
-                .map(|view| view.id);
-            let acts = stream::iter(meant).map(async |id| cancel(core, &id).await);
-            let mut acts = std::pin::pin!(acts.buffer_unordered(AT_ONCE));
-            while let Some(act) = acts.next().await {
-                in_pass += usize::from(matches!(act?, Act::Done(_)));
+/// Cancels a page of a tenant's runs that were asked for before the order: as many round trips as
+/// there are such runs on it, and three more.
+async fn cancel_tenant(
+    core: &Core,
+    tenant: &Tenant,
+    order: &Entry,
+    cancelling: &mut Option<Cancelling>,
+) -> Result<Obeyed, Error> {
+    let mut going = match cancelling.take() {
+        Some(going) => going,
+        None => {
+            // Asked first: what is admitted meanwhile is then found.
+            let is_past = core.store.intake_is_past(order).await?;
+            milestone!("control::tenant_asked");
+            Cancelling {
+                is_past,
+                walk: Walk::new(tenant),
+                passes: 1,
+                in_pass: 0,
+                cancelled: 0,
             }
         }
-        cancelled += in_pass;
-        if in_pass == 0 {
-            break;
-        }
+    };
+    let page = core.store.step(&mut going.walk).await?;
+    milestone!("control::tenant_walked");
+    if let Some(ids) = page {
+        let until = order.appended_at_ms(core.clock.now_ms());
+        let cancelled = cancel_page(core, &ids, until).await?;
+        going.in_pass += cancelled;
+        going.cancelled += cancelled;
+    } else if going.in_pass > 0 && going.passes < PASSES_MAX {
+        going.walk = Walk::new(tenant);
+        going.passes += 1;
+        going.in_pass = 0;
+    } else {
+        let cancelled = going.cancelled;
+        info!(
+            tenant = tenant.as_str(),
+            cancelled, "cancelled a tenant's runs"
+        );
+        return Ok(match going.is_past {
+            true => Obeyed::Done,
+            false => Obeyed::NotYet,
+        });
     }
-    info!(
-        tenant = tenant.as_str(),
-        cancelled, "cancelled a tenant's runs"
-    );
+    *cancelling = Some(going);
+    Ok(Obeyed::More)
+}
+
+/// Cancels those of some runs that were asked for until `until`. Answers how many.
+async fn cancel_page(core: &Core, ids: &[RunId], until: UnixMs) -> Result<usize, Error> {
+    let views = core.store.views(ids).await?;
+    milestone!("control::tenant_read");
+    let views = views.into_iter().flatten();
+    let meant = views
+        .filter(|view| view.submitted_at_ms.is_none_or(|at| at <= until))
+        .map(|view| view.id);
+    let acts = stream::iter(meant).map(async |id| cancel(core, &id).await);
+    let mut acts = std::pin::pin!(acts.buffer_unordered(AT_ONCE));
+    let mut cancelled = 0;
+    while let Some(act) = acts.next().await {
+        cancelled += usize::from(matches!(act?, Act::Done(_)));
+    }
     Ok(cancelled)
 }
 

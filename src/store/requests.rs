@@ -253,6 +253,23 @@ impl Requests {
         answer.map(Batch::new)
     }
 
+    /// Entries that this consumer read are still in its hands: nobody takes them over before they
+    /// have been idle from now on. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn hold(&self, entries: impl Iterator<Item = &Entry>) -> Result<(), Error> {
+        let mut command = redis::cmd("XCLAIM");
+        command.arg(self.store.keys.inbox(self.inbox));
+        command.arg(GROUP).arg(&self.consumer).arg(0);
+        for entry in entries {
+            command.arg(&entry.id);
+        }
+        command.arg("JUSTID");
+        self.store.door.query::<redis::Value>(&command).await?;
+        Ok(())
+    }
+
     /// Leaves the group. Only for a consumer that has nothing pending; otherwise it stays, and
     /// what is pending is taken over later.
     ///

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::milestone::milestone;
-use crate::stage::control::{Obeyed, obey};
+use crate::stage::control::{Obeyed, Task, obey};
 use crate::store::requests::{Entry, Requests};
 use crate::worker::crew::Crew;
 use crate::worker::loops::{LookBack, Outage};
@@ -17,6 +18,8 @@ const BATCH: usize = 64;
 const IN_HAND_MAX: usize = 1024;
 /// Pause before an order is tried again that speaks of a request which is still on its way.
 const AGAIN: Duration = Duration::from_millis(100);
+/// How long a read waits while an order goes on. Redis takes zero for ever.
+const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// Reads orders and obeys them. One that cannot be obeyed yet stays pending, in hand here, and is
 /// taken over by another worker if this one dies.
@@ -25,12 +28,14 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
     let mut outage = Outage::new("control");
     let quiet = crew.shutdown.quiet();
     let mut back = LookBack::new(core.runs.lease / 2);
-    let mut in_hand: Vec<Entry> = Vec::new();
+    let mut in_hand: Vec<Task> = Vec::new();
+    let mut goes_on = false;
+    let mut held: Option<Instant> = None;
     while !quiet.is_cancelled() {
-        let block = if in_hand.is_empty() {
-            back.block()
-        } else {
-            back.block().min(AGAIN)
+        let block = match (goes_on, in_hand.is_empty()) {
+            (true, _) => AT_ONCE,
+            (false, false) => back.block().min(AGAIN),
+            (false, true) => back.block(),
         };
         let room = IN_HAND_MAX.saturating_sub(in_hand.len()).min(BATCH);
         if room == 0 {
@@ -41,7 +46,7 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
                     if !entries.is_empty() {
                         milestone!("orders::read");
                     }
-                    in_hand.extend(entries);
+                    in_hand.extend(entries.into_iter().map(Task::new));
                 }
                 Err(error) => {
                     outage.met(&crew, &error).await;
@@ -61,13 +66,27 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
                 Err(error) => outage.met(&crew, &error).await,
             }
         }
+        // What is in hand for long is no other worker's to take over.
+        let is_held = held.is_some_and(|at| at.elapsed() < core.runs.lease / 3);
+        if !in_hand.is_empty() && !is_held {
+            let entries = in_hand.iter().map(|task| &task.entry);
+            match orders.hold(entries).await {
+                Ok(()) => held = Some(Instant::now()),
+                Err(error) => outage.met(&crew, &error).await,
+            }
+            milestone!("orders::held");
+        }
         let mut later = Vec::new();
-        for entry in in_hand.drain(..) {
-            match obey(core, &entry).await {
+        goes_on = false;
+        for mut task in in_hand.drain(..) {
+            match obey(core, &mut task).await {
                 Ok(Obeyed::Done) => outage.over(),
-                Ok(Obeyed::NotYet) => later.push(entry),
+                Ok(obeyed) => {
+                    goes_on |= obeyed == Obeyed::More;
+                    later.push(task);
+                }
                 Err(error) => {
-                    later.push(entry);
+                    later.push(task);
                     outage.met(&crew, &error).await;
                 }
             }
@@ -80,10 +99,10 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
 }
 
 /// Takes up what another worker left; this worker's own may be among it.
-fn adopt(in_hand: &mut Vec<Entry>, stalled: Vec<Entry>) {
+fn adopt(in_hand: &mut Vec<Task>, stalled: Vec<Entry>) {
     for entry in stalled {
-        if in_hand.iter().all(|known| known.id != entry.id) {
-            in_hand.push(entry);
+        if in_hand.iter().all(|known| known.entry.id != entry.id) {
+            in_hand.push(Task::new(entry));
         }
     }
 }

@@ -99,6 +99,7 @@ pub(super) const POINTS: &[Point] = &[
     point("vanish::ended", Story::Vanished),
     point("orders::read", Story::Cancelled),
     point("orders::taken_over", Story::LeftUnobeyed),
+    point("orders::held", Story::Cancelled),
     point("control::buried", Story::NoOrder),
     point("control::run_asked", Story::Cancelled),
     point("control::tenant_asked", Story::TenantCancelled),

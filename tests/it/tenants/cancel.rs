@@ -1,7 +1,8 @@
 //! Orders: cancel, pause, resume, through the control stream.
 
 use cofferdam::run::outcome::{Outcome, ReasonCode};
-use cofferdam::stage::control::{Obeyed, cancel, cancel_tenant, obey};
+use cofferdam::stage::Core;
+use cofferdam::stage::control::{self, Obeyed, Task, cancel};
 use cofferdam::store::acts::{Act, Entered};
 use cofferdam::store::keys::Inbox;
 use cofferdam::store::requests::{Entry, Requests};
@@ -16,6 +17,17 @@ async fn order(lab: &Lab, fields: &[(&str, &str)]) -> Entry {
     let mut entries = orders.next(10, BLOCK).await.unwrap();
     assert_eq!(entries.len(), 1);
     entries.remove(0)
+}
+
+/// Obeys an entry for as many steps as it goes on.
+async fn obey(core: &Core, entry: &Entry) -> Result<Obeyed, cofferdam::stage::Error> {
+    let mut task = Task::new(entry.clone());
+    loop {
+        match control::obey(core, &mut task).await? {
+            Obeyed::More => {}
+            obeyed => return Ok(obeyed),
+        }
+    }
 }
 
 async fn obeyed(lab: &Lab, fields: &[(&str, &str)]) -> Obeyed {
@@ -244,8 +256,13 @@ async fn what_was_asked_for_later_is_not_cancelled_with_its_tenant() {
     lab.submit_many("a", 5).await;
     let times = lab.core.store.views(&[id("a-4")]).await.unwrap();
     let until = times[0].as_ref().unwrap().submitted_at_ms.unwrap();
-    let cancelled = cancel_tenant(&lab.core, &tenant("a"), until - 1).await;
-    let kept = 5 - cancelled.unwrap();
+    let order = Entry {
+        id: format!("{}-0", until - 1),
+        fields: vec![(b"cancel_tenant".to_vec(), b"a".to_vec())],
+        unread_bytes: None,
+    };
+    obey(&lab.core, &order).await.unwrap();
+    let kept = 5 - lab.results().await.len();
     assert!(kept >= 1, "the last one at least");
     assert_eq!(lab.claim(9).await.len(), kept);
 }
@@ -284,4 +301,47 @@ async fn everything_is_paused_and_resumed_by_orders() {
     assert!(lab.core.store.is_paused().await.unwrap());
     obeyed(&lab, &[("resume", "*")]).await;
     assert!(!lab.core.store.is_paused().await.unwrap());
+}
+
+/// However many runs it cancels, the orders after it are obeyed between its steps.
+#[tokio::test]
+async fn a_pause_waited_behind_the_cancellation_of_a_large_tenant() {
+    let lab = Lab::new().await;
+    lab.submit_many("a", 1500).await;
+    let mut cancels = Task::new(order(&lab, &[("cancel_tenant", "a")]).await);
+    let mut steps = 0;
+    while control::obey(&lab.core, &mut cancels).await.unwrap() == Obeyed::More {
+        steps += 1;
+        let left: usize = lab.raw.say("ZCARD", "queue:a", &[]).await;
+        let cancelled = 1500 - left;
+        assert!(cancelled <= steps * 700, "{cancelled} in {steps} steps");
+        if steps == 1 {
+            assert_eq!(obeyed(&lab, &[("pause", "*")]).await, Obeyed::Done);
+            assert!(lab.core.store.is_paused().await.unwrap());
+        }
+    }
+    assert!(steps > 3, "{steps}");
+    assert_eq!(lab.raw.length("control").await, 0);
+    assert!(!lab.raw.exists("queue:a").await);
+}
+
+/// An order that takes longer than a lease is not begun again by another worker.
+#[tokio::test]
+async fn an_order_in_hand_for_long_was_repeated_by_another_worker() {
+    let lab = Lab::new().await;
+    let mut mine = Requests::of(Inbox::Control, lab.core.store.clone(), "worker");
+    lab.raw.add("control", &[("cancel_tenant", "a")]).await;
+    let entries = mine.next(10, BLOCK).await.unwrap();
+    let other = Requests::of(Inbox::Control, lab.core.store.clone(), "another");
+    let idle = std::time::Duration::from_secs(60);
+    // As if it had been read a minute ago.
+    let aged = ["cofferdam", "worker", "0", &entries[0].id, "IDLE", "60000"];
+    let _: redis::Value = lab.raw.say("XCLAIM", "control", &aged).await;
+    mine.hold(entries.iter()).await.unwrap();
+    let taken = other.take_over(10, idle).await.unwrap();
+    assert!(taken.entries.is_empty(), "{taken:?}");
+    let _: redis::Value = lab.raw.say("XCLAIM", "control", &aged).await;
+    let taken = other.take_over(10, idle).await.unwrap();
+    assert_eq!(taken.entries.len(), 1);
+    assert!(!taken.has_more);
 }
