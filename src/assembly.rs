@@ -164,7 +164,7 @@ pub fn deps(
         apps: machines.apps.clone(),
         ring: ring(&guests.keys)?,
         urls: GuestUrls::below(&guests.url),
-        health: Arc::new(Health::default()),
+        health: Arc::new(Health::of(&machines.apps)),
     })
 }
 

@@ -1,8 +1,7 @@
 //! The beat around the sweep: one holder at a time, harmless when two run.
 //!
 //! Every second the holder hands the worker's crew what is overdue; every `COFFERDAM_SWEEP_S` it
-//! compares each app's machines with the runs in flight. Every process counts what there is for
-//! its own metrics.
+//! compares each app's machines with the runs in flight, and counts what there is for its metrics.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use crate::stage::observe::{Looked, observe};
 use crate::stage::sweep::{self, Orphan};
 use crate::stage::teardown::end_attempt;
 use crate::stage::{Deps, Error, vanish};
+use crate::store::fleet::Census;
 use crate::store::keys::Inbox;
 use crate::store::results::KeptBack;
 use crate::worker::crew::Crew;
@@ -47,6 +47,9 @@ const MENDING: Duration = Duration::from_secs(60);
 const MEND_MAX: usize = 10_000;
 /// How often a process counts what there is.
 const CENSUS: Duration = Duration::from_secs(5);
+/// How long an app that no setting names, and no run is in, is surveyed in vain: longer than a boot
+/// in it can be under way.
+const IDLE_APP_MAX: Duration = Duration::from_secs(3600);
 /// How long a consumer must have been silent before it is forgotten.
 const CONSUMER_SILENCE: Duration = Duration::from_secs(3600);
 
@@ -59,6 +62,7 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
         mended_to: AtomicU64::new(0),
         ended: Mutex::default(),
         kept_back: Mutex::default(),
+        idle: Mutex::default(),
         quiet: shutdown.clone(),
     });
     shutdown.spawn_loop("overdue", beat(sweeper.clone(), BEAT, Sweeper::overdue));
@@ -89,6 +93,8 @@ struct Sweeper {
     ended: Mutex<HashSet<(RunId, u32)>>,
     /// Consumer groups of which it was told that old results are kept for them.
     kept_back: Mutex<HashSet<String>>,
+    /// Apps that are not this worker's and in which nothing was seen, and since when.
+    idle: Mutex<HashMap<String, Instant>>,
     quiet: Shutdown,
 }
 
@@ -267,9 +273,15 @@ impl Sweeper {
             Ok(survey) => survey,
             Err(error) => {
                 warn!(app, %error, "an app could not be surveyed");
-                return (app, noted);
+                let left = self.leave(&app).await;
+                return (app, if left { Notes::default() } else { noted });
             }
         };
+        if survey.orphans.is_empty() {
+            self.leave(&app).await;
+        } else {
+            self.idle.lock().await.remove(&app);
+        }
         let before = std::mem::take(&mut noted.unseen);
         let looks = stream::iter(survey.doubtful).map(async |view| {
             let attempt = (view.id.clone(), view.attempt);
@@ -306,6 +318,36 @@ impl Sweeper {
         if let Err(error) = sweep::remove_orphan(deps, orphan).await {
             warn!(machine_id = orphan.id, %error, "an orphan could not be removed");
         }
+    }
+
+    /// Leaves an app that is not among this worker's, once it has been without machines and runs
+    /// for long, or could not be surveyed for as long: whoever boots in it again lists it again. Says whether it was left.
+    async fn leave(&self, app: &str) -> bool {
+        let deps = self.deps();
+        if deps.apps.iter().any(|own| own == app) {
+            return false;
+        }
+        let mut idle = self.idle.lock().await;
+        let since = *idle.entry(app.to_owned()).or_insert_with(Instant::now);
+        if since.elapsed() < IDLE_APP_MAX {
+            return false;
+        }
+        idle.remove(app);
+        drop(idle);
+        let left = match deps.core.store.forget_app(app).await {
+            Ok(left) => left,
+            Err(error) => {
+                warn!(app, %error, "an app stays among those that are surveyed");
+                false
+            }
+        };
+        if left {
+            warn!(
+                app,
+                "an app that no setting names and no run is in is surveyed no more"
+            );
+        }
+        left
     }
 
     async fn housekeeping(self: Arc<Self>) -> Result<(), Error> {
@@ -366,9 +408,19 @@ impl Sweeper {
         Ok(())
     }
 
+    /// Tells the others of this worker; and its metrics of the whole fleet, if it is the one that
+    /// sweeps: the others show nothing of it.
     async fn census(self: Arc<Self>) -> Result<(), Error> {
         let core = &self.deps().core;
-        let census = core.store.census(core.clock.now_ms()).await?;
+        let refused_max = core.runs.refused_max;
+        core.store
+            .announce(&self.crew.limits(), refused_max)
+            .await?;
+        let census = if self.leads.load(Ordering::SeqCst) {
+            core.store.census(core.clock.now_ms()).await?
+        } else {
+            Census::default()
+        };
         let metrics = &core.metrics;
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.runs_queued.set(gauge(census.queued));
@@ -380,10 +432,6 @@ impl Sweeper {
         metrics.oldest_queued_age.set(waited.as_secs_f64());
         metrics.requests_unread.set(gauge(census.unread));
         metrics.tenants_held.set(gauge(census.tenants_held));
-        let refused_max = core.runs.refused_max;
-        core.store
-            .announce(&self.crew.limits(), refused_max)
-            .await?;
         Ok(())
     }
 }

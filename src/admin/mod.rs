@@ -23,12 +23,12 @@ const CONNECTIONS: usize = 64;
 /// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown` begins.
 ///
 /// `probe` is asked before each answer of `/metrics` and `/readyz`: it brings the fleet's gauges up
-/// to date and says whether this process can do its work, or why not. One that takes longer than
+/// to date and says how well this process can do its work, or why not. One that takes longer than
 /// five seconds counts as a no.
 pub async fn serve<P, F>(listener: TcpListener, metrics: Arc<Metrics>, probe: P, shutdown: Shutdown)
 where
     P: Fn() -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Result<(), String>> + Send + 'static,
+    F: Future<Output = Result<String, String>> + Send + 'static,
 {
     let limits = Limits {
         connections: CONNECTIONS,
@@ -44,7 +44,7 @@ where
 async fn answer<P, F>(method: &Method, path: &str, metrics: &Metrics, probe: P) -> Response<Body>
 where
     P: Fn() -> F,
-    F: Future<Output = Result<(), String>>,
+    F: Future<Output = Result<String, String>>,
 {
     if !matches!(path, "/metrics" | "/healthz" | "/readyz") {
         return reply::text(StatusCode::NOT_FOUND, "not found\n");
@@ -55,7 +55,7 @@ where
     match path {
         "/healthz" => reply::text(StatusCode::OK, "ok\n"),
         "/readyz" => match bounded(probe()).await {
-            Ok(()) => reply::text(StatusCode::OK, "ready\n"),
+            Ok(how) => reply::text(StatusCode::OK, &format!("{how}\n")),
             Err(why) => reply::text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
         },
         _ => {
@@ -68,7 +68,7 @@ where
     }
 }
 
-async fn bounded(probing: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+async fn bounded(probing: impl Future<Output = Result<String, String>>) -> Result<String, String> {
     let in_time = tokio::time::timeout(PROBE_TIMEOUT, probing).await;
     in_time.unwrap_or_else(|_| Err("the probe took too long".to_owned()))
 }
@@ -82,7 +82,7 @@ mod tests {
     async fn check(
         method: Method,
         path: &str,
-        probe: Result<(), String>,
+        probe: Result<String, String>,
         expected: StatusCode,
     ) -> String {
         let metrics = Metrics::new();
@@ -102,7 +102,13 @@ mod tests {
     #[tokio::test]
     async fn readiness_says_why_not() {
         assert_eq!(
-            check(Method::GET, "/readyz", Ok(()), StatusCode::OK).await,
+            check(
+                Method::GET,
+                "/readyz",
+                Ok("ready".to_owned()),
+                StatusCode::OK
+            )
+            .await,
             "ready\n"
         );
         let gone = Err("redis is gone".to_owned());
@@ -121,11 +127,17 @@ mod tests {
 
     #[tokio::test]
     async fn other_paths_and_methods_are_told_apart() {
-        check(Method::GET, "/", Ok(()), StatusCode::NOT_FOUND).await;
+        check(
+            Method::GET,
+            "/",
+            Ok("ready".to_owned()),
+            StatusCode::NOT_FOUND,
+        )
+        .await;
         check(
             Method::POST,
             "/metrics",
-            Ok(()),
+            Ok("ready".to_owned()),
             StatusCode::METHOD_NOT_ALLOWED,
         )
         .await;

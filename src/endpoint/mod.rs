@@ -107,7 +107,7 @@ impl Endpoint {
             ("/results", &Method::POST) => self.post(request).await,
             ("/healthz", &Method::GET | &Method::HEAD) => ok(StatusCode::OK),
             ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.readiness.look().await {
-                Ok(()) => ok(StatusCode::OK),
+                Ok(_) => ok(StatusCode::OK),
                 Err(_) => unavailable(),
             },
             ("/results", _) => reply::method_not_allowed("POST"),

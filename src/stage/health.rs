@@ -11,6 +11,8 @@ use crate::stage::breaker::Breakers;
 /// is not for it refuses us for good, while another takes every call.
 #[derive(Debug, Default)]
 pub struct Health {
+    /// The apps in which this worker makes machines.
+    apps: Vec<String>,
     /// Apps, and what was said of each last.
     refusing: Mutex<BTreeMap<String, String>>,
     /// Apps and regions that do not answer.
@@ -18,6 +20,22 @@ pub struct Health {
 }
 
 impl Health {
+    /// Of a worker that makes machines in these apps, of which nothing is known.
+    #[must_use]
+    pub fn of(apps: &[String]) -> Self {
+        Self {
+            apps: apps.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether no app is left in which it could make one.
+    #[must_use]
+    pub fn is_refused_everywhere(&self) -> bool {
+        let refusing = self.lock();
+        !refusing.is_empty() && self.apps.iter().all(|app| refusing.contains_key(app))
+    }
+
     /// The token, the app, the address or the account was refused.
     pub fn refused(&self, app: &str, message: &str) {
         let known = self.lock().insert(app.to_owned(), message.to_owned());
@@ -58,10 +76,14 @@ mod tests {
 
     #[test]
     fn an_app_that_takes_our_calls_does_not_speak_for_another() {
-        let health = Health::default();
+        let health = Health::of(&["right".to_owned(), "wrong".to_owned()]);
         health.refused("wrong", "token validation error");
         health.accepted("right");
         assert_eq!(health.refusing(), ["wrong (token validation error)"]);
+        assert!(!health.is_refused_everywhere());
+        health.refused("right", "token validation error");
+        assert!(health.is_refused_everywhere());
+        health.accepted("right");
         health.accepted("wrong");
         assert!(health.refusing().is_empty());
     }

@@ -14,7 +14,7 @@ use crate::store::Store;
 const STANDS: Duration = Duration::from_secs(1);
 
 /// When it was looked, and what was seen.
-type Seen = (Instant, Result<(), String>);
+type Seen = (Instant, Result<String, String>);
 
 /// Looks whether Redis takes writes, the provider takes calls, and the signing keys are the
 /// others' too. Clones share what was seen last.
@@ -47,12 +47,12 @@ impl Readiness {
         self
     }
 
-    /// Whether it is ready now. One round trip, and none when somebody asked less than a second
-    /// ago.
+    /// Whether it is ready now: that it is, and in which apps it cannot make machines. One round
+    /// trip, and none when somebody asked less than a second ago.
     ///
     /// # Errors
     /// Why it is not.
-    pub async fn look(&self) -> Result<(), String> {
+    pub async fn look(&self) -> Result<String, String> {
         let mut seen = self.seen.lock().await;
         if let Some((at, answer)) = &*seen
             && at.elapsed() < STANDS
@@ -64,17 +64,22 @@ impl Readiness {
         answer
     }
 
-    async fn probe(&self) -> Result<(), String> {
-        let refusing = self.provider.as_ref().map(|health| health.refusing());
-        if let Some(apps) = refusing.filter(|apps| !apps.is_empty()) {
-            return Err(format!(
-                "the Machines API refuses us in {}",
-                apps.join(", ")
-            ));
+    async fn probe(&self) -> Result<String, String> {
+        let mut how = "ready".to_owned();
+        if let Some(health) = &self.provider {
+            let refusing = health.refusing();
+            let told = format!("the Machines API refuses us in {}", refusing.join(", "));
+            if health.is_refused_everywhere() {
+                return Err(told);
+            }
+            if !refusing.is_empty() {
+                how = format!("{how}, but {told}");
+            }
         }
         if let Some(why) = self.keys.as_ref().and_then(|keys| keys.unready()) {
             return Err(why);
         }
-        self.store.probe().await.map_err(|error| error.to_string())
+        let probed = self.store.probe().await;
+        probed.map(|()| how).map_err(|error| error.to_string())
     }
 }

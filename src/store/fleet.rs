@@ -229,6 +229,17 @@ impl Store {
         Ok(apps.into_iter().map(|Text(app)| app).collect())
     }
 
+    /// An app that no run is in is no longer one that had machines. Answers whether it was one.
+    /// One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn forget_app(&self, app: &str) -> Result<bool, Error> {
+        let mut script = scripts::FORGET_APP.prepare_invoke();
+        script.key(self.keys.apps()).key(self.keys.inflight(app));
+        self.door.script(script.arg(app)).await
+    }
+
     /// Tells of a worker's limits, for half a minute: so that others can say why a run waits, and
     /// that a worker is there. One round trip.
     ///

@@ -20,7 +20,7 @@
 //! | `<ns>:due` | zset | every run that is not closed, by when somebody must look at it, ms | until the run is closed |
 //! | `<ns>:duties` | list | ids of settled runs whose tear-down is owed now: a bell, `due` is the truth | until a worker takes them |
 //! | `<ns>:owed` | set | ids of settled runs, for counting them | until the run is closed |
-//! | `<ns>:apps` | set | every app that ever had a machine in flight | for ever, a few names |
+//! | `<ns>:apps` | set | every app in which some worker boots, or that has machines or runs | until no setting names it and it has none |
 //! | `<ns>:inflight:<app>` | hash | run id → attempt, tenant and nonce with spaces between, for every run that may have a machine | until the run is closed or queued |
 //! | `<ns>:busy:<tenant>` | set | ids of the tenant's runs that may have a machine | as there |
 //! | `<ns>:settings` | hash | `paused` when everything is | until it is resumed |

@@ -88,6 +88,8 @@ scripts! {
     UNREAD = with_room [] "unread";
     /// What the groups that read results have not done with.
     NEEDED = with_room [] "needed";
+    /// An app that no run is in is forgotten.
+    FORGET_APP = when_full [] "forget_app";
     /// Consumers that are gone leave the group.
     FORGET = when_full [] "forget";
 }

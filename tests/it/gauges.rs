@@ -80,6 +80,50 @@ async fn leaks_and_what_waits_can_be_seen() {
     fleet.finish().await;
 }
 
+/// Every worker asked Redis for the gauges of the whole fleet, and all showed them.
+#[tokio::test]
+async fn only_the_worker_that_sweeps_counts_the_fleet() {
+    let fleet = Fleet::start(&["--simulate", "100"], &[]).await;
+    let raw = fleet.raw().await;
+    raw.add("control", &[("pause", "*")]).await;
+    let (first, admin) = fleet.worker().await;
+    fleet
+        .tool(&["submit", "--id", "waits", "--", "true"])
+        .done();
+    shows(&admin, "cofferdam_runs_queued").await;
+    let settings = [("COFFERDAM_MAX_IN_FLIGHT", "7")];
+    let (second, others) = fleet.worker_with(&settings).await;
+    until_within(
+        Duration::from_secs(60),
+        "the second to count",
+        async || match raw.say::<String>("HGET", "fleet", &["max_in_flight"]).await {
+            most if most == "7" => Ok(()),
+            most => Err(most),
+        },
+    )
+    .await;
+    let url = format!("http://{others}/metrics");
+    let text = parts::http().get(url).send().await.unwrap();
+    let text = text.text().await.unwrap();
+    assert_eq!(value(&text, "cofferdam_runs_queued"), Some(0.0));
+    shows(&admin, "cofferdam_runs_queued").await;
+    fleet.tool(&["cancel", "waits"]).done();
+    drop((first, second));
+}
+
+#[tokio::test]
+async fn an_app_is_forgotten_when_no_run_is_in_it() {
+    let settings = redis::settings();
+    let store = Store::connect(&settings).await.unwrap();
+    let raw = crate::support::raw::Raw::new(&settings).await;
+    let _: i64 = raw.say("SADD", "apps", &["busy", "renamed"]).await;
+    let _: i64 = raw.say("HSET", "inflight:busy", &["run", "1 t"]).await;
+    assert!(!store.forget_app("busy").await.unwrap());
+    assert!(store.forget_app("renamed").await.unwrap());
+    assert!(!store.forget_app("renamed").await.unwrap());
+    assert_eq!(store.apps().await.unwrap(), ["busy"]);
+}
+
 #[tokio::test]
 async fn what_nobody_has_looked_at_or_taken_in_is_counted() {
     let settings = redis::settings();
