@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{error, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Followed};
 use crate::config::{self, SigningKey};
 use crate::machines::{self, Call, Class, Client, Observed, Observer};
 use crate::shutdown::Shutdown;
@@ -52,7 +52,7 @@ const KEYS_LOOK: Duration = Duration::from_secs(15);
 pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Error> {
     let core = Core {
         store: patiently(async || Ok(Store::connect(redis).await?)).await?,
-        clock: Clock::system(),
+        clock: Clock::steady(),
         metrics: Arc::new(Metrics::new()),
         runs: Arc::new(runs),
     };
@@ -73,13 +73,16 @@ pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Err
 pub async fn follow(core: &Core) -> Result<(), Error> {
     let asked = core.clock.now_ms();
     let theirs = core.store.time().await?;
-    if let Some(behind_ms) = core.clock.follow(theirs, asked)
-        && behind_ms.unsigned_abs() >= CLOCK_WRONG_MS
-    {
-        warn!(
+    match core.clock.follow(theirs, asked) {
+        Some(Followed::Set(behind_ms)) if behind_ms.unsigned_abs() >= CLOCK_WRONG_MS => warn!(
             behind_ms,
             "this clock is wrong by that of redis, which counts"
-        );
+        ),
+        Some(Followed::Doubted(by_ms)) => {
+            error!(by_ms, "the clock of redis jumped; followed if it stays so");
+            core.metrics.clock_jumps.inc();
+        }
+        Some(Followed::Set(_)) | None => {}
     }
     Ok(())
 }

@@ -74,6 +74,8 @@ pub struct Metrics {
     pub results_kept_back: Gauge,
     /// What the endpoint answered, by status.
     pub endpoint_answers: Counters<AnswerCode>,
+    /// Looks at the clock of Redis that saw it jump.
+    pub clock_jumps: IntCounter,
     /// Calls to Redis that failed, by why.
     pub redis_errors: Counters<RedisError>,
     /// 1 while this worker leaves requests unread, because Redis is nearly full or too many bytes
@@ -206,6 +208,11 @@ impl Metrics {
                 "How long results have been kept beyond their retention for a consumer group.",
             ),
             endpoint_answers: counters(r, "endpoint_answers_total", "Answers to guests.", "code"),
+            clock_jumps: counter(
+                r,
+                "clock_jumps_total",
+                "Looks at the clock of Redis that saw it jump by half a minute or more.",
+            ),
             redis_errors: counters(
                 r,
                 "redis_errors_total",

@@ -35,6 +35,7 @@ const EXEMPT: &[(&str, &str)] = &[
         "redis_faults make them; words are in a table of store::error",
     ),
     ("runs_vanished_total", "ids makes runs vanish"),
+    ("clock_jumps_total", "times makes the clock jump"),
     (
         "results_kept_back_seconds",
         "results must be older than their retention",

@@ -17,8 +17,8 @@ use cofferdam::token::Grant;
 use cofferdam::worker;
 use serde_json::json;
 
-use crate::support::parts;
 use crate::support::stack::{APP, Plan, Stack};
+use crate::support::{parts, redis};
 
 const BOUND: Duration = Duration::from_secs(60);
 
@@ -249,4 +249,38 @@ fn no_two_consumers_have_one_name() {
         .collect();
     let once: HashSet<&String> = names.iter().collect();
     assert_eq!(once.len(), names.len());
+}
+
+#[tokio::test]
+async fn a_jump_of_the_clock_of_redis_ended_every_run() {
+    let mut core = parts::core(&redis::settings(), parts::runs()).await;
+    core.clock = Clock::skewed(0);
+    assembly::follow(&core).await.unwrap();
+    // For a process that goes by an even clock it is the same as if that of Redis had jumped ahead.
+    core.clock.shift(-3_600_000);
+    core.store.ensure_group().await.unwrap();
+    parts::admit(&core, &[json!({"id": "one"}).to_string()]).await;
+    let room = Room {
+        apps: vec![APP.to_owned()],
+        max_in_flight: 10,
+        app_max_in_flight: None,
+        tenant_max_in_flight: None,
+        boot_rate: 0.0,
+        boot_burst: 1,
+    };
+    let lease = core.runs.lease;
+    let claim = core.store.claim(&room, 1, core.clock.now_ms(), lease).await;
+    assert_eq!(claim.unwrap().runs.len(), 1);
+    let late = async || {
+        let views = core.store.overdue_unleased(core.clock.now_ms(), 10).await;
+        views.unwrap().len()
+    };
+    for looks in 1..3 {
+        assembly::follow(&core).await.unwrap();
+        assert_eq!(late().await, 0, "after {looks} looks");
+        assert_eq!(core.metrics.clock_jumps.get(), looks);
+    }
+    // It stays so, and counts.
+    assembly::follow(&core).await.unwrap();
+    assert_eq!(late().await, 1);
 }
