@@ -323,3 +323,33 @@ fn a_value_that_is_a_word_of_the_services_changes_no_verdict() {
     let error = Error::Refused(Box::new(refusal));
     assert_eq!(judge(Call::Create, &error).decision, Decision::Quota);
 }
+
+proptest::proptest! {
+    /// Whatever the service answers, there is a verdict, and a machine that can be read can be asked.
+    #[test]
+    fn no_answer_makes_it_panic(
+        status in 300_u16..600,
+        words in proptest::sample::subsequence(TABLE_WORDS.to_vec(), 0..4),
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64),
+    ) {
+        let mut body = words.concat().into_bytes();
+        body.extend(bytes);
+        for call in [Create, Get, List, Wait, Delete, Stop, App, Token, Logs, Start] {
+            let refusal = Refusal::read(request(call), status, &body, &Redaction::default());
+            let error = Error::Refused(Box::new(refusal));
+            let _ = (judge(call, &error), error.certainty(), error.to_string());
+        }
+    }
+}
+
+/// Pieces of answers that the verdicts look for.
+const TABLE_WORDS: [&str; 8] = [
+    r#"{"error":""#,
+    "failed to get manifest ",
+    "insufficient memory available to fulfill request",
+    "unique machine name violation, machine ID ",
+    "region ",
+    " not found",
+    r#"","status":"insufficient_capacity"}"#,
+    "[http 500]",
+];

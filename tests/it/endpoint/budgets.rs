@@ -224,3 +224,40 @@ async fn the_input_of_a_run_that_an_older_version_admitted_is_found() {
     assert_eq!(answer, (200, "[1,2]".to_owned()));
     guest.end().await;
 }
+
+/// Any bytes as tokens and bodies, through the real endpoint: each is answered, and the guest's own
+/// post is taken afterwards.
+#[tokio::test]
+async fn no_bytes_of_a_guest_keep_its_result_out() {
+    let guest = Guest::new(json!({})).await;
+    let (token, url) = (guest.token(1, 60), format!("{}/results", guest.base));
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..200 {
+        let mut body: Vec<u8> = (0..rng.usize(..80)).map(|_| rng.u8(..)).collect();
+        let at = rng.usize(..=body.len());
+        body.splice(at..at, br#"{"a":[1e9,"\ud83d\ude00"]}"#.iter().copied());
+        // It cannot be JSON.
+        body.push(b'}');
+        let forged: Vec<u8> = token
+            .bytes()
+            .map(|byte| match rng.u8(..20) {
+                0 => rng.u8(0x20..0x7f),
+                1 => rng.u8(0x80..),
+                _ => byte,
+            })
+            .collect();
+        let is_unchanged = forged == token.as_bytes();
+        for (token, expected) in [(token.as_bytes(), 400), (&forged, 401)] {
+            if expected == 401 && is_unchanged {
+                continue;
+            }
+            let header = [b"Bearer ", token].concat();
+            let header = reqwest::header::HeaderValue::from_bytes(&header).unwrap();
+            let post = parts::http().post(&url).header("authorization", header);
+            let answer = post.body(body.clone()).send().await.unwrap();
+            assert_eq!(answer.status().as_u16(), expected, "{body:?} {forged:?}");
+        }
+    }
+    assert_eq!(guest.post(&token, "1").await.0, 201);
+    guest.end().await;
+}
