@@ -149,6 +149,8 @@ pub async fn observe(
     let now = deps.core.clock.now_ms();
     let limits = BootLimits::of(view, &deps.core.runs);
     match sight(known.as_ref(), since, now, limits) {
+        // One that was made a moment ago may not be seen yet. It is noted all the same.
+        Sight::Alive if known.is_none() => return Ok(Looked::Unseen),
         Sight::Alive => {}
         Sight::Exited(exit) => {
             // The result may have been posted with the guest's last breath.
