@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::support::command::{Daemon, Ended, cofferdam, ended};
 use crate::support::raw::Raw;
+use crate::support::redis::Server;
 use crate::support::until::until;
 
 /// A language that the README has snippets in.
@@ -38,6 +39,33 @@ impl Language {
             Self::Ruby => ("/usr/bin/ruby", "-e"),
         };
         [interpreter.into(), flag.into(), program.into()]
+    }
+
+    /// Whether this computer has its interpreter and its client for Redis; says so if not.
+    fn is_here(self) -> bool {
+        let needs = match self {
+            Self::Shell => "command -v redis-cli && command -v curl && command -v jq",
+            Self::Python => "import redis",
+            Self::Ruby => "require 'redis'",
+        };
+        let [program, flag, text] = self.line(needs);
+        let tried = Command::new(program).args([flag, text]).output();
+        let is_here = tried.is_ok_and(|tried| tried.status.success());
+        if !is_here {
+            eprintln!("SKIPPED: the snippets in {self:?} need what is not here: {needs}");
+        }
+        is_here
+    }
+
+    /// The snippet with one that dies between reading and acknowledging.
+    fn dying(self, consumer: &str) -> String {
+        let (before, death) = match self {
+            Self::Shell => unreachable!("it acknowledges nothing"),
+            Self::Python => ("r.xack(", "__import__('os')._exit(9); r.xack("),
+            Self::Ruby => ("redis.xack(", "exit!(9); redis.xack("),
+        };
+        assert!(consumer.contains(before), "{consumer}");
+        consumer.replace(before, death)
     }
 
     /// The snippet with the Redis of this test in the place of the one on the usual port.
@@ -186,6 +214,9 @@ impl Drop for Running {
 
 /// The guest, the producer and the consumer of one language, in a stack of their own.
 async fn work(language: Language) {
+    if !language.is_here() {
+        return;
+    }
     let place = Place::start().await;
     let fence = language.fence();
 
@@ -244,6 +275,87 @@ async fn work(language: Language) {
     }
     drop(consumer);
     place.up.finish().await;
+}
+
+/// A consumer dies between reading and acknowledging, and what it had read waits among entries that
+/// nobody can read: its successor prints it, and goes on.
+async fn crash(language: Language) {
+    if !language.is_here() {
+        return;
+    }
+    let server = Server::start();
+    let redis = config::Redis {
+        namespace: "cofferdam".to_owned(),
+        ..server.settings()
+    };
+    let raw = Raw::new(&redis).await;
+    let socket = redis.url.expose().path().to_owned();
+    let consumer = language.on(
+        &socket,
+        &snippet("A consumer in a few lines", language.fence()),
+    );
+    let start = |snippet: &str| {
+        let [program, flag, text] = language.line(snippet);
+        let mut command = Command::new(program);
+        command.args([flag, text]).stdin(Stdio::null());
+        command.env("REDIS_URL", redis.url.expose().as_str());
+        command.env("PYTHONUNBUFFERED", "1");
+        Running::start(command)
+    };
+    let result =
+        |id: &str| json!({"run_id": id, "outcome": "completed", "payload": id}).to_string();
+    raw.add("results", &[("result", &result("first"))]).await;
+    raw.add("results", &[("result", "{\"run_id\":")]).await;
+    raw.add("results", &[("other", "field")]).await;
+    let bytes = (b"result".to_vec(), b"\"\xff\xfe\"".to_vec());
+    raw.add_bytes("results", &[bytes]).await;
+    let deep = "[".repeat(100_000);
+    raw.add("results", &[("result", &deep)]).await;
+    let gone = raw.add("results", &[("result", &result("gone"))]).await;
+    raw.add("results", &[("result", &result("second"))]).await;
+
+    let mut dying = start(&language.dying(&consumer));
+    until("the consumer to die", || {
+        let status = dying.child.try_wait().unwrap();
+        std::future::ready(status.ok_or_else(|| dying.said()))
+    })
+    .await;
+    assert_eq!(
+        raw.pending_of("results", "reviews").await,
+        7,
+        "{}",
+        dying.said()
+    );
+    raw.say::<i64>("XDEL", "results", &[&gone]).await;
+
+    let again = start(&consumer);
+    until("all to be read and acknowledged", async || {
+        let said = again.said();
+        let is_read = ["first", "second"].iter().all(|id| said.contains(id));
+        let left = raw.pending_of("results", "reviews").await;
+        if is_read && left == 0 {
+            Ok(())
+        } else {
+            Err(format!("{left} left: {said}"))
+        }
+    })
+    .await;
+    raw.add("results", &[("result", &result("third"))]).await;
+    until("the next to be read", async || match again.said() {
+        said if said.contains("third") => Ok(()),
+        said => Err(said),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_consumer_in_python_goes_on_after_a_crash() {
+    crash(Language::Python).await;
+}
+
+#[tokio::test]
+async fn the_consumer_in_ruby_goes_on_after_a_crash() {
+    crash(Language::Ruby).await;
 }
 
 #[tokio::test]
