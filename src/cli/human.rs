@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::telemetry;
+
 /// A length of time in at most two units: `83 ms`, `4.2 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`.
 pub(crate) fn duration(length: Duration) -> String {
     let ms = length.as_millis();
@@ -62,16 +64,8 @@ pub(crate) fn one_line(text: &str, longest: usize) -> String {
 /// Outside text without what could steer a terminal; its lines stay.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars()
-        .map(|c| if steers(c) { '\u{fffd}' } else { c })
+        .map(|c| if c == '\n' { c } else { telemetry::shown(c) })
         .collect()
-}
-
-/// Whether a terminal acts on a character instead of showing it, or shows the others in another
-/// order because of it.
-fn steers(c: char) -> bool {
-    let turns =
-        matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    turns || (c.is_control() && c != '\n')
 }
 
 #[cfg(test)]

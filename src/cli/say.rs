@@ -1,12 +1,16 @@
 //! Printing: colours only on a terminal, JSON lines, tables, and an end of the reader that is no
 //! fault of ours.
+//!
+//! All that is printed goes through here, and nothing in it steers a terminal: whatever a text has
+//! of control characters is replaced, whoever wrote it. Colours are marks until the last moment.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
-use crate::cli::human;
+use crate::telemetry;
 
 /// What a word means, and so how it is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,27 +68,27 @@ impl Say {
 
     /// Prints one line of what was asked for.
     pub(crate) fn line(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.out.to, "{text}")
+        writeln!(self.out.to, "{}", plain(text))
     }
 
     /// Prints what somebody else wrote. A terminal gets it without what could steer it; a program
     /// gets it as it is.
     pub(crate) fn foreign(&mut self, text: &str) -> io::Result<()> {
         if io::stdout().is_terminal() {
-            return self.line(&human::harmless(text));
+            return self.line(text);
         }
-        self.line(text)
+        writeln!(self.out.to, "{text}")
     }
 
     /// Prints one JSON value on a line of its own.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(value)?;
-        writeln!(self.out.to, "{line}")
+        writeln!(self.out.to, "{}", escaped(&line))
     }
 
     /// Tells something beside what was asked for.
     pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
-        writeln!(self.err.to, "{text}")
+        writeln!(self.err.to, "{}", plain(text))
     }
 
     /// `text` in its tone, for standard output.
@@ -128,7 +132,7 @@ impl Say {
                 line.extend(std::iter::repeat_n(' ', width - cell.width() + 2));
             }
         }
-        writeln!(self.out.to, "{}", line.trim_end())
+        writeln!(self.out.to, "{}", plain(line.trim_end()))
     }
 }
 
@@ -136,8 +140,62 @@ fn painted(has_colours: bool, tone: Tone, text: &str) -> String {
     if !has_colours || tone == Tone::Plain {
         return text.to_owned();
     }
-    let style = tone.style();
-    format!("{style}{text}{style:#}")
+    let text: String = text.chars().filter(|c| !MARKS.contains(c)).collect();
+    let at = TONES.iter().position(|known| *known == tone);
+    let begin = at.and_then(|at| MARKS.get(at)).copied().unwrap_or(END);
+    format!("{begin}{text}{END}")
+}
+
+/// What colours begin with until they are printed. These stand for no character and are never
+/// exchanged, as Unicode has it; in a text from outside one could colour it and no more.
+const MARKS: [char; 6] = [
+    '\u{fdd0}', '\u{fdd1}', '\u{fdd2}', '\u{fdd3}', '\u{fdd4}', END,
+];
+
+/// What they end with.
+const END: char = '\u{fdd5}';
+
+/// The tones that have marks, in their order.
+const TONES: [Tone; 5] = [
+    Tone::Good,
+    Tone::Notice,
+    Tone::Bad,
+    Tone::Faint,
+    Tone::Strong,
+];
+
+/// A text as it is printed: marks become colours, and what could steer a terminal is replaced. Its
+/// lines stay.
+fn plain(text: &str) -> String {
+    let mut printed = String::with_capacity(text.len());
+    for c in text.chars() {
+        match MARKS.iter().position(|mark| *mark == c) {
+            Some(at) => match TONES.get(at) {
+                Some(tone) => printed.push_str(&tone.style().render().to_string()),
+                None => printed.push_str(&Style::new().bold().render_reset().to_string()),
+            },
+            None if c == '\n' => printed.push(c),
+            None => printed.push(telemetry::shown(c)),
+        }
+    }
+    printed
+}
+
+/// JSON as it is printed: the same value, with what could steer a terminal escaped.
+fn escaped(json: &str) -> Cow<'_, str> {
+    if !json.chars().any(telemetry::steers) {
+        return Cow::Borrowed(json);
+    }
+    let mut printed = String::with_capacity(json.len());
+    for c in json.chars() {
+        match u32::from(c) {
+            // Between the parts of a document these are blanks; in texts they are escaped already.
+            0..0x20 => printed.push(' '),
+            code if telemetry::steers(c) => printed.push_str(&format!("\\u{code:04x}")),
+            _ => printed.push(c),
+        }
+    }
+    Cow::Owned(printed)
 }
 
 /// One cell of a table.
@@ -169,10 +227,31 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_printed_steers_a_terminal() {
+        let text = "a\u{1b}[31mb\u{9b}c\u{202e}d\u{2028}e\u{61c}f\r";
+        let told = plain(text);
+        assert!(!told.chars().any(telemetry::steers), "{told:?}");
+        assert_eq!(plain("a\nb"), "a\nb");
+        let painted = plain(&painted(true, Tone::Bad, text));
+        let inner = painted.trim_start_matches("\u{1b}[1m\u{1b}[31m");
+        let inner = inner.trim_end_matches("\u{1b}[0m");
+        assert_eq!(inner, told);
+    }
+
+    #[test]
+    fn printed_json_is_the_same_value() {
+        let value = serde_json::json!({"a\u{9b}": "\u{202e}\u{1b}\u{2028}\u{7f}\n", "b": "字"});
+        let printed = escaped(&value.to_string()).into_owned();
+        assert!(!printed.chars().any(telemetry::steers), "{printed}");
+        let read: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(read, value);
+    }
+
+    #[test]
     fn colours_are_for_terminals() {
         assert_eq!(painted(false, Tone::Bad, "x"), "x");
         assert_eq!(painted(true, Tone::Plain, "x"), "x");
-        let coloured = painted(true, Tone::Good, "x");
+        let coloured = plain(&painted(true, Tone::Good, "x"));
         assert!(
             coloured.starts_with('\u{1b}') && coloured.ends_with("\u{1b}[0m"),
             "{coloured:?}"

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use crate::cli::human;
 use crate::cli::say::{Say, Tone};
 use crate::config::Faults;
 
@@ -41,6 +42,9 @@ impl WrongUse {
     }
 }
 
+/// Characters of a failure that are told.
+const TOLD_MAX: usize = 4000;
+
 /// Tells a failure on standard error, with its causes, and says how to exit.
 pub(crate) fn told(say: &mut Say, error: &anyhow::Error) -> Status {
     if is_broken_pipe(error) {
@@ -49,7 +53,12 @@ pub(crate) fn told(say: &mut Say, error: &anyhow::Error) -> Status {
     }
     let head = say.paint_note(Tone::Bad, "error:");
     // Where standard error is gone too there is nobody left to tell.
-    let _ = say.note(&format!("{head} {}", chain(error)));
+    let told = match error.is::<Faults>() {
+        true => chain(error),
+        // It may repeat what came from outside, and is one line.
+        false => human::one_line(&chain(error), TOLD_MAX),
+    };
+    let _ = say.note(&format!("{head} {told}"));
     if error.is::<Faults>() || error.is::<WrongUse>() {
         return Status::WrongUse;
     }

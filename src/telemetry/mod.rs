@@ -2,6 +2,7 @@
 
 mod labels;
 mod metrics;
+mod plain;
 
 use std::io::IsTerminal as _;
 
@@ -13,6 +14,7 @@ pub use crate::telemetry::labels::{
     AnswerClass, AnswerCode, Label, MachinesCall, RedisError, Work,
 };
 pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, Metrics};
+pub use crate::telemetry::plain::{shown, steers};
 
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +45,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), Error> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(directives)
-        .with_writer(std::io::stderr);
+        .with_writer(|| plain::OneLine(std::io::stderr()));
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
         // Left alone on a terminal, the builder itself looks for NO_COLOR.

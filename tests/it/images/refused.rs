@@ -6,6 +6,7 @@ use tar::EntryType;
 
 use super::build::{Image, Layer, Packed, Parts, digest};
 use super::{Bench, files, names};
+use crate::support::command::{cofferdam, ended};
 use cofferdam::local::images::{Error, Excess, Limits, Refusal};
 
 /// Imports an image of these layers, which must be refused for this reason, and checks that the
@@ -610,4 +611,40 @@ fn a_plain_folder_with_what_no_image_has() {
     check(Refusal::TooDeep, &|source| {
         std::fs::create_dir_all(source.join("d/".repeat(101))).unwrap();
     });
+}
+
+/// Names in an image are anybody's text, and an operator reads them on a terminal.
+#[test]
+fn a_refusal_is_told_without_control_characters() {
+    let bench = Bench::new();
+    let evil = "a\x1b]0;owned\x07\n\u{9b}2J\u{202e}\u{2028}\u{61c}b";
+    let config = Image::new(vec![]).config();
+    let manifest = json!([{"Config": evil, "RepoTags": [evil], "Layers": []}]);
+    let mut named = Parts::default();
+    named.add("manifest.json", manifest.to_string().as_bytes());
+    let manifest = json!([
+        {"Config": evil, "RepoTags": [evil], "Layers": []},
+        {"Config": evil, "RepoTags": [evil], "Layers": []},
+    ]);
+    let mut several = Parts::default();
+    several.add("manifest.json", manifest.to_string().as_bytes());
+    several.add("config", &config);
+    let layer = Layer::new().pax(&[("path", evil.as_bytes())]);
+    let layer = layer.entry(EntryType::Char, "x", "", b"", 0o644).bytes();
+    let image = Image::new(vec![layer]);
+    for (at, archive) in [named.tar(), several.tar(), image.oci().tar()]
+        .iter()
+        .enumerate()
+    {
+        let source = bench.path(&format!("source-{at}"));
+        std::fs::write(&source, archive).unwrap();
+        let mut command = cofferdam(["images", "import", "bad"]);
+        command
+            .arg(&source)
+            .env("COFFERDAM_STATE_DIR", bench.state());
+        let refused = ended(command);
+        assert_eq!(refused.status, 1, "{}", refused.stderr);
+        let line = refused.stderr.strip_suffix('\n').unwrap();
+        assert!(!line.chars().any(cofferdam::telemetry::steers), "{line:?}");
+    }
 }
