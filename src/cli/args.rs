@@ -105,7 +105,7 @@ Only the local Machines server keeps output, and only while it has the machine."
 Examples:
   cofferdam runs
   cofferdam runs --state running --tenant acme
-  cofferdam runs --limit 1000 --json | jq -r .run_id")]
+  cofferdam runs --limit 1000 --json | jq -r .id")]
     Runs(Runs),
     /// Print results, oldest first
     #[command(after_help = "\

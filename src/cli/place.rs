@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use url::Url;
 
 use crate::cli::status::WrongUse;
-use crate::config::{Redis, Secret, Tool};
+use crate::config::{self, Redis, Secret, Tool};
 use crate::store::Store;
 use crate::up::ready::{self, Ready};
 
@@ -53,8 +53,9 @@ pub(crate) fn machines_api(tool: &Tool) -> anyhow::Result<(Url, Secret<String>)>
             .or_else(|| tool.token.clone());
         return Ok((url, token.ok_or_else(|| missing("FLY_API_TOKEN"))?));
     }
-    let url = tool.api_url.clone().ok_or_else(|| missing("FLY_API_URL"))?;
     let token = tool.token.clone().ok_or_else(|| missing("FLY_API_TOKEN"))?;
+    // As `worker` has it, beside which this may run.
+    let url = tool.api_url.clone().unwrap_or_else(config::usual_api_url);
     Ok((url, token))
 }
 
@@ -127,6 +128,12 @@ mod tests {
             "redis://127.0.0.1:6379"
         );
         assert!(machines_api(&alone).is_err());
+        let in_a_service = [("COFFERDAM_STATE_DIR", folder), ("FLY_API_TOKEN", "given")];
+        let (api, token) = machines_api(&tool(&in_a_service)).unwrap();
+        assert_eq!(
+            (api.as_str(), token.expose().as_str()),
+            ("http://_api.internal:4280/v1", "given")
+        );
 
         let held = Held::take(temp.path()).unwrap();
         held.announce(&ready()).unwrap();

@@ -338,6 +338,12 @@ impl Redis {
     }
 }
 
+/// The Machines API that a service means when nobody names one.
+#[must_use]
+pub fn usual_api_url() -> Url {
+    Reader::new(&|_| None).url(&table::FLY_API_URL)
+}
+
 /// Reads signing keys as `COFFERDAM_SIGNING_KEYS` has them.
 ///
 /// # Errors

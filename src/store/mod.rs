@@ -28,6 +28,7 @@ pub mod usage;
 
 pub use crate::store::error::Error;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -92,6 +93,17 @@ impl Store {
     /// [`Error`].
     pub async fn info(&self, section: &str) -> Result<String, Error> {
         self.door.query(redis::cmd("INFO").arg(section)).await
+    }
+
+    /// One of Redis's own settings; `None` where it has none of that name.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn redis_setting(&self, name: &str) -> Result<Option<String>, Error> {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("GET").arg(name);
+        let found: HashMap<String, String> = self.door.query(&command).await?;
+        Ok(found.into_values().next())
     }
 
     /// Goes on without a version where the user may not ask for it.

@@ -65,7 +65,7 @@ async fn authorised(client: &Client, api: &str) -> Finding {
             None => Finding::fail(
                 API,
                 error.to_string(),
-                "set FLY_API_URL: http://_api.internal:4280/v1 within a Fly network, \
+                "set FLY_API_URL: http://_api.internal:4280/v1 (if unset) within a Fly network, \
                  https://api.machines.dev/v1 from elsewhere",
             ),
         },

@@ -47,6 +47,12 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     match sections(&store).await {
         Ok(info) => {
             findings.extend(judged(&info, &redis, &shown));
+            if info
+                .get("aof_enabled")
+                .is_some_and(|enabled| enabled == "1")
+            {
+                findings.push(fsync(store.redis_setting("appendfsync").await));
+            }
             let maxmemory = info.get("maxmemory").and_then(|bytes| bytes.parse().ok());
             findings.extend(backlog(maxmemory.unwrap_or(0), tool.backlog_max_bytes));
         }
@@ -122,6 +128,30 @@ fn persistence(append_only: &str, last_write: &str) -> Finding {
             WHAT,
             "append-only file is off",
             "CONFIG SET appendonly yes; else a restart of Redis can lose accepted requests",
+        ),
+    }
+}
+
+/// How soon what Redis has acknowledged is on its disk.
+fn fsync(policy: Result<Option<String>, Error>) -> Finding {
+    const WHAT: &str = "redis fsync";
+    let every_write = "CONFIG SET appendfsync always, where that is too much";
+    match policy.as_ref().map(Option::as_deref) {
+        Ok(Some("always")) => Finding::ok(WHAT, "appendfsync always: what is acknowledged is kept"),
+        Ok(Some("everysec")) => Finding::ok(
+            WHAT,
+            format!("appendfsync everysec: a power cut can take the last second; {every_write}"),
+        ),
+        Ok(Some(policy)) => Finding::warn(
+            WHAT,
+            format!("appendfsync {policy}: a power cut can take the last half minute"),
+            "CONFIG SET appendfsync everysec, or always",
+        ),
+        Ok(None) => Finding::warn(WHAT, "Redis tells no appendfsync", "look at its settings"),
+        Err(error) => Finding::warn(
+            WHAT,
+            format!("appendfsync cannot be read: {error}"),
+            "let the user run CONFIG GET, or check it by hand",
         ),
     }
 }

@@ -165,6 +165,19 @@ impl Place {
         command
     }
 
+    /// Waits until this many runs have been closed, and their machine time counted.
+    async fn result_count(&self, wanted: usize) {
+        until("runs to be closed", async || {
+            let closed = self.tool(&["runs", "--state", "closed", "--json"]).json();
+            if closed.len() == wanted {
+                Ok(())
+            } else {
+                Err(format!("{closed:?}"))
+            }
+        })
+        .await;
+    }
+
     /// Waits for the result of a run.
     async fn result(&self, run: &str) -> Value {
         until(&format!("the result of {run}"), async || {
@@ -445,5 +458,57 @@ async fn the_example_of_a_result_is_one() {
     };
     assert_eq!(fields(&example), fields(&real));
     assert_eq!(fields(&example["machine"]), fields(&real["machine"]));
+    place.up.finish().await;
+}
+
+/// The lines of a text that begin like this, without that, lines that go on joined.
+fn commands(text: &str, begin: &str) -> Vec<String> {
+    let joined = text.replace("\\\n#", "");
+    let lines = joined.lines().filter_map(|line| line.split_once(begin));
+    lines.map(|(_, rest)| rest.trim().to_owned()).collect()
+}
+
+/// What the compose file tells people to type after it is up, without the container around it.
+#[tokio::test]
+async fn the_example_of_the_compose_file_completes() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = fs::read_to_string(root.join("docker-compose.yml")).unwrap();
+    let found = commands(&file, "docker compose exec serve ");
+    assert_eq!(found.len(), 1, "{found:?}");
+    let place = Place::start().await;
+    let said = ended(place.program(&Language::Shell.line(&found[0])));
+    assert_eq!(said.status, 0, "{said:?}");
+    assert!(said.stdout.contains("42"), "{said:?}");
+    place.up.finish().await;
+}
+
+/// A path into JSON that is wrong prints `null` and no error.
+#[tokio::test]
+async fn what_help_texts_pipe_into_jq_finds_something() {
+    let jq = Command::new("/usr/bin/jq").arg("--version").output();
+    if !jq.is_ok_and(|tried| tried.status.success()) {
+        eprintln!("SKIPPED: what help texts pipe into jq needs /usr/bin/jq, which is not here");
+        return;
+    }
+    let place = Place::start().await;
+    let guest = "curl -fsS --oauth2-bearer $SANDBOX_RUN_TOKEN -d 42 $SANDBOX_RESULT_URL";
+    let submit = ["submit", "--wait", "--id", "pr-17", "--", "sh", "-c", guest];
+    place.tool(&submit).done();
+    place.result_count(1).await;
+    let mut count = 0;
+    for sub in ["runs", "results", "usage", "show", "dead", "tenants"] {
+        let help = place.tool(&[sub, "--help"]).done();
+        for line in help.lines().filter(|line| line.contains("| jq")) {
+            let line = line.trim();
+            assert!(line.starts_with("cofferdam "), "{line}");
+            let said = ended(place.program(&Language::Shell.line(line))).done();
+            assert!(
+                !said.trim().is_empty() && !said.contains("null"),
+                "{line}: {said}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count >= 2, "{count} lines with jq");
     place.up.finish().await;
 }
