@@ -148,6 +148,7 @@ impl Backlog {
                 request_bytes: REQUEST_BYTES,
                 input: 0..0,
                 timeout: Duration::from_secs(300),
+                timeout_asked: None,
                 queue_ttl: None,
                 priority: 5,
                 not_before: None,

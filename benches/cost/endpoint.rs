@@ -156,6 +156,7 @@ fn admission(id: RunId, entry: String, now: u64) -> Admission {
             request_bytes: REQUEST.len(),
             input: 0..0,
             timeout: KEEP,
+            timeout_asked: None,
             queue_ttl: None,
             priority: 5,
             not_before: None,

@@ -1,5 +1,7 @@
 //! `show`: one run.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use serde_json::value::RawValue;
 
@@ -73,7 +75,7 @@ fn tell(
         ("state", state),
     ];
     if let Some(reason) = &view.reason {
-        lines.push(("reason", human::one_line(&view::why(reason), 2048)));
+        lines.push(("reason", human::one_line(&reason.to_string(), 2048)));
     }
     lines.push(("tenant", view.tenant.clone()));
     lines.push(("attempts", view.tries().to_string()));
@@ -92,6 +94,12 @@ fn tell(
         && until > now
     {
         lines.push(("waits", view::prepares(view, now)));
+    }
+    if let (Some(asked), Some(given)) = (view.timeout_asked_ms, view.timeout_ms) {
+        let length = |ms| human::duration(Duration::from_millis(ms));
+        let (asked, given) = (length(asked), length(given));
+        let line = format!("{given}, and not {asked}: more than COFFERDAM_RUN_TIMEOUT_S allows");
+        lines.push(("timeout", line));
     }
     if let Some(at) = view.submitted_at_ms {
         lines.push(("submitted", human::ago(at, now)));

@@ -38,7 +38,7 @@ impl Told {
     /// What there is to say in one line: the payload, or why there is none.
     pub(crate) fn gist(&self, longest: usize) -> String {
         match (&self.reason, &self.payload) {
-            (Some(reason), _) => human::one_line(&why(reason), longest),
+            (Some(reason), _) => human::one_line(&reason.to_string(), longest),
             (None, Some(payload)) => human::one_line(&compact(payload.get()), longest),
             (None, None) => String::new(),
         }
@@ -55,12 +55,6 @@ pub(crate) struct Shown<'a> {
     pub(crate) waiting: Option<Waiting>,
     /// The result, while it is on its stream.
     pub(crate) result: Option<Box<RawValue>>,
-}
-
-/// A reason's code and message.
-pub(crate) fn why(reason: &Reason) -> String {
-    let code = serde_json::to_value(reason.code).unwrap_or_default();
-    format!("{}: {}", code.as_str().unwrap_or_default(), reason.message)
 }
 
 /// Where a waiting run stands and what holds it, a line each.

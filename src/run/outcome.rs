@@ -1,5 +1,7 @@
 //! How a run ends, as its producer is told.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// How a run ended; each has its reasons.
@@ -137,6 +139,14 @@ impl Reason {
     }
 }
 
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The code's word, as JSON has it.
+        self.code.serialize(&mut *f)?;
+        write!(f, ": {}", self.message)
+    }
+}
+
 /// How the machine's main process ended, where that was seen before the run settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExitStatus {
@@ -180,6 +190,16 @@ impl Ending {
         match self {
             Self::Completed { .. } => Outcome::Completed,
             Self::Without { reason, .. } => reason.code.outcome(),
+        }
+    }
+}
+
+/// As logs have it.
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Completed { .. } => f.write_str("completed"),
+            Self::Without { reason, .. } => reason.fmt(f),
         }
     }
 }

@@ -136,7 +136,7 @@ fn count(core: &Core, admission: &Admission, taken: &mut Taken) {
             taken.queued += 1;
         }
         Fate::Rejected { ending, .. } => {
-            info!(run_id = run, ?ending, "rejected");
+            info!(run_id = run, %ending, "rejected");
             core.metrics.results.of(ending.outcome()).inc();
             taken.rejected += 1;
         }
@@ -176,6 +176,7 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
                 request_bytes: json.len(),
                 input: RunRequest::input_span(json),
                 timeout: request.timeout,
+                timeout_asked: request.timeout_asked,
                 queue_ttl: request.queue_ttl,
                 priority: request.priority,
                 size: request.guest,

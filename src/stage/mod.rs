@@ -264,7 +264,7 @@ pub async fn vanish(core: &Core, id: &RunId) -> Result<Act, Error> {
     milestone!("vanish::ended");
     match act {
         Act::Done(_) => {
-            error!(run_id = id.as_str(), ?ending, "a run vanished from redis");
+            error!(run_id = id.as_str(), %ending, "a run vanished from redis");
             core.metrics.runs_vanished.inc();
             core.metrics.results.of(ending.outcome()).inc();
         }
@@ -285,7 +285,7 @@ fn without_result<'a>(core: &Core, ending: &'a Ending) -> Settlement<'a> {
 
 fn ended(core: &Core, id: &RunId, ending: &Ending, act: Act) {
     if let Act::Done(_) = act {
-        info!(run_id = id.as_str(), ?ending, "ended without a result");
+        info!(run_id = id.as_str(), %ending, "ended without a result");
         core.metrics.results.of(ending.outcome()).inc();
     }
 }

@@ -39,6 +39,8 @@ pub enum Fate {
         input: Range<usize>,
         /// From boot to deadline.
         timeout: Duration,
+        /// What was asked for, where that is more than a run may take.
+        timeout_asked: Option<Duration>,
         /// How long it may wait, from when it may start; `None` for the most that is allowed.
         queue_ttl: Option<Duration>,
         /// 0 goes first, 9 last.

@@ -119,6 +119,7 @@ fn add(
             request_bytes: _,
             input,
             timeout,
+            timeout_asked,
             queue_ttl,
             priority,
             not_before,
@@ -129,6 +130,8 @@ fn add(
             let waits_from = submitted.max(ready);
             let until = budget::after(waits_from, queue_ttl.unwrap_or(QUEUE_TTL_MAX));
             words.push(("timeout_ms", millis(*timeout).to_string()));
+            words
+                .extend(timeout_asked.map(|asked| ("timeout_asked_ms", millis(asked).to_string())));
             words.push(("queue_until_ms", until.to_string()));
             words.push(("input_span", format!("{} {}", input.start, input.len())));
             if *size != Guest::default() {

@@ -12,7 +12,7 @@ use crate::run::phase::{Machine, Phase, State};
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`View`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 26] = [
+pub(crate) const FIELDS: [&str; 27] = [
     "state",
     "outcome",
     "reason",
@@ -34,6 +34,7 @@ pub(crate) const FIELDS: [&str; 26] = [
     "refused_since_ms",
     "deferred",
     "timeout_ms",
+    "timeout_asked_ms",
     "metadata",
     "result_entry",
     "nonce",
@@ -94,6 +95,9 @@ pub struct View {
     pub refused_since_ms: Option<UnixMs>,
     /// From boot to deadline.
     pub timeout_ms: Option<u64>,
+    /// What its request asked for, where that is more than a run may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_asked_ms: Option<u64>,
     /// The id of its result in the results stream.
     pub result_entry: Option<String>,
     /// What tells it from every other request, once it was claimed.
@@ -225,6 +229,7 @@ fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<View, Error> 
         refusals: small("refusals").unwrap_or(0),
         refused_since_ms: number("refused_since_ms"),
         timeout_ms: number("timeout_ms"),
+        timeout_asked_ms: number("timeout_asked_ms"),
         nonce: hash.get("nonce").and_then(|nonce| nonce.parse().ok()),
         app: hash.remove("app"),
         machine_id: hash.remove("machine_id"),

@@ -39,7 +39,7 @@
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
 //! `instance_id`, `region`, `tenant`, `metadata` (JSON), `size` (of its machine, unless that is
 //! the usual one), `digest` (SHA-256 of the accepted post), `request_digest` (SHA-256 of its request's JSON), `result_entry` (the result's id in its
-//! stream), `place` (score in its queue), `input_span` (where the input stands in the request: first byte, number of bytes), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `refusals`, `deferred` (boots that do not
+//! stream), `place` (score in its queue), `input_span` (where the input stands in the request: first byte, number of bytes), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `timeout_asked_ms` (where it is more), `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
 //! `settled_at_ms`, `closed_at_ms`,
 //! `deadline_ms`, `queue_until_ms`, `nonce` (what tells it from

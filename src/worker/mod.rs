@@ -41,7 +41,7 @@ pub fn unique_name() -> String {
 /// same process hands what is overdue to.
 #[must_use]
 pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Crew> {
-    info!(worker = name, apps = ?deps.apps, "worker starts");
+    info!(worker = name, apps = deps.apps.join(","), "worker starts");
     let requests = Requests::new(deps.core.store.clone(), name);
     let orders = Requests::of(Inbox::Control, deps.core.store.clone(), name);
     let duties = Duties::new(deps.core.store.clone());

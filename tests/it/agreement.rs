@@ -67,6 +67,7 @@ async fn run_in(state: State) -> Store {
             request_bytes: 2,
             input: 0..0,
             timeout: Duration::from_secs(60),
+            timeout_asked: None,
             queue_ttl: None,
             priority: 5,
             not_before: None,

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::command::Daemon;
+use crate::support::command::{Daemon, cofferdam, ended};
 use crate::support::fleet::{Fleet, KEYS};
 use crate::support::parts;
 use crate::support::raw::Raw;
@@ -194,4 +194,60 @@ async fn what_processes_told_of_their_keys_is_bounded_and_ends() {
         .await
         .unwrap();
     assert!(!raw.exists("keyrings").await);
+}
+
+#[tokio::test]
+async fn a_timeout_that_was_lowered_is_shown() {
+    let settings = [("COFFERDAM_RUN_TIMEOUT_S", "60")];
+    let fleet = Fleet::start(&["--simulate", "20"], &settings).await;
+    let (worker, _) = fleet.worker().await;
+    for (id, asked) in [("long", "7200"), ("short", "7")] {
+        let submit = [
+            "submit",
+            "--wait",
+            "--id",
+            id,
+            "--timeout",
+            asked,
+            "--",
+            "true",
+        ];
+        fleet.tool(&submit).done();
+    }
+    let shown = fleet.tool(&["show", "long"]).done();
+    let told = "1 min 0 s, and not 2 h 0 min: more than COFFERDAM_RUN_TIMEOUT_S allows";
+    assert!(shown.contains(told), "{shown}");
+    let json = fleet.show("long").unwrap();
+    assert_eq!(json["timeout_ms"], 60_000);
+    assert_eq!(json["timeout_asked_ms"], 7_200_000);
+    assert!(!fleet.tool(&["show", "short"]).done().contains("and not"));
+    assert_eq!(fleet.show("short").unwrap().get("timeout_asked_ms"), None);
+    // What goes wrong is told in words, and not as the program's own values.
+    let lost = json!({"id": "wrong", "what": 1}).to_string();
+    fleet.raw().await.add("runs", &[("run", &lost)]).await;
+    until_said(&worker, "invalid_request: ").await;
+    assert!(!worker.said().contains("Without {"), "{}", worker.said());
+    worker.finish().await;
+    fleet.finish().await;
+}
+
+#[tokio::test]
+async fn doctor_tells_how_soon_redis_writes_to_its_disk() {
+    let server = redis::Server::start();
+    let raw = Raw::new(&server.settings()).await;
+    for (policy, verdict) in [("always", "ok"), ("everysec", "ok"), ("no", "warn")] {
+        raw.order(&["CONFIG", "SET", "appendfsync", policy]).await;
+        let mut doctor = cofferdam(["doctor", "--json"]);
+        doctor.env("REDIS_URL", server.url());
+        let told: Vec<serde_json::Value> = ended(doctor)
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let found = told.iter().find(|finding| finding["what"] == "redis fsync");
+        let found = found.unwrap();
+        assert_eq!(found["verdict"], verdict, "{found}");
+        let words = format!("appendfsync {policy}");
+        assert!(found["found"].as_str().unwrap().contains(&words), "{found}");
+    }
 }

@@ -99,7 +99,7 @@ fn tell(say: &mut Say, result: &Published, as_json: bool) -> anyhow::Result<()> 
         return Ok(());
     };
     if let Some(reason) = &told.reason {
-        say.note(&format!("  {}", human::one_line(&view::why(reason), 2048)))?;
+        say.note(&format!("  {}", human::one_line(&reason.to_string(), 2048)))?;
     }
     if let Some(payload) = &told.payload {
         say.foreign(&view::pretty(payload.get()))?;

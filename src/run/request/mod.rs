@@ -55,6 +55,8 @@ pub struct RunRequest {
     pub region: Option<String>,
     /// From boot to the deadline.
     pub timeout: Duration,
+    /// What was asked for, where that is more than a run may take.
+    pub timeout_asked: Option<Duration>,
     /// How long it may wait for its first boot.
     pub queue_ttl: Option<Duration>,
     /// Whose run it is.
@@ -161,6 +163,10 @@ impl RunRequest {
     /// [`Refusal`] with the first rule that is broken.
     pub fn parse(json: &str, limits: &Limits) -> Result<Self, Refusal> {
         let mut fields = Fields::read(json)?;
+        let most = limits.run_timeout;
+        let asked = fields.checked("timeout_s", |s| {
+            rules::seconds(s, Duration::from_secs(u64::from(u32::MAX)))
+        })?;
         let request = Self {
             id: fields.checked("id", rules::run_id)?,
             image: fields
@@ -179,11 +185,8 @@ impl RunRequest {
             region: fields
                 .checked("region", rules::region)?
                 .or_else(|| limits.region.clone()),
-            timeout: fields
-                .checked("timeout_s", |s| {
-                    rules::seconds(s, Duration::from_secs(u64::from(u32::MAX)))
-                })?
-                .map_or(limits.run_timeout, |asked| asked.min(limits.run_timeout)),
+            timeout: asked.map_or(most, |asked| asked.min(most)),
+            timeout_asked: asked.filter(|asked| *asked > most),
             queue_ttl: fields.checked("queue_ttl_s", |s| rules::seconds(s, QUEUE_TTL_MAX))?,
             tenant: fields.checked("tenant", rules::tenant)?.unwrap_or_default(),
             priority: fields
@@ -329,8 +332,10 @@ mod tests {
     fn a_longer_timeout_than_allowed_is_capped() {
         let request = RunRequest::parse(r#"{"timeout_s": 9000}"#, &limits()).unwrap();
         assert_eq!(request.timeout, Duration::from_secs(300));
+        assert_eq!(request.timeout_asked, Some(Duration::from_secs(9000)));
         let request = RunRequest::parse(r#"{"timeout_s": 7}"#, &limits()).unwrap();
         assert_eq!(request.timeout, Duration::from_secs(7));
+        assert_eq!(request.timeout_asked, None);
     }
 
     #[test]
