@@ -52,7 +52,9 @@ impl Language {
         let tried = Command::new(program).args([flag, text]).output();
         let is_here = tried.is_ok_and(|tried| tried.status.success());
         if !is_here {
-            eprintln!("SKIPPED: the snippets in {self:?} need what is not here: {needs}");
+            skipped(&format!(
+                "the snippets in {self:?} need what is not here: {needs}"
+            ));
         }
         is_here
     }
@@ -85,6 +87,11 @@ impl Language {
             Self::Ruby => format!("$stdout.sync = true\n{snippet}"),
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
+fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
 }
 
 /// The section of the README under `heading`.
@@ -487,7 +494,7 @@ async fn the_example_of_the_compose_file_completes() {
 async fn what_help_texts_pipe_into_jq_finds_something() {
     let jq = Command::new("/usr/bin/jq").arg("--version").output();
     if !jq.is_ok_and(|tried| tried.status.success()) {
-        eprintln!("SKIPPED: what help texts pipe into jq needs /usr/bin/jq, which is not here");
+        skipped("what help texts pipe into jq needs /usr/bin/jq, which is not here");
         return;
     }
     let place = Place::start().await;
