@@ -51,13 +51,23 @@ impl fmt::Debug for Gate {
 }
 
 /// The token without `Bearer ` or `FlyV1 ` before it. Schemes are compared without regard to case.
+/// Some clients leave the blank out before a macaroon.
 fn without_scheme(text: &str) -> &str {
-    let Some((scheme, rest)) = text.split_once(' ') else {
-        return text;
-    };
-    let known = scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("flyv1");
-    if known { rest.trim_start() } else { text }
+    for scheme in ["bearer", "flyv1"] {
+        let Some((head, rest)) = text.split_at_checked(scheme.len()) else {
+            continue;
+        };
+        let begins_token = MACAROONS.iter().any(|begin| rest.starts_with(begin));
+        let ends = rest.starts_with([' ', '\t']) || begins_token;
+        if head.eq_ignore_ascii_case(scheme) && ends {
+            return rest.trim_start();
+        }
+    }
+    text
 }
+
+/// How macaroons begin, in the forms that the service has given out.
+const MACAROONS: [&str; 4] = ["fm1r_", "fm1a_", "fm2_", "m2."];
 
 #[cfg(test)]
 mod tests {
@@ -83,6 +93,13 @@ mod tests {
         check("FlyV1 fm2_abc", Some("FlyV1 fm2_abc"), true);
         check("FlyV1 fm2_abc", Some("Bearer FlyV1 fm2_abc"), true);
         check("Bearer fm2_abc", Some("FlyV1 fm2_abc"), true);
+        check("fm2_abc", Some("FlyV1fm2_abc"), true);
+        check("FlyV1fm2_abc", Some("FlyV1 fm2_abc"), true);
+        check("fm2_abc", Some("Bearer FlyV1fm2_abc"), true);
+        check("fm2_abc", Some("flyv1\tfm2_abc"), true);
+        check("m2.abc", Some("FlyV1m2.abc"), true);
+        check("fm2_abc", Some("FlyV1"), false);
+        check("abc", Some("FlyV1abc"), false);
         check("fm2_abc", None, false);
         check("fm2_abc", Some("fm2_abc"), false);
         check("fm2_abc", Some("Basic fm2_abc"), false);

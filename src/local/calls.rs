@@ -245,6 +245,12 @@ impl Calls {
                 Ok(reply::json(StatusCode::OK, &page))
             }
             Action::Regions => Ok(self.regions()),
+            Action::Placements => Ok(reply::json(StatusCode::OK, &json!({"regions": []}))),
+            Action::OrgVolumes => Ok(reply::json(StatusCode::OK, &json!({"volumes": []}))),
+            Action::Nothing { app, list } => {
+                host.look(|registry| registry.show_app(&app).map(drop))?;
+                Ok(reply::json(StatusCode::OK, &empty(&list)))
+            }
             Action::Token => Ok(self.token()),
             _ => Err(Refusal::unknown_route()),
         }
@@ -322,6 +328,16 @@ fn place(
         }
     }
     Err(last.refusal())
+}
+
+/// An empty list in the shape that the API gives it.
+fn empty(list: &str) -> serde_json::Value {
+    match list {
+        "ip_assignments" => json!({"ips": []}),
+        "secrets" => json!({"secrets": []}),
+        "secretkeys" => json!({"secret_keys": []}),
+        _ => json!([]),
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a machine starts from, resolved, and how the API shows it.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tracing::warn;
 
@@ -14,7 +14,7 @@ use crate::machines::wire::ImageRef;
 pub(crate) struct Image {
     /// Its root file system.
     pub(crate) root: Root,
-    /// Its digest, where it has one.
+    /// Its digest.
     pub(crate) digest: Option<String>,
     /// The program it starts with.
     pub(crate) entrypoint: Vec<String>,
@@ -34,7 +34,7 @@ impl Default for Image {
     fn default() -> Self {
         Self {
             root: Root::Host,
-            digest: None,
+            digest: Some(HOST_DIGEST.clone()),
             entrypoint: Vec::new(),
             cmd: Vec::new(),
             env: Vec::new(),
@@ -47,8 +47,11 @@ impl Default for Image {
 impl From<images::Resolved> for Image {
     fn from(found: images::Resolved) -> Self {
         Self {
+            digest: Some(match &found.root {
+                Root::Host => HOST_DIGEST.clone(),
+                Root::Dir(_) => found.digest,
+            }),
             root: found.root,
-            digest: found.digest.contains(':').then_some(found.digest),
             entrypoint: found.entrypoint,
             cmd: found.cmd,
             env: found.env,
@@ -57,6 +60,15 @@ impl From<images::Resolved> for Image {
         }
     }
 }
+
+/// Stands for the host's own `/usr`, of which there is no one document: the digest of what tells
+/// its system and version.
+static HOST_DIGEST: LazyLock<String> = LazyLock::new(|| {
+    let about = std::fs::read("/usr/lib/os-release").unwrap_or_default();
+    let digest = ring::digest::digest(&ring::digest::SHA256, &about);
+    let digits = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    format!("sha256:{}", digits.collect::<String>())
+});
 
 /// Finds an image.
 ///

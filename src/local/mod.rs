@@ -17,8 +17,8 @@
 //!
 //! # What differs from the real service
 //!
-//! - The calls on volumes, addresses, certificates, secrets, network policies, placements and
-//!   memory are not there: they answer 501 with their name. So does suspend: a machine is no VM
+//! - Volumes, addresses, secrets and placements are listed, and are none. The other calls on them
+//!   and those on certificates, network policies and memory answer 501 with their name. So does suspend: a machine is no VM
 //!   whose memory could be kept.
 //! - Configurations with mounts, several processes or containers, schedules, swap, terminals or
 //!   graphics processors are refused with 400. Services, checks, metrics, statics and DNS

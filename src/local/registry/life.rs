@@ -228,7 +228,8 @@ pub(crate) fn pass_signal(machine: &Machine, signal: i32) -> Result<Effect, Refu
 /// Destroys a machine.
 ///
 /// # Errors
-/// 404 when it is gone, 412 when it is active and no force was asked for.
+/// 404 when it is gone, 412 when it is active and no force was asked for; one that was never
+/// started, was suspended or has failed is not.
 pub(crate) fn destroy(
     machine: &mut Machine,
     force: bool,
@@ -237,6 +238,7 @@ pub(crate) fn destroy(
     match &machine.state {
         MachineState::Destroyed => return Err(Refusal::no_machine()),
         MachineState::Destroying => return Ok(kill_or_finish(machine)),
+        MachineState::Created | MachineState::Suspended | MachineState::Failed => {}
         state if state.is_alive() && !force => {
             return Err(Refusal::precondition(
                 "machine still active, refusing to destroy",

@@ -202,7 +202,7 @@ impl Machine {
             status: what.status.to_owned(),
             source: what.source.to_owned(),
             timestamp: now,
-            request: Some(what.request),
+            request: (!what.request.is_null()).then_some(what.request),
         });
         self.events.truncate(EVENTS_KEPT);
         self.updated_ms = now;

@@ -264,6 +264,12 @@ pub(crate) struct Region {
     pub(crate) code: String,
     /// Its name.
     pub(crate) name: String,
+    /// Where it is, in degrees; this computer does not know.
+    pub(crate) latitude: f64,
+    /// The same.
+    pub(crate) longitude: f64,
+    /// The part of the world that it is in.
+    pub(crate) geo_region: String,
     /// A gateway is in it.
     pub(crate) gateway_available: bool,
     /// It is not to be used any more.
@@ -278,6 +284,9 @@ impl Region {
         Self {
             code: code.to_owned(),
             name: format!("This computer ({code})"),
+            latitude: 0.0,
+            longitude: 0.0,
+            geo_region: String::new(),
             gateway_available: false,
             deprecated: false,
             requires_paid_plan: false,

@@ -74,6 +74,17 @@ pub(crate) enum Action {
     },
     /// List the regions.
     Regions,
+    /// Tell where there is room.
+    Placements,
+    /// List an organisation's volumes, of which there are none.
+    OrgVolumes,
+    /// List what an app has none of.
+    Nothing {
+        /// The app.
+        app: String,
+        /// What, by the last part of the path.
+        list: String,
+    },
     /// Tell what the token may do.
     Token,
     /// Read the fault rules and their counts.

@@ -3,7 +3,7 @@
 use hyper::Method;
 
 /// Method, path and name of each. A part in braces stands for any one part.
-const MISSING: [(&str, &str, &str); 46] = [
+const MISSING: [(&str, &str, &str); 40] = [
     ("GET", "v1/apps/{}/certificates", "App_Certificates_list"),
     (
         "POST",
@@ -37,7 +37,6 @@ const MISSING: [(&str, &str, &str); 46] = [
         "App_Certificates_custom_delete",
     ),
     ("POST", "v1/apps/{}/deploy_token", "App_create_deploy_token"),
-    ("GET", "v1/apps/{}/ip_assignments", "App_IPAssignments_list"),
     (
         "POST",
         "v1/apps/{}/ip_assignments",
@@ -63,7 +62,6 @@ const MISSING: [(&str, &str, &str); 46] = [
         "v1/apps/{}/machines/{}/memory/reclaim",
         "Machines_reclaim_memory",
     ),
-    ("GET", "v1/apps/{}/secretkeys", "Secretkeys_list"),
     ("GET", "v1/apps/{}/secretkeys/{}", "Secretkey_get"),
     ("POST", "v1/apps/{}/secretkeys/{}", "Secretkey_set"),
     ("DELETE", "v1/apps/{}/secretkeys/{}", "Secretkey_delete"),
@@ -88,12 +86,10 @@ const MISSING: [(&str, &str, &str); 46] = [
         "v1/apps/{}/secretkeys/{}/verify",
         "Secretkey_verify",
     ),
-    ("GET", "v1/apps/{}/secrets", "Secrets_list"),
     ("POST", "v1/apps/{}/secrets", "Secrets_update"),
     ("GET", "v1/apps/{}/secrets/{}", "Secret_get"),
     ("POST", "v1/apps/{}/secrets/{}", "Secret_create"),
     ("DELETE", "v1/apps/{}/secrets/{}", "Secret_delete"),
-    ("GET", "v1/apps/{}/volumes", "Volumes_list"),
     ("POST", "v1/apps/{}/volumes", "Volumes_create"),
     ("GET", "v1/apps/{}/volumes/{}", "Volumes_get_by_id"),
     ("PUT", "v1/apps/{}/volumes/{}", "Volumes_update"),
@@ -109,8 +105,6 @@ const MISSING: [(&str, &str, &str); 46] = [
         "v1/apps/{}/volumes/{}/snapshots",
         "createVolumeSnapshot",
     ),
-    ("GET", "v1/orgs/{}/volumes", "Volumes_org_list"),
-    ("POST", "v1/platform/placements", "Platform_placements_post"),
     ("POST", "v1/tokens/authenticate", "Tokens_authenticate"),
     ("POST", "v1/tokens/authorize", "Tokens_authorize"),
     ("POST", "v1/tokens/kms", "Tokens_request_Kms"),

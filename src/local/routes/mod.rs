@@ -17,7 +17,7 @@ use percent_encoding::percent_decode_str;
 use crate::local::refusal::Refusal;
 
 /// The calls this server answers, by the names that fault rules use.
-pub(crate) const CALLS: [&str; 36] = [
+pub(crate) const CALLS: [&str; 39] = [
     "app-list",
     "app-create",
     "app-get",
@@ -50,11 +50,17 @@ pub(crate) const CALLS: [&str; 36] = [
     "logs",
     "org-machines",
     "regions",
+    "placements",
+    "nothing",
+    "org-volumes",
     "token",
     "faults-get",
     "faults-put",
     "faults-delete",
 ];
+
+/// What an app could have and never has here: asked for, each is an empty list.
+const NOTHING: [&str; 4] = ["volumes", "ip_assignments", "secrets", "secretkeys"];
 
 /// A path of the API that was recognised.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +78,7 @@ pub(crate) struct Route {
 /// Recognises a path.
 ///
 /// # Errors
-/// 404 in plain text for what the API does not have, 405 for a known path with another method,
-/// 501 by name for what the API has and this server has not.
+/// 404 in plain text for what the API does not have, be it the path or its method; 501 by name for what the API has and this server has not.
 pub(crate) fn find(method: &Method, path: &str) -> Result<Route, Refusal> {
     let parts = split(path).ok_or_else(Refusal::unknown_route)?;
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -83,17 +88,7 @@ pub(crate) fn find(method: &Method, path: &str) -> Result<Route, Refusal> {
     if let Some(name) = missing::find(method, &parts) {
         return Err(Refusal::unimplemented(format!("{name} is not available")));
     }
-    let other_methods = [
-        Method::GET,
-        Method::POST,
-        Method::PUT,
-        Method::PATCH,
-        Method::DELETE,
-    ];
-    match other_methods.iter().any(|m| known(m, &parts).is_some()) {
-        true => Err(Refusal::new(405, "method not allowed")),
-        false => Err(Refusal::unknown_route()),
-    }
+    Err(Refusal::unknown_route())
 }
 
 /// The parts of a path between its slashes, decoded. `None` for what is not UTF-8, or where a part
@@ -134,6 +129,12 @@ fn known(method: &Method, parts: &[&str]) -> Option<Route> {
         ("GET", ["api", "v1", "apps", app, "logs"]) => of("logs", app),
         ("GET", ["v1", "orgs", org, "machines"]) => of("org-machines", org),
         ("GET", ["v1", "platform", "regions"]) => of("regions", ""),
+        ("POST", ["v1", "platform", "placements"]) => of("placements", ""),
+        ("GET", ["v1", "orgs", org, "volumes"]) => of("org-volumes", org),
+        ("GET", ["v1", "apps", app, list]) if NOTHING.contains(list) => Route {
+            key: (*list).to_owned(),
+            ..of("nothing", app)
+        },
         ("GET", ["v1", "tokens", "current"]) => of("token", ""),
         ("GET", ["_faults"]) => of("faults-get", ""),
         ("PUT", ["_faults"]) => of("faults-put", ""),
@@ -206,14 +207,26 @@ mod tests {
         check("GET", "/v2/apps", Err(404));
         check("GET", "/v1/apps//machines", Err(404));
         check("GET", "/v1/apps/a/machines/m/nonsense", Err(404));
-        check("PUT", "/v1/apps/a/machines", Err(405));
+        check("PUT", "/v1/apps/a/machines", Err(404));
+        check("DELETE", "/v1/platform/regions", Err(404));
         check("POST", "/v1/apps/a/volumes", Err(501));
         check("GET", "/v1/apps/a/machines/m/memory", Err(501));
         check("POST", "/v1/apps/a/network_policies", Err(501));
         let refusal = find(&Method::GET, "/nope").expect_err("it is unknown");
         assert_eq!(refusal.shape, Shape::Plain);
-        let refusal = find(&Method::GET, "/v1/apps/a/volumes").expect_err("it is missing");
-        assert!(refusal.error.contains("Volumes_list"), "{}", refusal.error);
+        let refusal = find(&Method::POST, "/v1/apps/a/volumes").expect_err("it is missing");
+        let name = "Volumes_create";
+        assert!(refusal.error.contains(name), "{}", refusal.error);
+        for path in [
+            "/v1/apps/a/volumes",
+            "/v1/apps/a/ip_assignments",
+            "/v1/apps/a/secrets",
+            "/v1/apps/a/secretkeys",
+        ] {
+            check("GET", path, Ok("nothing"));
+        }
+        check("GET", "/v1/orgs/personal/volumes", Ok("org-volumes"));
+        check("POST", "/v1/platform/placements", Ok("placements"));
     }
 
     #[test]

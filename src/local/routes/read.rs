@@ -69,6 +69,12 @@ pub(crate) fn read(
             next_token: query.owned("next_token"),
         },
         "regions" => Action::Regions,
+        "placements" => Action::Placements,
+        "org-volumes" => Action::OrgVolumes,
+        "nothing" => Action::Nothing {
+            app,
+            list: route.key,
+        },
         "token" => Action::Token,
         "faults-get" => Action::Faults,
         "faults-put" => Action::SetFaults(rules(body)?),

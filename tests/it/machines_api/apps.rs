@@ -147,9 +147,9 @@ async fn unknown_and_missing_routes_are_told_apart() {
     );
     for (method, path, name) in [
         (
-            Method::GET,
+            Method::POST,
             format!("/v1/apps/{APP}/volumes"),
-            "Volumes_list",
+            "Volumes_create",
         ),
         (
             Method::POST,
@@ -157,11 +157,6 @@ async fn unknown_and_missing_routes_are_told_apart() {
             "App_IPAssignments_create",
         ),
         (Method::GET, machine("m", "/memory"), "Machines_get_memory"),
-        (
-            Method::POST,
-            "/v1/platform/placements".to_owned(),
-            "Platform_placements_post",
-        ),
     ] {
         let answer = server.call(method, &path, None).await;
         assert_eq!(answer.status, 501, "{path}");
@@ -170,9 +165,61 @@ async fn unknown_and_missing_routes_are_told_apart() {
     server
         .call(Method::PUT, &machines(""), None)
         .await
-        .expect(405);
+        .expect(404);
     server.get("/_faults").await.expect(404);
     let regions = server.get("/v1/platform/regions").await.expect(200);
     assert_eq!(regions["regions"][0]["code"], "local");
     server.end().await;
+}
+
+/// Clients read all of an app, and there is nothing to it but machines.
+#[tokio::test]
+async fn what_an_app_never_has_is_an_empty_list() {
+    let server = simulated(|_| {}).await;
+    for (path, expected) in [
+        ("volumes", json!([])),
+        ("ip_assignments", json!({"ips": []})),
+        ("secrets", json!({"secrets": []})),
+        ("secretkeys", json!({"secret_keys": []})),
+    ] {
+        let found = server.get(&format!("/v1/apps/{APP}/{path}")).await;
+        assert_eq!(found.expect(200), expected, "{path}");
+        server
+            .get(&format!("/v1/apps/none/{path}"))
+            .await
+            .expect(404);
+    }
+    let volumes = server.get("/v1/orgs/personal/volumes").await.expect(200);
+    assert_eq!(volumes, json!({"volumes": []}));
+    let placed = server
+        .post("/v1/platform/placements", json!({"org_slug": "personal"}))
+        .await
+        .expect(200);
+    assert_eq!(placed, json!({"regions": []}));
+    server
+        .post(&format!("/v1/apps/{APP}/volumes"), json!({"name": "v"}))
+        .await
+        .expect(501);
+}
+
+#[tokio::test]
+async fn a_region_is_shown_with_all_that_clients_read() {
+    let server = simulated(|settings| settings.regions = vec!["ams".into()]).await;
+    let shown = server.get("/v1/platform/regions").await.expect(200);
+    assert_eq!(shown["nearest"], "ams");
+    let region = shown["regions"][0].as_object().unwrap();
+    let fields: Vec<&str> = region.keys().map(String::as_str).collect();
+    let expected = [
+        "code",
+        "deprecated",
+        "gateway_available",
+        "geo_region",
+        "latitude",
+        "longitude",
+        "name",
+        "requires_paid_plan",
+    ];
+    let mut fields = fields;
+    fields.sort_unstable();
+    assert_eq!(fields, expected);
 }
