@@ -14,7 +14,6 @@ pub(crate) struct Size {
 
 /// A kind of processor, and what it comes with.
 struct Kind {
-    name: &'static str,
     cpus: &'static [u32],
     least_mb: u64,
     most_mb: u64,
@@ -22,7 +21,6 @@ struct Kind {
 }
 
 const SHARED: Kind = Kind {
-    name: "shared",
     cpus: &[1, 2, 4, 6, 8],
     least_mb: 256,
     most_mb: 2048,
@@ -30,7 +28,6 @@ const SHARED: Kind = Kind {
 };
 
 const PERFORMANCE: Kind = Kind {
-    name: "performance",
     cpus: &[1, 2, 4, 6, 8, 10, 12, 14, 16, 32, 64, 128],
     least_mb: 2048,
     most_mb: 8192,
@@ -62,18 +59,13 @@ pub(crate) fn size(config: &MachineConfig) -> Result<Size, Refusal> {
     let kind = match guest.cpu_kind.as_deref() {
         None | Some("" | "shared") => &SHARED,
         Some("performance") => &PERFORMANCE,
-        Some(_) => {
-            return Err(Refusal::invalid(
-                "config.guest.cpu_kind must be shared or performance",
-            ));
-        }
+        Some(_) => return Err(unsold("cpu_kind", "")),
     };
     let cpus = guest.cpus.filter(|&cpus| cpus > 0).unwrap_or(1);
     if !kind.cpus.contains(&cpus) {
-        return Err(Refusal::invalid(format!(
-            "config.guest.cpus must be one of {:?} for {}",
-            kind.cpus, kind.name
-        )));
+        let sold: Vec<String> = kind.cpus.iter().map(u32::to_string).collect();
+        let rule = format!(", must be one of [{}]", sold.join(" "));
+        return Err(unsold("cpus", &rule));
     }
     let memory_mb = guest.memory_mb.filter(|&mb| mb > 0);
     let size = Size {
@@ -89,15 +81,20 @@ fn check_memory(kind: &Kind, size: Size) -> Result<(), Refusal> {
         kind.least_mb * u64::from(size.cpus),
         kind.most_mb * u64::from(size.cpus),
     );
-    let sold =
-        (least..=most).contains(&size.memory_mb) && size.memory_mb.is_multiple_of(kind.step_mb);
-    if sold {
-        return Ok(());
-    }
-    Err(Refusal::invalid(format!(
-        "config.guest.memory_mb must be between {least} and {most} in steps of {} for {} {} cpus",
-        kind.step_mb, size.cpus, kind.name
-    )))
+    let rule = match size.memory_mb {
+        mb if mb < least => format!(", minimum required {least} MiB"),
+        mb if mb > most => format!(", maximum allowed {most} MiB"),
+        mb if !mb.is_multiple_of(kind.step_mb) => {
+            format!(", must be a multiple of {} MiB", kind.step_mb)
+        }
+        _ => return Ok(()),
+    };
+    Err(unsold("memory_mb", &rule))
+}
+
+/// 400 as the real service words it; what it says of too much or uneven memory was not seen.
+fn unsold(field: &str, rule: &str) -> Refusal {
+    Refusal::new(400, format!("invalid config.guest.{field}{rule}"))
 }
 
 fn smallest(kind: &Kind, cpus: u32) -> Size {
@@ -152,18 +149,25 @@ mod tests {
         );
         check(json!({"size": "shared-cpu-4x"}), Ok((4, 1024)));
         check(json!({"size": "performance-2x"}), Ok((2, 4096)));
-        check(json!({"guest": {"cpus": 3}}), Err("config.guest.cpus"));
+        check(
+            json!({"guest": {"cpus": 3}}),
+            Err("invalid config.guest.cpus, must be one of [1 2 4 6 8]"),
+        );
         check(
             json!({"guest": {"memory_mb": 300}}),
-            Err("config.guest.memory_mb"),
+            Err("invalid config.guest.memory_mb, must be a multiple of 256 MiB"),
         );
         check(
             json!({"guest": {"memory_mb": 4096}}),
-            Err("between 256 and 2048 in steps of 256"),
+            Err("invalid config.guest.memory_mb, maximum allowed 2048 MiB"),
+        );
+        check(
+            json!({"guest": {"cpus": 4, "memory_mb": 512}}),
+            Err("invalid config.guest.memory_mb, minimum required 1024 MiB"),
         );
         check(
             json!({"guest": {"cpu_kind": "quantum"}}),
-            Err("config.guest.cpu_kind"),
+            Err("invalid config.guest.cpu_kind"),
         );
         check(
             json!({"guest": {"gpu_kind": "a100"}}),

@@ -30,11 +30,11 @@ async fn what_breaks_a_rule_makes_no_machine() {
         ),
         (
             shell_with("x", json!({"guest": {"cpus": 3}})),
-            "400 invalid_argument: config.guest.cpus",
+            "400 invalid config.guest.cpus, must be one of",
         ),
         (
             shell_with("x", json!({"guest": {"memory_mb": 100}})),
-            "400 invalid_argument: config.guest.memory_mb",
+            "400 invalid config.guest.memory_mb, ",
         ),
         (
             shell_with(
