@@ -7,6 +7,8 @@ use cofferdam::run::id::Attempt;
 use cofferdam::token::{Grant, KeyRing};
 use serde_json::{Value, json};
 
+use crate::support::parts::skipped;
+
 /// Makes tokens from lines of JSON, as the README describes them.
 const PYTHON: &str = r#"
 import base64, hashlib, hmac, json, sys
@@ -57,6 +59,10 @@ fn ticket() -> (String, Vec<u8>, Grant) {
 
 #[test]
 fn tokens_are_those_of_an_independent_implementation() {
+    if !std::path::Path::new("/usr/bin/python3").exists() {
+        skipped("the independent implementation is in Python, and /usr/bin/python3 is not here");
+        return;
+    }
     let tickets: Vec<_> = (0..500).map(|_| ticket()).collect();
     let lines: String = tickets
         .iter()

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::isolation::lab::{groups, mark};
 use crate::isolation::leftovers::marked;
 use crate::support::command::{Daemon, Ended, cofferdam, ended, fed, is_well};
+use crate::support::parts::skipped;
 use crate::support::raw::Raw;
 use crate::support::until::until;
 
@@ -358,12 +359,13 @@ async fn what_was_there_is_there_after_a_kill() {
     redis_is_gone(&ready).await;
     // What it wrote down is still there, and nobody believes it.
     assert!(all.ready().is_some());
-    let lost = all.run(&["show", "kept"]);
-    assert!(
-        lost.stderr.contains("no `up` is running"),
-        "{}",
-        lost.stderr
-    );
+    // Without `up` the usual address is tried, and somebody's Redis may be there.
+    if std::net::TcpStream::connect("127.0.0.1:6379").is_ok() {
+        skipped("what is told without a Redis: one answers on 127.0.0.1:6379");
+    } else {
+        let told = all.run(&["show", "kept"]).stderr;
+        assert!(told.contains("no `up` is running"), "{told}");
+    }
 
     let second = all.up(&["--simulate", "1"]).await;
     assert_eq!(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::command::{Daemon, Ended, cofferdam, ended};
+use crate::support::parts::skipped;
 use crate::support::raw::Raw;
 use crate::support::redis::Server;
 use crate::support::until::until;
@@ -87,11 +88,6 @@ impl Language {
             Self::Ruby => format!("$stdout.sync = true\n{snippet}"),
         }
     }
-}
-
-#[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
-fn skipped(why: &str) {
-    eprintln!("SKIPPED: {why}");
 }
 
 /// The section of the README under `heading`.

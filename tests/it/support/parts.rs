@@ -85,3 +85,9 @@ pub(crate) fn http() -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
 }
+
+/// Says that a test, or a part of one, cannot run here.
+#[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
+pub(crate) fn skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
