@@ -6,10 +6,12 @@ use std::path::Path;
 
 use cofferdam::clock::Clock;
 use cofferdam::config::Secret;
+use cofferdam::run::id::Attempt;
+use cofferdam::token::Grant;
 use serde_json::json;
 
 use crate::support::command::{Daemon, cofferdam, ended};
-use crate::support::fleet::Fleet;
+use crate::support::fleet::{Fleet, ring};
 use crate::support::parts;
 use crate::support::raw::Raw;
 use crate::support::redis::Server;
@@ -157,6 +159,16 @@ async fn each_part_does_its_work_with_the_acl_that_the_documentation_gives_it() 
     }
     until_closed(&guarded, &[("posts", "completed"), ("late", "timed_out")]).await;
     until_state(&guarded, "globex-1", "running").await;
+    // The guests that are played read no input; a real one does.
+    let token = ring().sign(&Grant {
+        run: "globex-1".parse().unwrap(),
+        attempt: Attempt(1),
+        expires_s: Clock::system().now_ms() / 1000 + 60,
+        nonce: guarded.raw.nonce("globex-1").await,
+    });
+    let input = parts::http().get(format!("http://{}/input", fleet.endpoint));
+    let input = input.bearer_auth(token).send().await.unwrap();
+    assert_eq!(input.status(), 200, "{:?}", guarded.denials().await);
     producer.add("control", &[("cancel", "stopped")]).await;
     producer
         .add("control", &[("cancel_tenant", "globex")])
