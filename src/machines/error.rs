@@ -196,13 +196,16 @@ impl Redaction {
     /// The text without the values, on one line, and cut to a bounded length.
     #[must_use]
     pub fn clean(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for form in self.forms() {
-            if text.contains(form.as_str()) {
-                text = text.replace(form.as_str(), "[redacted]");
-            }
-        }
-        one_line(&text)
+        let forms = self.forms();
+        let blotted = |text: String| {
+            let blot = |text: String, form: &String| match text.contains(form.as_str()) {
+                true => text.replace(form.as_str(), "[redacted]"),
+                false => text,
+            };
+            forms.iter().fold(text, blot)
+        };
+        // Once more on one line: a control character that stood in a value's blank is one there.
+        blotted(one_line(&blotted(text.to_owned())))
     }
 
     /// As what the values can come back. Made when a call failed, and few do.
@@ -249,6 +252,13 @@ pub(super) fn one_line(text: &str) -> String {
 mod tests {
     use super::super::call::Call;
     use super::*;
+
+    #[test]
+    fn a_value_that_came_back_with_another_blank_is_blotted_out() {
+        let redaction = Redaction::new(["a secret value"]);
+        let cleaned = redaction.clean("bad: a secret\u{18}value");
+        assert_eq!(cleaned, "bad: [redacted]");
+    }
 
     fn request() -> Request {
         Request {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use cofferdam::config::Runs;
 use cofferdam::run::id::{Attempt, Nonce};
 use cofferdam::token::Grant;
 use serde_json::{Value, json};
@@ -222,6 +223,33 @@ async fn the_input_of_a_run_that_an_older_version_admitted_is_found() {
     raw.say::<i64>("HDEL", "run:pr-17", &["input_span"]).await;
     let answer = guest.get("/input", Some(&guest.token(1, 60))).await;
     assert_eq!(answer, (200, "[1,2]".to_owned()));
+    guest.end().await;
+}
+
+/// Of 64 MiB that bodies may take together, 40 are taken: another 40 wait for them.
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_have_a_bound_together() {
+    const BYTES: usize = 40 * MIB;
+    let runs = Runs {
+        result_max_bytes: BYTES + 1,
+        ..parts::runs()
+    };
+    let guest = Guest::with(&redis::settings(), runs, json!({})).await;
+    let address = guest.base.strip_prefix("http://").unwrap();
+    let mut first = TcpStream::connect(address).await.unwrap();
+    let token = guest.token(1, 60);
+    let head = format!(
+        "POST /results HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {}\r\n\r\n",
+        BYTES + 1
+    );
+    first.write_all(head.as_bytes()).await.unwrap();
+    first.write_all(&vec![b' '; BYTES]).await.unwrap();
+    let body = format!("\"{}\"", "x".repeat(BYTES - 2));
+    let mut second = Box::pin(guest.post(&token, &body));
+    let waits = tokio::time::timeout(Duration::from_secs(2), &mut second).await;
+    assert!(waits.is_err(), "{waits:?}");
+    drop(first);
+    assert_eq!(second.await.0, 201);
     guest.end().await;
 }
 

@@ -5,7 +5,7 @@ mod budgets;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use cofferdam::config::Redis;
+use cofferdam::config::{Redis, Runs};
 use cofferdam::endpoint;
 use cofferdam::run::id::{Attempt, Nonce, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
@@ -38,7 +38,11 @@ impl Guest {
     }
 
     async fn on(redis: &Redis, request: Value) -> Self {
-        let core = parts::core(redis, parts::runs()).await;
+        Self::with(redis, parts::runs(), request).await
+    }
+
+    async fn with(redis: &Redis, runs: Runs, request: Value) -> Self {
+        let core = parts::core(redis, runs).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = Shutdown::new();
