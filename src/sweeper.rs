@@ -20,6 +20,7 @@ use crate::run::budget;
 use crate::run::id::RunId;
 use crate::shutdown::Shutdown;
 use crate::stage::observe::{Looked, observe};
+use crate::stage::owner::Whose;
 use crate::stage::sweep::{self, Orphan};
 use crate::stage::teardown::end_attempt;
 use crate::stage::{Deps, Error, vanish};
@@ -78,9 +79,28 @@ pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
 #[derive(Default)]
 struct Notes {
     /// Machines that no run had, by their ids.
-    orphans: HashMap<String, UnixMs>,
+    orphans: HashMap<String, Note>,
     /// Attempts whose machines were not shown.
     unseen: HashMap<(RunId, u32), UnixMs>,
+}
+
+/// What is known of a machine that no run had.
+#[derive(Clone, Copy)]
+enum Note {
+    /// Since when no run had it.
+    Since(UnixMs),
+    /// It is not ours to remove. When to look at it again, if ever.
+    Foreign(Option<UnixMs>),
+}
+
+impl Notes {
+    /// How many machines no run had, and how many are not ours.
+    fn counts(&self) -> [i64; 2] {
+        let foreign = |note: &&Note| matches!(note, Note::Foreign(_));
+        let foreign = self.orphans.values().filter(foreign).count();
+        [self.orphans.len() - foreign, foreign]
+            .map(|count| i64::try_from(count).unwrap_or(i64::MAX))
+    }
 }
 
 struct Sweeper {
@@ -217,7 +237,7 @@ impl Sweeper {
     async fn surveys(self: Arc<Self>, every: Duration) {
         // What was noted of each app; nothing while it is being surveyed.
         let mut noted: HashMap<String, Option<Notes>> = HashMap::new();
-        let mut unowned: HashMap<String, usize> = HashMap::new();
+        let mut unowned: HashMap<String, [i64; 2]> = HashMap::new();
         let mut under_way = FuturesUnordered::new();
         let beat = every.min(FULL_SURVEY);
         let mut next = Instant::now() + every.mul_f64(fastrand::f64());
@@ -229,7 +249,7 @@ impl Sweeper {
                 Some((app, notes)) = under_way.next() => {
                     let notes: Notes = notes;
                     if self.leads.load(Ordering::SeqCst) {
-                        unowned.insert(String::clone(&app), notes.orphans.len());
+                        unowned.insert(String::clone(&app), notes.counts());
                     }
                     noted.insert(app, Some(notes));
                 }
@@ -251,8 +271,11 @@ impl Sweeper {
                     }
                 }
             }
-            let unowned = i64::try_from(unowned.values().sum::<usize>()).unwrap_or(i64::MAX);
-            self.deps().core.metrics.machines_without_run.set(unowned);
+            let metrics = &self.deps().core.metrics;
+            let gauges = [&metrics.machines_without_run, &metrics.machines_foreign];
+            for (which, gauge) in gauges.into_iter().enumerate() {
+                gauge.set(unowned.values().map(|counts| counts[which]).sum());
+            }
         }
     }
 
@@ -307,16 +330,33 @@ impl Sweeper {
         (app, noted)
     }
 
-    /// Notes an orphan, or removes one that has been noted for long enough.
-    async fn orphan(&self, orphan: &Orphan, noted: &mut HashMap<String, UnixMs>) {
+    /// Notes an orphan, or removes one that is ours and has been noted for long enough.
+    async fn orphan(&self, orphan: &Orphan, noted: &mut HashMap<String, Note>) {
         let deps = self.deps();
         let now = deps.core.clock.now_ms();
-        let since = *noted.entry(orphan.id.clone()).or_insert(now);
-        if !sweep::is_ripe(since, now, deps.core.runs.lease) {
+        let note = noted.entry(orphan.id.clone()).or_insert(Note::Since(now));
+        let is_due = match *note {
+            Note::Since(since) => sweep::is_ripe(since, now, deps.core.runs.lease),
+            Note::Foreign(again_at) => again_at.is_some_and(|at| at <= now),
+        };
+        if !is_due {
             return;
         }
-        if let Err(error) = sweep::remove_orphan(deps, orphan).await {
-            warn!(machine_id = orphan.id, %error, "an orphan could not be removed");
+        match sweep::remove_orphan(deps, orphan).await {
+            Ok(Whose::Foreign { again_at_ms }) => {
+                if let Note::Since(_) = note {
+                    let (app, machine_id, name) = (&orphan.app, &orphan.id, &orphan.name);
+                    warn!(
+                        app,
+                        machine_id, name, "left alone: named like ours and not ours"
+                    );
+                }
+                *note = Note::Foreign(again_at_ms);
+            }
+            Ok(Whose::InFlight | Whose::Nobodys) => {}
+            Err(error) => {
+                warn!(machine_id = orphan.id, %error, "an orphan could not be removed");
+            }
         }
     }
 

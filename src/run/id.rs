@@ -210,6 +210,18 @@ pub fn machine_name(run: &RunId, attempt: Attempt, nonce: Option<&Nonce>) -> Str
     format!("{MACHINE_PREFIX}h{}-{end}", hash(run.as_str(), HASH_DIGITS))
 }
 
+/// The run and attempt that a machine's name with a tag is about; `None` for other names. Of a run id
+/// that could not stand in the name it is the hash.
+#[must_use]
+pub fn run_of_machine(name: &str) -> Option<(RunId, Attempt)> {
+    let (rest, tag) = name.strip_prefix(MACHINE_PREFIX)?.rsplit_once('-')?;
+    if tag.len() != TAG_DIGITS || !tag.bytes().all(is_hex_digit) {
+        return None;
+    }
+    let (run, attempt) = rest.rsplit_once('-')?;
+    Some((run.parse().ok()?, Attempt(attempt.parse().ok()?)))
+}
+
 /// The first hexadecimal digits of a text's SHA-256.
 fn hash(text: &str, digits: usize) -> String {
     let hash = digest::digest(&digest::SHA256, text.as_bytes());
@@ -261,6 +273,26 @@ mod tests {
         // The first digits of `printf 00112233445566778899aabbccdd0001 | sha256sum`.
         let name = machine_name(&run, Attempt(2), Some(&nonce(1)));
         assert_eq!(name, "sandbox-pr-17-2-5d7c57e23aee");
+    }
+
+    #[test]
+    fn a_name_with_a_tag_tells_its_run() {
+        let run: RunId = "a-1".parse().unwrap();
+        let (tagged, plain) = (
+            machine_name(&run, Attempt(3), Some(&nonce(1))),
+            machine_name(&run, Attempt(3), None),
+        );
+        assert_eq!(run_of_machine(&tagged), Some((run, Attempt(3))));
+        let others = [
+            &plain,
+            "sandbox-",
+            "sandbox-a",
+            "sandbox-a-b-0123456789ab",
+            "db-1-0123456789ab",
+        ];
+        for other in others {
+            assert_eq!(run_of_machine(other), None, "{other}");
+        }
     }
 
     #[test]

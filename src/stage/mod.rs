@@ -14,6 +14,7 @@ pub mod hold;
 pub mod intake;
 pub mod keys;
 pub mod observe;
+pub mod owner;
 pub mod ready;
 pub mod report;
 pub mod spec;
@@ -91,7 +92,7 @@ pub struct Deps {
 }
 
 impl Deps {
-    /// What machines of ours carry as their owner: a hint, since a guest can change it.
+    /// What machines of ours carry as their owner: for people, since a guest can change it.
     #[must_use]
     pub fn owner(&self) -> &str {
         self.core.store.keys().namespace()

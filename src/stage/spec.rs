@@ -52,6 +52,9 @@ pub fn machines_of(run: &RunId) -> ListFilter {
     }
 }
 
+/// Environment variable: the guest's token, which also shows whose the machine is.
+pub const RUN_TOKEN: &str = "SANDBOX_RUN_TOKEN";
+
 /// How long a machine has between being asked to stop and being killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -69,7 +72,7 @@ pub fn machine(
     let mut env: BTreeMap<String, String> = request.env.clone();
     let ours = [
         ("SANDBOX_RUN_ID", run.id.as_str()),
-        ("SANDBOX_RUN_TOKEN", token),
+        (RUN_TOKEN, token),
         ("SANDBOX_RESULT_URL", &urls.result),
         ("SANDBOX_INPUT_URL", &urls.input),
         ("SANDBOX_DEADLINE", &deadline_s),

@@ -19,7 +19,7 @@ use crate::run::budget;
 use crate::run::id::{Attempt, MACHINE_PREFIX, Nonce, RunId, machine_name};
 use crate::run::phase::Phase;
 use crate::stage::observe::{BootLimits, NEWBORN};
-use crate::stage::spec::OWNER;
+use crate::stage::owner::{self, Whose};
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error};
 use crate::store::codec::View;
@@ -34,8 +34,8 @@ pub struct Survey {
     pub machines: usize,
     /// Running runs at whose machine somebody must look.
     pub doubtful: Vec<View>,
-    /// Machines of our kind that no run in flight has. The first pass that sees one only
-    /// notes it; one that is seen twice is removed.
+    /// Machines named like ours that no run in flight has. The first pass that sees one only notes
+    /// it; one that is seen for long enough and is ours is removed.
     pub orphans: Vec<Orphan>,
 }
 
@@ -171,40 +171,30 @@ fn may_be_judged(view: &View, doubt: Doubt, limits: BootLimits, began: UnixMs) -
     from < began
 }
 
-/// Removes a machine that no run has: after a second look that it is ours, and that no run has
-/// it still. Says whether it was removed.
+/// Removes a machine that no run has: after a second look that it is ours, and that no run has it
+/// still. Says whose it is, as far as can be told; what was nobody's is removed.
 ///
 /// # Errors
 /// When the provider or Redis does not answer.
-pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> {
+pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<Whose, Error> {
     let known = deps.machines.get(&orphan.app, &orphan.id).await;
     milestone!("sweep::orphan_read");
     let machine = match known {
-        Ok(machine) => machine,
-        Err(error) if judge(Call::Get, &error).decision == Decision::Gone => return Ok(false),
+        Ok(machine) if !machine.state.is_gone() => machine,
+        Ok(_) => return Ok(Whose::Nobodys),
+        Err(error) if judge(Call::Get, &error).decision == Decision::Gone => {
+            return Ok(Whose::Nobodys);
+        }
         Err(error) => return Err(Error::Machines(error)),
     };
-    // Another fleet may share the app. Its machines say so, and are its own to sweep.
-    if machine
-        .metadata(OWNER)
-        .is_some_and(|owner| owner != deps.owner())
-    {
-        return Ok(false);
-    }
-    let mut owned = false;
-    let each = |run, attempt, nonce: Option<Nonce>| {
-        owned |= machine_name(&run, attempt, nonce.as_ref()) == orphan.name;
-    };
-    let looked = deps.core.store.each_in_flight(&orphan.app, each).await;
-    milestone!("sweep::orphan_doubted");
-    looked?;
-    if owned || machine.state.is_gone() {
-        return Ok(false);
+    let whose = owner::whose(deps, &machine).await?;
+    if whose != Whose::Nobodys {
+        return Ok(whose);
     }
     // It was asked to go before, and is still on its way: once more does no harm.
     if machine.state == MachineState::Destroying {
         remove(deps, &orphan.app, &orphan.id).await?;
-        return Ok(false);
+        return Ok(whose);
     }
     warn!(
         app = orphan.app,
@@ -214,7 +204,7 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<bool, Error> 
     );
     remove(deps, &orphan.app, &orphan.id).await?;
     deps.core.metrics.machines_without_run_removed.inc();
-    Ok(true)
+    Ok(whose)
 }
 
 /// How long an orphan must have been one before it is removed: a worker that was stopped in the

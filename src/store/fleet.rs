@@ -218,6 +218,17 @@ impl Store {
             .collect())
     }
 
+    /// The id of this installation; `None` before its first claim. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn installation(&self) -> Result<Option<String>, Error> {
+        let mut command = redis::cmd("GET");
+        command.arg(self.keys.installation());
+        let id: Option<Text> = self.door.query(&command).await?;
+        Ok(id.map(|Text(id)| id))
+    }
+
     /// Every app that ever had a machine in flight. One round trip.
     ///
     /// # Errors

@@ -67,6 +67,8 @@ pub struct Metrics {
     pub runs_overdue: IntGauge,
     /// Machines at the provider that no run has, as this worker's last survey saw them.
     pub machines_without_run: IntGauge,
+    /// Machines named like ours that nothing shows to be ours, as this worker's last survey saw them.
+    pub machines_foreign: IntGauge,
     /// Machines that no run had and that were deleted.
     pub machines_without_run_removed: IntCounter,
     /// For how long the oldest result has been kept beyond its retention since a consumer group
@@ -196,6 +198,11 @@ impl Metrics {
                 r,
                 "machines_without_run",
                 "Machines at the provider that no run has, as this worker's last survey saw them.",
+            ),
+            machines_foreign: gauge(
+                r,
+                "machines_foreign",
+                "Machines named like ours that are another installation's or nobody can tell whose, as this worker's last survey saw them; they are left alone.",
             ),
             machines_without_run_removed: counter(
                 r,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::parts;
 use crate::support::stack::{Plan, Stack};
 
 const BOUND: Duration = Duration::from_secs(60);
@@ -70,10 +71,7 @@ async fn workers_that_are_replaced_one_by_one_lose_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_that_no_run_has_is_removed() {
     let stack = Plan::simulated(Duration::from_secs(600)).start().await;
-    let create = serde_json::from_value(json!({
-        "name": "sandbox-orphan-1",
-        "config": {"image": "host", "init": {"cmd": ["true"]}, "auto_destroy": true, "restart": {"policy": "no"}},
-    }));
+    let create = serde_json::from_value(parts::orphan("orphan", &parts::ring()));
     let app = crate::support::stack::APP;
     stack.machines.create(app, &create.unwrap()).await.unwrap();
     stack.no_machine().await;
@@ -82,7 +80,7 @@ async fn a_machine_that_no_run_has_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_of_another_fleet_is_left_alone() {
+async fn a_machine_that_is_not_shown_to_be_ours_is_left_alone_and_told() {
     let stack = Plan::simulated(Duration::from_secs(600)).runs(|runs| {
         runs.lease = Duration::from_millis(300);
     });
@@ -92,15 +90,18 @@ async fn a_machine_of_another_fleet_is_left_alone() {
         "config": {
             "image": "host",
             "init": {"cmd": ["true"]},
-            "metadata": {"cofferdam_owner": "another"},
+            // Not even what says that it is ours shows it.
+            "metadata": {"cofferdam_owner": stack.core.store.keys().namespace()},
         },
     }));
     let app = crate::support::stack::APP;
     let theirs = stack.machines.create(app, &create.unwrap()).await.unwrap();
     let ids = submit_many(&stack, 1).await;
     stack.reaches(&ids[0], "running").await;
-    // Longer than an orphan lives.
-    tokio::time::sleep(Duration::from_secs(12)).await;
+    // As old as an orphan becomes.
+    let foreign = &stack.core.metrics.machines_foreign;
+    stack.gauge("it to be told", foreign, true).await;
+    assert_eq!(foreign.get(), 1);
     assert!(
         stack
             .live_machines()

@@ -6,7 +6,7 @@ use cofferdam::clock::Clock;
 use cofferdam::store::Store;
 use serde_json::json;
 
-use crate::support::fleet::Fleet;
+use crate::support::fleet::{Fleet, ring};
 use crate::support::parts;
 use crate::support::redis;
 use crate::support::until::until_within;
@@ -66,7 +66,10 @@ async fn leaks_and_what_waits_can_be_seen() {
     shows(&admin, "cofferdam_machines_in_flight").await;
 
     // A machine of our kind that no run has.
-    let body = json!({"name": "sandbox-nobody-1", "config": {"image": "host", "init": {"exec": ["/bin/true"]}}});
+    fleet.make_machine(&parts::orphan("nobody", &ring())).await;
+    // One that is named so, and that nothing shows to be ours.
+    let body =
+        json!({"name": "sandbox-db", "config": {"image": "host", "init": {"exec": ["/bin/true"]}}});
     fleet.make_machine(&body).await;
     shows(&admin, "cofferdam_machines_without_run").await;
     shows(
@@ -74,6 +77,7 @@ async fn leaks_and_what_waits_can_be_seen() {
         "cofferdam_machines_api_answers_total{call=\"delete\",class=\"server_error\"}",
     )
     .await;
+    shows(&admin, "cofferdam_machines_foreign").await;
     // And it is removed, once it has been one for long enough.
     shows(&admin, "cofferdam_machines_without_run_removed_total").await;
     drop(worker);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cofferdam::machines::Force;
+use cofferdam::machines::wire::Machine;
 use cofferdam::run::id::{Attempt, Nonce};
 use cofferdam::stage::Deps;
 use cofferdam::store::codec::View;
@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::support::parts;
 use crate::support::raw::Raw;
 use crate::support::redis::settings;
-use crate::support::stack::{APP, Plan, Stack};
-use crate::support::until::until;
+use crate::support::stack::{APP, Plan, Stack, TOKEN};
+use crate::support::until::{until, until_within};
 
 /// Another installation, whose worker makes its machines in the app of a stack.
 struct Other {
@@ -97,7 +97,9 @@ async fn the_same_id_in_two_installations_is_two_machines_and_a_cancel_ends_one(
 #[tokio::test(flavor = "multi_thread")]
 async fn after_redis_was_emptied_an_id_that_comes_again_has_nothing_of_the_old_machine() {
     let stack = Plan::simulated(Duration::ZERO).start().await;
-    stack.submit(hangs("reuse")).await;
+    let mut short = hangs("reuse");
+    short["timeout_s"] = json!(5);
+    stack.submit(short).await;
     let old = stack.reaches("reuse", "running").await;
     for key in stack.raw.dump().await.keys() {
         stack.raw.delete(key).await;
@@ -110,9 +112,7 @@ async fn after_redis_was_emptied_an_id_that_comes_again_has_nothing_of_the_old_m
     assert_eq!(post(&stack, "reuse", None).await, 401, "one without nonce");
     assert_eq!(post(&stack, "reuse", new.nonce).await, 201);
     assert_eq!(stack.result("reuse").await["payload"], 17);
-    let id = old.machine_id.unwrap();
-    // Nobody knows it any more.
-    let _ = stack.machines.delete(APP, &id, Force::Yes).await;
+    // Nobody knows the old machine any more: it goes by the deadline that was signed for it.
     stack
         .settles(&["reuse".to_owned()], Duration::from_secs(30))
         .await;
@@ -137,5 +137,108 @@ async fn a_run_in_flight_at_an_upgrade_keeps_its_token_and_later_ones_have_new_o
     assert_eq!(post(&stack, "after", after.nonce).await, 201);
     let ids = ["before", "after"].map(str::to_owned);
     stack.settles(&ids, Duration::from_secs(30)).await;
+    stack.end().await;
+}
+
+async fn machine(stack: &Stack, view: &View) -> Machine {
+    let id = view.machine_id.as_deref().unwrap();
+    stack.machines.get(APP, id).await.unwrap()
+}
+
+/// Two that know nothing of each other, and one whose Redis is a copy of the other's: neither has a
+/// run of the machine that it sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_machines_of_another_installation_are_told_and_left_alone() {
+    let mut stack = Plan::simulated(Duration::ZERO).start().await;
+    let other = Other::beside(&mut stack).await;
+    let copy = Other::beside(&mut stack).await;
+    stack.submit(hangs("ours")).await;
+    let ours = stack.reaches("ours", "running").await;
+    let id = ours.nonce.as_ref().unwrap().installation();
+    copy.raw.say::<()>("SET", "installation", &[id]).await;
+    other.submit(&hangs("theirs")).await;
+    let theirs = other.reaches("theirs", "running").await;
+    copy.submit(&hangs("copied")).await;
+    let copied = copy.reaches("copied", "running").await;
+    assert_eq!(copied.nonce.as_ref().unwrap().installation(), id);
+    for core in [&stack.core, &other.deps.core, &copy.deps.core] {
+        let gauge = &core.metrics.machines_foreign;
+        until_within(Duration::from_secs(40), "both to be told", async || {
+            let told = gauge.get();
+            if told == 2 {
+                Ok(())
+            } else {
+                Err(told.to_string())
+            }
+        })
+        .await;
+        assert_eq!(core.metrics.machines_without_run_removed.get(), 0);
+    }
+    for view in [&ours, &theirs, &copied] {
+        let machine = machine(&stack, view).await;
+        assert!(!machine.state.is_over(), "{machine:?}");
+    }
+    other.raw.add("control", &[("cancel", "theirs")]).await;
+    copy.raw.add("control", &[("cancel", "copied")]).await;
+    stack.raw.add("control", &[("cancel", "ours")]).await;
+    stack
+        .settles(&["ours".to_owned()], Duration::from_secs(30))
+        .await;
+    stack.end().await;
+}
+
+/// What a guest writes into its machine's metadata changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_whose_guest_rewrote_its_metadata_is_judged_by_its_run() {
+    let stack = Plan::simulated(Duration::ZERO).start().await;
+    stack.submit(hangs("rewrites")).await;
+    let view = stack.reaches("rewrites", "running").await;
+    let id = view.machine_id.as_deref().unwrap();
+    for key in ["owner", "installation", "run", "attempt", "deadline"] {
+        let url = format!(
+            "{}/v1/apps/{APP}/machines/{id}/metadata/cofferdam_{key}",
+            stack.api
+        );
+        let call = parts::http().post(url).bearer_auth(TOKEN);
+        let answer = call
+            .json(&json!({"value": "9999999999"}))
+            .send()
+            .await
+            .unwrap();
+        assert!(answer.status().is_success(), "{answer:?}");
+    }
+    // The run goes on without it, as when a boot was overtaken.
+    let raw = &stack.raw;
+    raw.say::<i64>(
+        "HSET",
+        "run:rewrites",
+        &["state", "closed", "outcome", "failed"],
+    )
+    .await;
+    raw.say::<i64>("HDEL", &format!("inflight:{APP}"), &["rewrites"])
+        .await;
+    raw.say::<i64>("ZREM", "due", &["rewrites"]).await;
+    stack.no_machine().await;
+    assert_eq!(stack.core.metrics.machines_without_run_removed.get(), 1);
+    stack.end().await;
+}
+
+/// Its name has no tag, and its token no nonce.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_of_a_version_without_nonces_is_removed_when_no_run_has_it() {
+    let stack = Plan::simulated(Duration::ZERO).start().await;
+    let token = parts::ring().sign(&Grant {
+        run: "before".parse().unwrap(),
+        attempt: Attempt(1),
+        expires_s: 1_700_000_000,
+        nonce: None,
+    });
+    let mut create = parts::orphan("before", &parts::ring());
+    create["name"] = json!("sandbox-before-1");
+    create["config"]["env"]["SANDBOX_RUN_TOKEN"] = json!(token);
+    let create = serde_json::from_value(create).unwrap();
+    stack.machines.create(APP, &create).await.unwrap();
+    stack.no_machine().await;
+    assert_eq!(stack.core.metrics.machines_without_run_removed.get(), 1);
     stack.end().await;
 }

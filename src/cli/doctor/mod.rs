@@ -1,6 +1,7 @@
 //! `doctor`: looks at everything around cofferdam and says what to do about it.
 
 mod address;
+mod foreign;
 mod machines;
 mod sandbox;
 mod store;
@@ -85,6 +86,7 @@ pub(super) async fn run(
     findings.extend(settings::misspelt().into_iter().map(misspelt));
     findings.extend(store::look(&tool).await);
     findings.extend(machines::look(&tool).await);
+    findings.extend(foreign::look(&tool).await);
     findings.extend(sandbox::look(&tool, args.sandbox).await);
     findings.push(keys(&tool));
     findings.push(address::look(&tool).await);

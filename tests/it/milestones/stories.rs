@@ -291,10 +291,7 @@ async fn order(stack: &Stack, words: &[(&str, &str)]) {
 }
 
 async fn orphan(stack: &Stack, n: &str) {
-    let create = json!({
-        "name": format!("sandbox-orphan-{n}-1"),
-        "config": {"image": "host", "env": {"SIMULATED_GUEST": "hangs"}, "init": {"cmd": ["true"]}},
-    });
+    let create = parts::orphan(&format!("orphan-{n}"), &parts::ring());
     let create = serde_json::from_value(create).unwrap();
     stack.machines.create(APP, &create).await.unwrap();
 }

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use cofferdam::clock::Clock;
 use cofferdam::config::{self, Runs};
+use cofferdam::run::id::{Attempt, Nonce, RunId, machine_name};
 use cofferdam::stage::Core;
 use cofferdam::stage::intake::intake;
 use cofferdam::store::Store;
 use cofferdam::store::requests::Requests;
 use cofferdam::telemetry::Metrics;
-use cofferdam::token::KeyRing;
+use cofferdam::token::{Grant, KeyRing};
+use serde_json::{Value, json};
 
 /// Settings of runs as tests want them: the defaults, with shorter times.
 pub(crate) fn runs() -> Runs {
@@ -56,6 +58,28 @@ pub(crate) async fn core(redis: &config::Redis, runs: Runs) -> Core {
         metrics: Arc::new(metrics),
         runs: Arc::new(runs),
     }
+}
+
+/// What creates a machine that bears all signs of one of ours, for a run that is not known, and
+/// whose deadline is long past: its guest neither posts nor exits.
+pub(crate) fn orphan(run: &str, ring: &KeyRing) -> Value {
+    let (run, attempt): (RunId, _) = (run.parse().unwrap(), Attempt(1));
+    let nonce: Option<Nonce> = Some("0".repeat(Nonce::LENGTH).parse().unwrap());
+    let name = machine_name(&run, attempt, nonce.as_ref());
+    let token = ring.sign(&Grant {
+        run,
+        attempt,
+        expires_s: 1_700_000_000,
+        nonce,
+    });
+    json!({
+        "name": name,
+        "config": {
+            "image": "host",
+            "init": {"cmd": ["true"]},
+            "env": {"SIMULATED_GUEST": "hangs", "SANDBOX_RUN_TOKEN": token},
+        },
+    })
 }
 
 /// The keys of [`ring`], as a setting.
