@@ -8,7 +8,7 @@ use cofferdam::run::phase::State;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use crate::steps::Setting;
-use crate::world::World;
+use crate::world::{Id, Owner, World};
 
 fn fingerprint(world: &World) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -75,16 +75,30 @@ pub(crate) fn properties() -> Vec<Property<Setting>> {
         Property::always("caps hold", |setting: &Setting, world: &World| {
             // What was given up and came all the same is above the cap until it is removed.
             let is_exact = !setting.stalls && setting.late_calls == 0;
-            world.in_flight() <= setting.cap && (!is_exact || world.machines.len() <= setting.cap)
+            world.in_flight() <= setting.cap && (!is_exact || world.ours().count() <= setting.cap)
         }),
         Property::always("no name has two machines", |_, world: &World| {
-            let mut names: Vec<_> = world
-                .machines
-                .iter()
-                .map(|one| (one.id.run, one.id.attempt))
-                .collect();
+            let named = world.ours().map(|one| (one.id.run, one.id.attempt));
+            let mut names: Vec<_> = named.collect();
             names.dedup();
-            names.len() == world.machines.len()
+            names.len() == world.ours().count()
+        }),
+        Property::always(
+            "no create for a run that has ended",
+            |setting: &Setting, world: &World| {
+                // What cannot be seen, is lost, or is made by a call that nobody waits for, can be
+                // made again.
+                let is_seen = !setting.hidden && setting.vanishings == 0;
+                let is_exact = is_seen && !setting.stalls && setting.late_calls == 0;
+                !is_exact || world.made.iter().all(|id| id.nth == 0)
+            },
+        ),
+        Property::always("no adoption of what is not ours", |_, world: &World| {
+            let theirs = |id: &Id| id.of == Owner::Them;
+            let machines = world.machines.iter().map(|machine| machine.id);
+            let is_there = machines.filter(theirs).count() == 1;
+            let mut known = world.runs.iter().flatten();
+            is_there == world.theirs && !known.any(|run| run.machine.as_ref().is_some_and(theirs))
         }),
     ]
 }

@@ -117,6 +117,61 @@ fn a_newborn_can_be_hidden() {
     check(setting, &["a machine was hidden", "adopted", "completed"]);
 }
 
+/// A guest ends, with a result or without, and its machine with it, before a worker that did not
+/// hear of the machine looks for it.
+#[test]
+fn a_guest_can_be_quicker_than_the_look_for_its_machine() {
+    let setting = Setting {
+        quick: true,
+        crashes: 1,
+        lost_answers: 1,
+        ..Setting::plain(1, 2)
+    };
+    check(
+        setting,
+        &[
+            "an answer was lost",
+            "found when it had ended",
+            "completed",
+            "failed",
+        ],
+    );
+}
+
+/// The same when the machine cannot be seen: the run tells that there was one.
+#[test]
+fn a_guest_can_post_before_its_machine_can_be_seen() {
+    let setting = Setting {
+        quick: true,
+        hidden: true,
+        lost_answers: 1,
+        ..Setting::plain(1, 2)
+    };
+    check(
+        setting,
+        &[
+            "a machine was hidden",
+            "a create call was not repeated",
+            "completed",
+        ],
+    );
+}
+
+/// Another installation has a run of the same id, and its machines in the same app.
+#[test]
+fn another_installation_can_share_the_app() {
+    let setting = Setting {
+        shared: true,
+        crashes: 1,
+        lost_answers: 1,
+        ..Setting::plain(1, 2)
+    };
+    check(
+        setting,
+        &["another's machine was left alone", "adopted", "completed"],
+    );
+}
+
 /// Orders to cancel, at any time.
 #[test]
 fn runs_can_be_cancelled() {

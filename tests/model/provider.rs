@@ -1,14 +1,16 @@
 //! The Machines API: at most one machine of a name, and every answer can get lost.
 
 use crate::tasks::{Boot, Task};
-use crate::world::{Call, Id, Machine, World};
+use crate::world::{Call, Id, Machine, Owner, World};
 
 impl World {
     /// Does what a create call asks for, and answers it unless nobody waits any more.
     pub(crate) fn commit(&mut self, call: Call, is_hidden: bool, is_lost: bool) {
         self.calls.remove(&call);
         let mut known = self.machines.iter();
-        let existing = known.find(|machine| machine.id.has_name(call.run, call.attempt));
+        let is_meant =
+            |machine: &&Machine| machine.id.has_name(call.run, call.attempt) && !machine.is_gone;
+        let existing = known.find(is_meant);
         let (id, is_new) = match existing {
             Some(machine) => (machine.id, false),
             None => (self.make(call, is_hidden), true),
@@ -44,17 +46,40 @@ impl World {
             run: call.run,
             attempt: call.attempt,
             nth,
+            of: Owner::Us,
         };
         self.made.insert(id);
         self.machines.insert(Machine {
             id,
             is_over: false,
+            is_gone: false,
             is_hidden,
         });
         if is_hidden {
             self.see("a machine was hidden");
         }
         id
+    }
+
+    /// The other installation makes its machine, or deletes it.
+    pub(crate) fn theirs(&mut self) {
+        let id = Id {
+            run: 0,
+            attempt: 1,
+            nth: 0,
+            of: Owner::Them,
+        };
+        if self.theirs {
+            self.delete(id);
+        } else {
+            self.machines.insert(Machine {
+                id,
+                is_over: false,
+                is_gone: false,
+                is_hidden: false,
+            });
+        }
+        self.theirs = !self.theirs;
     }
 
     /// Deletes a machine by force. One that is gone already is no error.

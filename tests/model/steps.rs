@@ -10,7 +10,7 @@ use cofferdam::run::step::Event;
 use stateright::{Model, Property};
 
 use crate::tasks::{Boot, BootTask, Finding, Task};
-use crate::world::{Call, Due, Entry, Id, Left, RunNo, WorkerNo, World};
+use crate::world::{Call, Due, Entry, Id, Left, Owner, RunNo, WorkerNo, World};
 
 /// How large the world is, and how much goes wrong in it.
 #[derive(Clone, Debug)]
@@ -29,6 +29,10 @@ pub(crate) struct Setting {
     pub(crate) cancels: u8,
     /// Machines may be hidden when they are new.
     pub(crate) hidden: bool,
+    /// Machines may destroy themselves when their programs have ended.
+    pub(crate) quick: bool,
+    /// Another installation makes machines in the same app.
+    pub(crate) shared: bool,
     /// Workers may be stopped for longer than their leases, between any two steps.
     pub(crate) stalls: bool,
     /// Each request comes twice.
@@ -54,6 +58,8 @@ impl Setting {
             late_calls: 0,
             cancels: 0,
             hidden: false,
+            quick: false,
+            shared: false,
             stalls: false,
             doubled: false,
             delayed: false,
@@ -95,6 +101,10 @@ pub(crate) enum Action {
     Post(Id),
     /// A guest's program ends.
     Exit(Id),
+    /// A machine whose program has ended destroys itself.
+    Destroy(Id),
+    /// The other installation makes or deletes its machine.
+    Theirs,
     /// The provider loses a machine.
     Vanish(Id),
     /// A hidden machine is shown.
@@ -186,7 +196,14 @@ impl Setting {
                 actions.push(Action::Refuse(call));
             }
         }
-        for machine in &world.machines {
+        if self.shared {
+            actions.push(Action::Theirs);
+        }
+        let ours = world.machines.iter();
+        for machine in ours.filter(|machine| machine.id.of == Owner::Us) {
+            if self.quick && machine.is_over && !machine.is_gone {
+                actions.push(Action::Destroy(machine.id));
+            }
             if !machine.is_over {
                 actions.push(Action::Post(machine.id));
                 actions.push(Action::Exit(machine.id));
@@ -194,7 +211,7 @@ impl Setting {
             if machine.is_hidden {
                 actions.push(Action::Show(machine.id));
             }
-            if world.left.vanishings > 0 {
+            if world.left.vanishings > 0 && !machine.is_gone {
                 actions.push(Action::Vanish(machine.id));
             }
         }
@@ -295,6 +312,8 @@ impl Setting {
             }
             Action::Exit(id) => world.change(id, |machine| machine.is_over = true),
             Action::Show(id) => world.change(id, |machine| machine.is_hidden = false),
+            Action::Destroy(id) => world.change(id, |machine| machine.is_gone = true),
+            Action::Theirs => world.theirs(),
             Action::Vanish(id) => {
                 world.left.vanishings -= 1;
                 world.delete(id);
@@ -327,7 +346,10 @@ impl Setting {
 
 /// The machines as the provider lists them.
 fn listing(world: &World) -> Vec<crate::world::Machine> {
-    let shown = world.machines.iter().filter(|machine| !machine.is_hidden);
+    let shown = world
+        .machines
+        .iter()
+        .filter(|machine| !machine.is_hidden && !machine.is_gone);
     shown.copied().collect()
 }
 
@@ -385,6 +407,7 @@ impl Model for Setting {
             machines: BTreeSet::new(),
             made: BTreeSet::new(),
             calls: BTreeSet::new(),
+            theirs: false,
             left: Left {
                 crashes: self.crashes,
                 lost_answers: self.lost_answers,

@@ -12,7 +12,7 @@ use cofferdam::stage::observe::{BootLimits, Sight, sight};
 use serde_json::json;
 
 use crate::steps::Setting;
-use crate::world::{Call, Due, Id, Machine, RunNo, WorkerNo, World};
+use crate::world::{Call, Due, Id, Machine, Owner, RunNo, WorkerNo, World};
 
 /// A run's boot in a worker's hands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +31,10 @@ pub(crate) enum Boot {
     Waits,
     /// A look-up of the name is next.
     LooksUp,
+    /// None was found: the run is read again, and if it still waits the create call is sent again.
+    Repeats,
+    /// One was found that has ended: telling Redis is next, and then a look at it.
+    Ended(Id),
     /// A machine of that name exists, says the provider.
     Adopts(Id),
     /// The machine is known; telling Redis is next.
@@ -191,6 +195,12 @@ impl World {
                 );
                 None
             }
+            Task::Orphan(Id {
+                of: Owner::Them, ..
+            }) => {
+                self.see("another's machine was left alone");
+                None
+            }
             Task::Orphan(id) => {
                 if self.get(id).is_some() && !self.is_owned(id) {
                     self.see("an orphan was removed");
@@ -206,7 +216,7 @@ impl World {
         let BootTask { run, attempt, at } = boot;
         let next = |at| Some(Task::Boot(BootTask { run, attempt, at }));
         let record = self.runs[run].as_ref().unwrap();
-        if let Boot::Begins | Boot::LooksUp = at {
+        if let Boot::Begins | Boot::LooksUp | Boot::Repeats = at {
             if record.attempt == attempt && record.is_late {
                 return Some(Task::End {
                     run,
@@ -214,8 +224,10 @@ impl World {
                     reason: ReasonCode::Deadline,
                 });
             }
-            // A worker that was stopped after it looked at its hold does not see that it is lost.
-            if !setting.stalls && record.holder != Some(worker) {
+            // A worker that was stopped after it looked at its hold does not see that it is lost, and
+            // one that holds a run does not see that it has ended.
+            let is_unheld = record.holder != Some(worker) && !matches!(at, Boot::Repeats);
+            if !setting.stalls && is_unheld {
                 return None;
             }
         }
@@ -230,12 +242,29 @@ impl World {
                 next(Boot::Waits)
             }
             Boot::Waits => next(Boot::Waits),
+            Boot::Repeats => {
+                if (record.state, record.attempt) != (State::Booting, attempt) {
+                    self.see("a create call was not repeated");
+                    return None;
+                }
+                self.calls.insert(Call {
+                    worker,
+                    run,
+                    attempt,
+                    is_late: false,
+                });
+                next(Boot::Waits)
+            }
             Boot::LooksUp => match self.find(run, attempt) {
+                Some(machine) if machine.is_gone => {
+                    self.see("found when it had ended");
+                    next(Boot::Ended(machine.id))
+                }
                 Some(machine) => {
                     self.see("adopted");
                     next(Boot::Arrived(machine.id))
                 }
-                None => next(Boot::Begins),
+                None => next(Boot::Repeats),
             },
             Boot::Adopts(id) => match self.get(id) {
                 Some(_) => {
@@ -245,6 +274,13 @@ impl World {
                 None => next(Boot::LooksUp),
             },
             Boot::Arrived(id) => match self.advance(run, attempt, id) {
+                true => None,
+                false => next(Boot::Disowns(id)),
+            },
+            Boot::Ended(id) => match self.advance(run, attempt, id) {
+                true if self.runs[run].as_ref().unwrap().state == State::Running => {
+                    Some(Task::Look { run, attempt, id })
+                }
                 true => None,
                 false => next(Boot::Disowns(id)),
             },
@@ -273,7 +309,7 @@ impl World {
 
     fn tear(&mut self, run: RunNo, attempt: u32, at: Tear, setting: &Setting) -> Option<Tear> {
         match at {
-            Tear::Finds => match self.find(run, attempt) {
+            Tear::Finds => match self.find(run, attempt).filter(|machine| !machine.is_gone) {
                 Some(machine) => Some(Tear::Ends(machine.id)),
                 // A call may still be on its way, or its machine not shown yet: no proof.
                 None if !setting.stalls && self.may_come(run, attempt) => None,

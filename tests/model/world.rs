@@ -12,6 +12,14 @@ pub(crate) type RunNo = usize;
 /// A worker, by its place in the list.
 pub(crate) type WorkerNo = usize;
 
+/// Whose a machine is: its name tells, since the nonce of the request is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Owner {
+    Us,
+    /// Another installation in the same app, which has a run of the same id.
+    Them,
+}
+
 /// A machine as the provider numbers it. Its name is that of the run and the attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Id {
@@ -19,20 +27,25 @@ pub(crate) struct Id {
     pub(crate) attempt: u32,
     /// How many of that name there were before.
     pub(crate) nth: u8,
+    pub(crate) of: Owner,
 }
 
 impl Id {
+    /// Whether it is called as our machine of that attempt is.
     pub(crate) fn has_name(&self, run: RunNo, attempt: u32) -> bool {
-        (self.run, self.attempt) == (run, attempt)
+        (self.run, self.attempt, self.of) == (run, attempt, Owner::Us)
     }
 }
 
-/// A machine that has not been deleted.
+/// A machine that nobody has deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Machine {
     pub(crate) id: Id,
     /// Its program has ended.
     pub(crate) is_over: bool,
+    /// It has destroyed itself after that: its name is free, and only who asks for destroyed ones
+    /// is shown it.
+    pub(crate) is_gone: bool,
     /// Neither listed nor found yet.
     pub(crate) is_hidden: bool,
 }
@@ -111,6 +124,8 @@ pub(crate) struct World {
     /// How many machines each name had.
     pub(crate) made: BTreeSet<Id>,
     pub(crate) calls: BTreeSet<Call>,
+    /// Whether the other installation has made its machine, and not deleted it.
+    pub(crate) theirs: bool,
     pub(crate) left: Left,
     /// What the last step came upon. Taken out of it before anybody compares worlds.
     pub(crate) seen: Vec<&'static str>,
@@ -123,10 +138,12 @@ impl World {
         records.filter(|record| record.in_flight.is_some()).count()
     }
 
-    /// A machine of this name that the provider shows.
+    /// A machine of this name that the provider shows: one that is destroyed if there is no other.
     pub(crate) fn find(&self, run: RunNo, attempt: u32) -> Option<Machine> {
-        let mut found = self.machines.iter().copied();
-        found.find(|machine| machine.id.has_name(run, attempt) && !machine.is_hidden)
+        let named = self.machines.iter().copied();
+        named
+            .filter(|machine| machine.id.has_name(run, attempt) && !machine.is_hidden)
+            .min_by_key(|machine| machine.is_gone)
     }
 
     /// The machine, if the provider shows it.
@@ -138,7 +155,13 @@ impl World {
     /// Whether anybody's machine this is, as the listing and the runs in flight tell.
     pub(crate) fn is_owned(&self, id: Id) -> bool {
         let record = self.runs[id.run].as_ref();
-        record.is_some_and(|record| record.in_flight == Some(id.attempt))
+        id.of == Owner::Us && record.is_some_and(|record| record.in_flight == Some(id.attempt))
+    }
+
+    /// Our machines that are not destroyed.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = &Machine> {
+        let machines = self.machines.iter();
+        machines.filter(|machine| machine.id.of == Owner::Us && !machine.is_gone)
     }
 
     /// Nothing is left to do.
@@ -151,7 +174,7 @@ impl World {
         self.entries.is_empty()
             && self.runs.iter().all(closed)
             && self.hands.iter().all(Option::is_none)
-            && self.machines.is_empty()
+            && self.ours().next().is_none()
             && self.calls.is_empty()
     }
 
