@@ -17,8 +17,8 @@
 //! - Every run that is not closed has one entry in `due` that says when somebody must look at it.
 //!   A worker does what is owed at once; the sweeper does the same thing late. There is no second
 //!   way to recover.
-//! - Machine names follow from run and attempt. A boot that is repeated finds its machine again,
-//!   and a machine that no run has is recognised.
+//! - Machine names follow from run, attempt and nonce. A boot that is repeated finds its machine
+//!   again, and a machine that no run has is recognised. What is not provably ours is left alone.
 //! - No process holds anything that another cannot take over. A run in flight costs a worker no
 //!   task, no timer and no connection.
 //!

@@ -10,6 +10,7 @@ use cofferdam::store::codec::View;
 use cofferdam::token::Grant;
 use serde_json::{Value, json};
 
+use crate::support::fleet::Fleet;
 use crate::support::parts;
 use crate::support::raw::Raw;
 use crate::support::redis::settings;
@@ -241,4 +242,32 @@ async fn a_machine_of_a_version_without_nonces_is_removed_when_no_run_has_it() {
     stack.no_machine().await;
     assert_eq!(stack.core.metrics.machines_without_run_removed.get(), 1);
     stack.end().await;
+}
+
+#[tokio::test]
+async fn doctor_tells_of_machines_that_are_not_ours_and_only_of_these() {
+    let fleet = Fleet::start(&["--simulate", "60000"], &[]).await;
+    let (worker, _) = fleet.worker().await;
+    fleet.tool(&["submit", "--id", "ours", "--", "true"]).done();
+    fleet.until_state("ours", "running").await;
+    let doctor = || fleet.tool(&["doctor"]).stdout;
+    assert!(!doctor().contains("foreign machines"), "{}", doctor());
+    for (name, metadata) in [
+        ("sandbox-db", json!({})),
+        (
+            "sandbox-ours-1-0123456789ab",
+            json!({"cofferdam_owner": fleet.redis.namespace, "cofferdam_installation": "0123456789abcdef"}),
+        ),
+        ("db", json!({})),
+    ] {
+        let config = json!({"image": "host", "metadata": metadata, "init": {"cmd": ["true"]}});
+        let body = json!({"name": name, "config": config});
+        fleet.make_machine(&body).await;
+    }
+    let said = doctor();
+    assert!(said.contains("foreign machines"), "{said}");
+    assert!(said.contains(": 2 named like ours and not ours"), "{said}");
+    assert!(said.contains("fly machine destroy"), "{said}");
+    drop(worker);
+    fleet.finish().await;
 }
