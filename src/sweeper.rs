@@ -321,26 +321,27 @@ impl Sweeper {
         });
         let looks = looks.buffer_unordered(LOOKS_MAX);
         noted.unseen = looks.filter_map(std::future::ready).collect().await;
-        let mut seen = HashSet::new();
-        for orphan in survey.orphans {
-            seen.insert(orphan.id.clone());
-            self.orphan(&orphan, &mut noted.orphans).await;
-        }
-        noted.orphans.retain(|id, _| seen.contains(id));
+        let before = std::mem::take(&mut noted.orphans);
+        let orphans = stream::iter(survey.orphans).map(async |orphan| {
+            let note = self.orphan(&orphan, before.get(&orphan.id).copied()).await;
+            (orphan.id, note)
+        });
+        let orphans = orphans.buffer_unordered(LOOKS_MAX);
+        noted.orphans = orphans.collect().await;
         (app, noted)
     }
 
     /// Notes an orphan, or removes one that is ours and has been noted for long enough.
-    async fn orphan(&self, orphan: &Orphan, noted: &mut HashMap<String, Note>) {
+    async fn orphan(&self, orphan: &Orphan, noted: Option<Note>) -> Note {
         let deps = self.deps();
         let now = deps.core.clock.now_ms();
-        let note = noted.entry(orphan.id.clone()).or_insert(Note::Since(now));
-        let is_due = match *note {
+        let note = noted.unwrap_or(Note::Since(now));
+        let is_due = match note {
             Note::Since(since) => sweep::is_ripe(since, now, deps.core.runs.lease),
             Note::Foreign(again_at) => again_at.is_some_and(|at| at <= now),
         };
         if !is_due {
-            return;
+            return note;
         }
         match sweep::remove_orphan(deps, orphan).await {
             Ok(Whose::Foreign { again_at_ms }) => {
@@ -351,11 +352,12 @@ impl Sweeper {
                         machine_id, name, "left alone: named like ours and not ours"
                     );
                 }
-                *note = Note::Foreign(again_at_ms);
+                Note::Foreign(again_at_ms)
             }
-            Ok(Whose::InFlight | Whose::Nobodys) => {}
+            Ok(Whose::InFlight | Whose::Nobodys) => note,
             Err(error) => {
                 warn!(machine_id = orphan.id, %error, "an orphan could not be removed");
+                note
             }
         }
     }

@@ -97,3 +97,17 @@ fn has_machine(view: &View, attempt: Attempt) -> bool {
     };
     flies && view.attempt == attempt.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::codec::called;
+
+    #[test]
+    fn a_settled_run_still_has_its_machine_and_no_other() {
+        let view = called("pr-17 2 completed 1700000000000 app m i").expect("a call of the bell");
+        assert!(has_machine(&view, Attempt(2)));
+        assert!(!has_machine(&view, Attempt(1)));
+        assert!(!has_machine(&view, Attempt(3)));
+    }
+}

@@ -90,7 +90,9 @@ async fn a_machine_that_is_not_shown_to_be_ours_is_left_alone_and_told() {
         "config": {
             "image": "host",
             "init": {"cmd": ["true"]},
-            // Not even what says that it is ours shows it.
+            // Not even what says that it is ours shows it, nor the token of one of ours, as in a
+            // copy of it that somebody made.
+            "env": parts::orphan("original", &parts::ring())["config"]["env"],
             "metadata": {"cofferdam_owner": stack.core.store.keys().namespace()},
         },
     }));
