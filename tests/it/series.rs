@@ -254,11 +254,14 @@ impl Scene {
         self.moves("machines_in_flight").await;
         self.fleet.put_faults(&[]).await;
         self.reaches("stays", "closed").await;
-        let orphan = json!({"name": "sandbox-nobody-1", "config": {"image": "host",
-            "env": {"SIMULATED_GUEST": "hangs"}, "init": {"exec": ["/bin/true"]}}});
+        let orphan = parts::orphan("nobody", &ring());
         self.fleet.make_machine(&orphan).await;
+        let foreign = json!({"name": "sandbox-db", "config": {"image": "host",
+            "env": {"SIMULATED_GUEST": "hangs"}, "init": {"cmd": ["true"]}}});
+        self.fleet.make_machine(&foreign).await;
         self.moves("machines_without_run").await;
         self.moves("machines_without_run_removed_total").await;
+        self.moves("machines_foreign").await;
     }
 }
 
