@@ -35,7 +35,7 @@ const DOORS: [&str; 2] = ["store", "machines"];
 /// Files beside the steps that have milestones.
 const ALSO: [&str; 5] = [
     "endpoint/mod.rs",
-    "sweeper.rs",
+    "sweeper/mod.rs",
     "worker/control.rs",
     "worker/crew.rs",
     "worker/loops.rs",
