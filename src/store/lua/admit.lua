@@ -78,18 +78,18 @@ end
 
 -- Whether a run that is known came of another request than this one. Hashes of older versions have
 -- no digest.
-local function other(whose, came_of, tenant, digest)
-  if came_of then return came_of ~= digest end
-  return whose and whose ~= tenant
+local function other(key, tenant, digest)
+  local known = redis.call('HMGET', key, 'tenant', 'request_digest')
+  if known[2] then return known[2] ~= digest end
+  return known[1] and known[1] ~= tenant
 end
 
 while at <= #ARGV do
   local id, entry, tenant, digest, state = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local n = tonumber(ARGV[at + 9])
   local key, words_end, answer = ns .. ':run:' .. id, at + 9 + n, 'known'
-  local known = redis.call('HMGET', key, 'tenant', 'request_digest')
-  local request = nil
-  if not known[1] and redis.call('EXISTS', key) == 0 then request = request_of(entry) end
+  local is_known = redis.call('EXISTS', key) == 1
+  local request = not is_known and request_of(entry)
   if request then
     local own = state == 'queued' and look(tenant)
     answer = own and crowded(own) or 'admitted'
@@ -113,8 +113,8 @@ while at <= #ARGV do
         meter(ns, ARGV[5], ARGV[6], tenant, 'runs:' .. run.outcome, 1)
       end
     end
-  elseif other(known[1], known[2], tenant, digest) then
-    local reason = 'id_taken: the id ' .. id .. ' is that of a run of tenant ' .. (known[1] or '')
+  elseif is_known and other(key, tenant, digest) then
+    local reason = 'id_taken: the id ' .. id .. ' is that of a run of tenant ' .. (redis.call('HGET', key, 'tenant') or '')
       .. ', and this is another request, of tenant ' .. tenant
     if bury(KEYS[1], KEYS[4], ARGV[2], entry, ARGV[7], ARGV[8], reason, 'runs') then answer = 'taken' end
   end
