@@ -298,18 +298,31 @@ const FAULTS: [&str; 36] = [
     "list {p}: cut",
 ];
 
-/// An answer of the provider that was recorded, to one create call.
+/// An answer of the provider that was recorded, to one create call. Those that hold an app back for
+/// a while come seldom.
 fn recorded(rng: &mut Rng) -> String {
     #[derive(serde::Deserialize)]
     struct Answer {
         status: u16,
         body: String,
+        decision: String,
     }
     let answers = include_str!("../fixtures/machines/answers.json");
     let answers: Vec<Answer> = serde_json::from_str(answers).unwrap();
-    let Answer { status, body } = &answers[rng.usize(..answers.len())];
-    let body = serde_json::to_string(body).unwrap();
-    format!("create nth=1: refuse status={status} body={body}")
+    let holds = |answer: &Answer| {
+        matches!(
+            answer.decision.as_str(),
+            "quota" | "unauthorized" | "misconfigured"
+        )
+    };
+    loop {
+        let answer = &answers[rng.usize(..answers.len())];
+        if holds(answer) && rng.u32(..50) > 0 {
+            continue;
+        }
+        let body = serde_json::to_string(&answer.body).unwrap();
+        return format!("create nth=1: refuse status={} body={body}", answer.status);
+    }
 }
 
 fn weather(rng: &mut Rng) -> Vec<String> {
