@@ -28,6 +28,7 @@
 //! # Reading order
 //!
 //! Values: [`run`], [`token`], [`clock`]. The process: [`config`], [`telemetry`], [`shutdown`],
+//! `descriptors` (how many it may have open),
 //! `milestone` (where tests stop the process).
 //! Doors, each of which owns one outside thing: [`store`] (Redis), [`machines`] (the Machines
 //! API), [`http`]. The steps of the pipeline, in the order of the flow: [`stage`]. Services:
@@ -39,6 +40,7 @@ pub mod assembly;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod descriptors;
 pub mod endpoint;
 pub mod http;
 pub mod local;

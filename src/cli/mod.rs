@@ -35,12 +35,14 @@ use crate::cli::args::{Cli, Command};
 use crate::cli::say::Say;
 use crate::cli::status::Status;
 use crate::config::{self, MachinesServer, Serve, Tool, Up, Worker};
+use crate::descriptors;
 
 /// Runs the command that the arguments of this process name.
 #[must_use]
 pub fn main() -> ExitCode {
     #[cfg(feature = "milestones")]
     let _armed = crate::milestone::arm();
+    descriptors::raise();
     let matches = settings::with_flags(Cli::command()).get_matches();
     // It fails only where it was done before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();

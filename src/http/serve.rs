@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+use crate::descriptors;
 use crate::http::reply::Body;
 use crate::http::seats::Seats;
 use crate::http::socket::{Sending, Socket};
@@ -26,7 +27,8 @@ use crate::shutdown::Shutdown;
 /// Bounds of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections open at once; further ones wait in the kernel's backlog.
+    /// Connections open at once, or three quarters of the descriptors that the process may have if
+    /// those are fewer; further ones wait in the kernel's backlog.
     pub connections: usize,
     /// Whether strangers connect, so that one peer may not hold all connections. What a peer has
     /// too many of is closed with 503.
@@ -85,8 +87,10 @@ pub async fn serve_or_sever<H, F, B>(
     B: hyper::body::Body<Data = Bytes> + From<Body> + Send + 'static,
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let permits = Arc::new(Semaphore::new(limits.connections));
-    let seats = limits.is_shared.then(|| Seats::new(limits.connections));
+    let connections = limits.connections.min(descriptors::for_connections());
+    let permits = Arc::new(Semaphore::new(connections));
+    let seats = limits.is_shared.then(|| Seats::new(connections));
+    let mut is_failing = false;
     let graceful = GracefulShutdown::new();
     let quiet = shutdown.quiet().clone();
     loop {
@@ -100,11 +104,15 @@ pub async fn serve_or_sever<H, F, B>(
             Ok(pair) => pair,
             Err(error) => {
                 // Out of descriptors, most likely: give connections time to close.
-                warn!(%error, "accept failed");
+                if !is_failing {
+                    warn!(%error, "connections cannot be accepted; trying again");
+                }
+                is_failing = true;
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
+        is_failing = false;
         let seat = seats.as_ref().map(|seats| seats.take(peer.ip()));
         if matches!(seat, Some(None)) {
             debug!(%peer, "a peer holds as many connections as it may");

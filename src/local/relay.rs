@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::descriptors;
 use crate::shutdown::Shutdown;
 
 /// Bytes that are on their way in one direction of one connection.
@@ -43,7 +44,8 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             per_machine: 32,
-            overall: 2048,
+            // Two descriptors each, and half of them for the API's own.
+            overall: (descriptors::for_connections() / 4).clamp(1, 2048),
             idle: Duration::from_secs(120),
             connect: Duration::from_secs(5),
             grace: Duration::from_secs(5),

@@ -14,6 +14,7 @@ const RANKS: &[(&str, u8)] = &[
     ("clock", 0),
     // The process around the work.
     ("config", 1),
+    ("descriptors", 1),
     ("telemetry", 1),
     ("shutdown", 1),
     ("milestone", 1),

@@ -253,6 +253,53 @@ async fn bodies_have_a_bound_together() {
     guest.end().await;
 }
 
+/// The usual soft limit of descriptors is raised, and of a low hard one a reserve is kept for the
+/// endpoint's own calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_never_take_the_descriptors_that_the_endpoint_needs_itself() {
+    let fleet = Fleet::start(&["--simulate", "10"], &[]).await;
+    let env: Vec<_> = fleet
+        .env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let limit = ["prlimit", "--nofile=40:80"];
+    let mut serve = Daemon::start_below(&limit, &["serve"], &env);
+    let mut addresses = serve.addresses(2).await;
+    let (endpoint, admin) = (addresses.remove(0), addresses.remove(0));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", serve.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some("80"), "{files}");
+    let mut open = Vec::new();
+    for _ in 0..200 {
+        open.push(TcpStream::connect(&endpoint).await.unwrap());
+    }
+    // What came first is served, and Redis is reached.
+    open[0]
+        .write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut head = [0; 12];
+    open[0].read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200", "{}", serve.said());
+    let ready = parts::http()
+        .get(format!("http://{admin}/readyz"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(ready.status().as_u16(), 200);
+    assert!(
+        !serve.said().contains("cannot be accepted"),
+        "{}",
+        serve.said()
+    );
+    serve.finish().await;
+    fleet.finish().await;
+}
+
 /// Any bytes as tokens and bodies, through the real endpoint: each is answered, and the guest's own
 /// post is taken afterwards.
 #[tokio::test]

@@ -99,11 +99,15 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the command with these words and variables.
     pub(crate) fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_below(&[], args, env)
+    }
+
+    /// As [`Daemon::start`], by another command that becomes this one, such as `prlimit`.
+    pub(crate) fn start_below(before: &[&str], args: &[&str], env: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_cofferdam")])
-            .args(args);
+        command.args(["--pdeathsig", "KILL"]).args(before);
+        command.arg(env!("CARGO_BIN_EXE_cofferdam")).args(args);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap());
