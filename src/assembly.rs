@@ -114,7 +114,7 @@ pub async fn keep_keys(core: Core, keys: Arc<Keys>, shutdown: Shutdown) {
     let mut is_told = false;
     loop {
         match core.store.tell_keys(&keys.own, core.clock.now_ms()).await {
-            Ok(holders) => keys.heard(&holders),
+            Ok(holders) => keys.compare(&holders),
             Err(error) if !is_told => {
                 warn!(%error, "the signing keys of worker and serve are not compared");
                 is_told = true;

@@ -13,11 +13,11 @@ use crate::token::fleet::{self, Holder, Mismatch, Use};
 pub struct Keys {
     /// This process and its keys.
     pub own: Holder,
-    heard: Mutex<Heard>,
+    compared: Mutex<Compared>,
 }
 
 #[derive(Debug, Default)]
-struct Heard {
+struct Compared {
     told: Vec<Mismatch>,
     unready: Option<Mismatch>,
 }
@@ -32,18 +32,18 @@ impl Keys {
                 uses,
                 keys: ring.fingerprints(),
             },
-            heard: Mutex::default(),
+            compared: Mutex::default(),
         }
     }
 
-    /// Takes in what all processes told, and logs what is new of it and concerns this one.
-    pub fn heard(&self, holders: &[Holder]) {
+    /// Compares the keys of all processes, and logs what is new of it and concerns this one.
+    pub fn compare(&self, holders: &[Holder]) {
         let name = &self.own.name;
         let mut found = fleet::mismatches(holders);
         found.retain(|mismatch| mismatch.signer == *name || mismatch.verifier == *name);
-        let mut heard = self.lock();
+        let mut compared = self.lock();
         for mismatch in &found {
-            if !heard.told.contains(mismatch) {
+            if !compared.told.contains(mismatch) {
                 error!(
                     kid = mismatch.kid,
                     found = %mismatch,
@@ -52,10 +52,10 @@ impl Keys {
                 );
             }
         }
-        if found.is_empty() && !heard.told.is_empty() {
+        if found.is_empty() && !compared.told.is_empty() {
             info!("worker and serve have the same signing keys again");
         }
-        *heard = Heard {
+        *compared = Compared {
             told: found,
             unready: fleet::unready(name, holders),
         };
@@ -68,7 +68,7 @@ impl Keys {
         unready.map(|found| format!("the signing keys differ: {found}"))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Compared> {
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -100,6 +100,24 @@ impl Fleet {
         (worker, admin)
     }
 
+    /// The settings, with a state folder of its own and others in place of them.
+    fn env_with(
+        &self,
+        state: &std::path::Path,
+        settings: &[(&'static str, &str)],
+    ) -> Vec<(&'static str, String)> {
+        let folder = ("COFFERDAM_STATE_DIR", state.to_str().unwrap().to_owned());
+        let other = settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()));
+        self.env
+            .iter()
+            .cloned()
+            .chain([folder])
+            .chain(other)
+            .collect()
+    }
+
     /// A process of this command with a state folder of its own, whatever becomes of it.
     #[cfg(feature = "milestones")]
     pub(crate) fn process(
@@ -108,18 +126,7 @@ impl Fleet {
         state: &std::path::Path,
         settings: &[(&'static str, &str)],
     ) -> Daemon {
-        let folder = ("COFFERDAM_STATE_DIR", state.to_str().unwrap().to_owned());
-        let other = settings
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()));
-        let env: Vec<_> = self
-            .env
-            .iter()
-            .cloned()
-            .chain([folder])
-            .chain(other)
-            .collect();
-        start(&[command], &env)
+        start(&[command], &self.env_with(state, settings))
     }
 
     /// Another Machines server with other settings, and its address.
@@ -129,17 +136,7 @@ impl Fleet {
         settings: &[(&'static str, &str)],
     ) -> (Daemon, String) {
         let state = tempfile::tempdir_in(self.state.path()).unwrap().keep();
-        let folder = ("COFFERDAM_STATE_DIR", state.to_str().unwrap().to_owned());
-        let other = settings
-            .iter()
-            .map(|(name, value)| (*name, (*value).to_owned()));
-        let env: Vec<_> = self
-            .env
-            .iter()
-            .cloned()
-            .chain([folder])
-            .chain(other)
-            .collect();
+        let env = self.env_with(&state, settings);
         let args: Vec<_> = ["machines"].iter().chain(args).copied().collect();
         let mut machines = start(&args, &env);
         let line = machines.line("/v1").await;
