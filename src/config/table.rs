@@ -1,7 +1,7 @@
 //! Every setting: its name, default, meaning, and why that default.
 //!
 //! This table is the only place where a default stands. The parsers read it, the flags and the
-//! help texts of the command are made from it, and a test holds the README's table to it.
+//! help texts of the command are made from it, and a test holds the table of `docs/settings.md` to it.
 
 use crate::config::Command::{
     self, Cancel, Dead, Doctor, Images, Logs, Machines, Results, Runs, Serve, Show, Submit,

@@ -13,7 +13,7 @@ use crate::support::throttle::Throttle;
 use crate::support::until::until_within;
 
 const MIB: usize = 1 << 20;
-/// What a worker needs at the most, as the README says: `fly.toml` gives it 512 MB.
+/// What a worker needs at the most, as `docs/architecture.md` says: `fly.toml` gives it 512 MB.
 const NEEDED_KIB: u64 = 384 << 10;
 const BOUND: Duration = Duration::from_secs(120);
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::parts::skipped;
 
-/// Makes tokens from lines of JSON, as the README describes them.
+/// Makes tokens from lines of JSON, as `docs/guests.md` describes them.
 const PYTHON: &str = r#"
 import base64, hashlib, hmac, json, sys
 for line in sys.stdin:

@@ -136,7 +136,7 @@ fn fault(fault: Fault) -> Finding {
 fn misspelt(unknown: Unknown) -> Finding {
     let remedy = match unknown.nearest {
         Some(nearest) => format!("is {nearest} meant?"),
-        None => "the README has a table of the settings".to_owned(),
+        None => "docs/settings.md has a table of the settings".to_owned(),
     };
     let found = format!("{} is set, and no setting has this name", unknown.name);
     Finding::warn("settings", found, remedy)

@@ -1,4 +1,4 @@
-//! What the README tells is held to the code.
+//! What the README and the pages of `docs` tell is held to the code.
 
 mod metrics;
 mod snippets;
@@ -15,8 +15,26 @@ const END: &str = "<!-- end of settings -->";
 const METRICS_BEGIN: &str = "<!-- metrics: made from src/telemetry, BLESS=1 writes it anew -->\n";
 const METRICS_END: &str = "<!-- end of metrics -->";
 
-fn readme() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md")
+/// The README.
+const README: &str = "README.md";
+
+/// A file of the repository.
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The README and every page of `docs`, by their names.
+fn pages() -> Vec<String> {
+    let pages = fs::read_dir(path("docs")).unwrap().map(|page| {
+        let page = page.unwrap().file_name().into_string().unwrap();
+        format!("docs/{page}")
+    });
+    let pages = pages.filter(|page| page.ends_with(".md"));
+    pages.chain([README.to_owned()]).collect()
 }
 
 fn table() -> String {
@@ -66,23 +84,71 @@ fn word(command: Command) -> &'static str {
     }
 }
 
-/// Holds what stands between two marks to `wanted`, or writes it there.
-fn hold(begin: &str, end: &str, wanted: &str) {
-    let text = fs::read_to_string(readme()).unwrap();
+/// Holds what stands between two marks of a page to `wanted`, or writes it there.
+fn hold(page: &str, begin: &str, end: &str, wanted: &str) {
+    let text = read(page);
     let (before, rest) = text
         .split_once(begin)
-        .expect("the README has the beginning");
-    let (found, after) = rest.split_once(end).expect("the README has the end");
+        .unwrap_or_else(|| panic!("{page} has no {begin}"));
+    let (found, after) = rest
+        .split_once(end)
+        .unwrap_or_else(|| panic!("{page} has no {end}"));
     if std::env::var_os("BLESS").is_some() {
-        fs::write(readme(), format!("{before}{begin}{wanted}{end}{after}")).unwrap();
+        fs::write(path(page), format!("{before}{begin}{wanted}{end}{after}")).unwrap();
         return;
     }
     assert_eq!(found, wanted, "BLESS=1 writes it anew");
 }
 
-/// One file holds both tables, and they may be written anew at the same time.
 #[test]
-fn the_tables_of_settings_and_metrics_are_the_codes() {
-    hold(BEGIN, END, &table());
-    hold(METRICS_BEGIN, METRICS_END, &metrics::table());
+fn the_table_of_settings_is_the_codes() {
+    hold("docs/settings.md", BEGIN, END, &table());
+}
+
+#[test]
+fn the_table_of_metrics_is_the_codes() {
+    hold(
+        "docs/operations.md",
+        METRICS_BEGIN,
+        METRICS_END,
+        &metrics::table(),
+    );
+}
+
+/// A link that leads nowhere is worse than none.
+#[test]
+fn every_link_leads_to_a_file_and_a_heading_that_exist() {
+    for page in pages() {
+        let text = read(&page);
+        let folder = path(&page).parent().unwrap().to_owned();
+        for rest in text.split("](").skip(1) {
+            let link = rest.split(')').next().unwrap();
+            if link.contains("://") {
+                continue;
+            }
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => path(&page),
+                file => folder.join(file),
+            };
+            assert!(target.exists(), "{page} links to {link}");
+            if !heading.is_empty() {
+                let target = fs::read_to_string(target).unwrap();
+                let mut headings = target.lines().filter(|line| line.starts_with('#'));
+                assert!(
+                    headings.any(|line| anchor(line) == heading),
+                    "{page} links to {link}"
+                );
+            }
+        }
+    }
+}
+
+/// The name by which a heading is linked to.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! The README's producers, consumers, guests and commands, run as they stand there.
+//! The documented producers, consumers, guests and commands, run as they stand there.
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,7 @@ use crate::support::raw::Raw;
 use crate::support::redis::Server;
 use crate::support::until::until;
 
-/// A language that the README has snippets in.
+/// A language that the pages have snippets in.
 #[derive(Clone, Copy, Debug)]
 enum Language {
     Shell,
@@ -90,21 +90,29 @@ impl Language {
     }
 }
 
-/// The section of the README under `heading`.
-fn section(heading: &str) -> String {
-    let text = fs::read_to_string(super::readme()).unwrap();
+/// A heading, and the page that it stands on.
+type Heading<'a> = (&'a str, &'a str);
+
+const PRODUCER: Heading = ("docs/requests-and-results.md", "A producer in a few lines");
+const CONSUMER: Heading = ("docs/requests-and-results.md", "A consumer in a few lines");
+const GUEST: Heading = ("docs/guests.md", "A guest in a few lines");
+const TENANTS: Heading = ("docs/tenants.md", "Shares, caps and orders");
+
+/// What stands under a heading.
+fn section((page, heading): Heading) -> String {
+    let text = super::read(page);
     let (_, rest) = text
         .split_once(&format!("\n## {heading}\n"))
-        .unwrap_or_else(|| panic!("no section {heading:?}"));
+        .unwrap_or_else(|| panic!("{page} has no section {heading:?}"));
     rest.split("\n## ").next().unwrap().to_owned()
 }
 
-/// The first snippet in `language` under `heading`.
-fn snippet(heading: &str, language: &str) -> String {
-    let section = section(heading);
+/// The first snippet in `language` under a heading.
+fn snippet(place: Heading, language: &str) -> String {
+    let section = section(place);
     let (_, rest) = section
         .split_once(&format!("\n```{language}\n"))
-        .unwrap_or_else(|| panic!("no {language} under {heading:?}"));
+        .unwrap_or_else(|| panic!("no {language} under {place:?}"));
     rest.split("\n```").next().unwrap().to_owned()
 }
 
@@ -236,7 +244,7 @@ async fn work(language: Language) {
     let place = Place::start().await;
     let fence = language.fence();
 
-    let guest = language.line(&snippet("A guest in a few lines", fence));
+    let guest = language.line(&snippet(GUEST, fence));
     let words = [
         "submit",
         "--id",
@@ -258,7 +266,7 @@ async fn work(language: Language) {
         "{result}"
     );
 
-    let producer = language.on(&place.socket, &snippet("A producer in a few lines", fence));
+    let producer = language.on(&place.socket, &snippet(PRODUCER, fence));
     ended(place.program(&language.line(&producer))).done();
     let result = place.result("pr-17").await;
     if let Language::Shell = language {
@@ -269,7 +277,7 @@ async fn work(language: Language) {
         assert_eq!(result["tenant"], "acme", "{result}");
     }
 
-    let consumer = language.on(&place.socket, &snippet("A consumer in a few lines", fence));
+    let consumer = language.on(&place.socket, &snippet(CONSUMER, fence));
     let consumer = Running::start(place.program(&language.line(&consumer)));
     until("both results to be read", async || {
         let said = consumer.said();
@@ -306,10 +314,7 @@ async fn crash(language: Language) {
     };
     let raw = Raw::new(&redis).await;
     let socket = redis.url.expose().path().to_owned();
-    let consumer = language.on(
-        &socket,
-        &snippet("A consumer in a few lines", language.fence()),
-    );
+    let consumer = language.on(&socket, &snippet(CONSUMER, language.fence()));
     let start = |snippet: &str| {
         let [program, flag, text] = language.line(snippet);
         let mut command = Command::new(program);
@@ -408,7 +413,7 @@ async fn the_commands_for_tenants_work() {
             ])
             .done();
     }
-    let commands = snippet("Tenants", "sh");
+    let commands = snippet(TENANTS, "sh");
     let said = ended(place.program(&Language::Shell.line(&commands))).done();
     assert!(said.contains("pr-17 is cancelled"), "{said}");
     for run in ["pr-17", "pr-18"] {
@@ -421,26 +426,36 @@ async fn the_commands_for_tenants_work() {
 /// Those that need another computer, or this one's ports, are only read by the shell.
 #[test]
 fn every_shell_snippet_is_one() {
-    let text = fs::read_to_string(super::readme()).unwrap();
     let mut count = 0;
-    for rest in text.split("\n```sh\n").skip(1) {
-        let snippet = rest.split("\n```").next().unwrap();
-        let [program, flag, text] = Language::Shell.line(snippet);
-        let checked = Command::new(program)
-            .args(["-n", &flag, &text])
-            .output()
-            .unwrap();
-        assert!(checked.status.success(), "{snippet}\n{checked:?}");
-        for script in snippet
-            .split_whitespace()
-            .filter(|word| word.starts_with("scripts/"))
-        {
-            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
-            assert!(path.is_file(), "{script}");
+    for page in super::pages() {
+        for rest in super::read(&page).split("\n```sh\n").skip(1) {
+            let snippet = rest.split("\n```").next().unwrap();
+            let [program, flag, text] = Language::Shell.line(snippet);
+            let checked = Command::new(program)
+                .args(["-n", &flag, &text])
+                .output()
+                .unwrap();
+            assert!(checked.status.success(), "{page}: {snippet}\n{checked:?}");
+            for script in snippet
+                .split_whitespace()
+                .filter(|word| word.starts_with("scripts/"))
+            {
+                assert!(super::path(script).is_file(), "{page}: {script}");
+            }
+            count += 1;
         }
-        count += 1;
     }
     assert!(count >= 6, "{count} snippets");
+}
+
+/// What the README shows of a producer, a consumer and a guest is run where it stands on the pages.
+#[test]
+fn the_readme_shows_the_snippets_of_the_pages() {
+    let readme = super::read(super::README);
+    for heading in [PRODUCER, CONSUMER, GUEST] {
+        let snippet = snippet(heading, "sh");
+        assert!(readme.contains(&snippet), "{heading:?}: {snippet}");
+    }
 }
 
 /// The example of a result has the fields of a real one.
@@ -449,8 +464,7 @@ async fn the_example_of_a_result_is_one() {
     let place = Place::start().await;
     let ended = place.tool(&["submit", "--wait", "--json", "--", "true"]);
     let real: Value = serde_json::from_str(&ended.stdout).unwrap();
-    let example: Value =
-        serde_json::from_str(&snippet("A consumer in a few lines", "json")).unwrap();
+    let example: Value = serde_json::from_str(&snippet(CONSUMER, "json")).unwrap();
     let fields = |value: &Value| {
         value
             .as_object()

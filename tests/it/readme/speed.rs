@@ -1,4 +1,4 @@
-//! The README's table of speed is what was measured last: no figure in it was written by hand.
+//! The tables of `docs/performance.md` are what was measured last: no figure in it was written by hand.
 
 use std::fs;
 use std::path::PathBuf;
@@ -149,17 +149,6 @@ fn figures(value: f64) -> String {
 #[test]
 fn the_table_of_speed_is_what_was_measured() {
     let results = results();
-    assert!(!results.is_short, "a short look is none for the README");
-    let readme = super::readme();
-    let text = fs::read_to_string(&readme).unwrap();
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .expect("the README has its beginning");
-    let (found, after) = rest.split_once(END).expect("the README has its end");
-    let made = section(&results);
-    if std::env::var_os("BLESS").is_some() {
-        fs::write(readme, format!("{before}{BEGIN}{made}{END}{after}")).unwrap();
-        return;
-    }
-    assert_eq!(found, made, "BLESS=1 writes it anew");
+    assert!(!results.is_short, "a short look is none for the page");
+    super::hold("docs/performance.md", BEGIN, END, &section(&results));
 }
