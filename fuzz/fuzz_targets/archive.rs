@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Cursor;
 use std::time::Duration;
 
-use cofferdam::local::images::{Limits, Store};
+use cofferdam_images::{Limits, Store};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -3,12 +3,13 @@
 use std::io;
 use std::path::Path;
 
+use cofferdam_images::{Image, Limits, Store};
+
 use crate::cli::args::Images;
 use crate::cli::human;
 use crate::cli::say::{Cell, Say, Tone};
 use crate::cli::status::Status;
 use crate::config;
-use crate::local::images::{Image, Limits, Store};
 
 /// Characters of a digest that tell images apart: `sha256:` and twelve digits.
 const DIGEST_SHOWN: usize = 19;

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cofferdam_images::Store;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,6 @@ use tracing::{debug, warn};
 
 use crate::clock::{Clock, UnixMs};
 use crate::local::faults::rule::{Spell, Sticky};
-use crate::local::images::Store;
 use crate::local::keeper;
 use crate::local::logs::Logs;
 use crate::local::refusal::Refusal;

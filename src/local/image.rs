@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use cofferdam_images::{self as images, Store};
 use tracing::warn;
 
 use crate::local::engine::Root;
-use crate::local::images::{self, Store};
 use crate::local::refusal::Refusal;
 use crate::machines::wire::ImageRef;
 
@@ -47,11 +47,11 @@ impl Default for Image {
 impl From<images::Resolved> for Image {
     fn from(found: images::Resolved) -> Self {
         Self {
-            digest: Some(match &found.root {
-                Root::Host => HOST_DIGEST.clone(),
-                Root::Dir(_) => found.digest,
+            digest: Some(match found.rootfs {
+                None => HOST_DIGEST.clone(),
+                Some(_) => found.digest,
             }),
-            root: found.root,
+            root: found.rootfs.map_or(Root::Host, Root::Dir),
             entrypoint: found.entrypoint,
             cmd: found.cmd,
             env: found.env,

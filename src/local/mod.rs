@@ -12,7 +12,7 @@
 //!   `registry` is machines and their lives as values. None of them does anything.
 //! - `host` carries out what the registry asks for; a `keeper` sees one start of one machine
 //!   through; [`engine`] runs it, `relay` carries its bytes to the endpoint, `logs` keeps what
-//!   it writes.
+//!   it writes. What machines start from is kept by the crate `cofferdam_images`.
 //! - [`faults`] is how the server is told to misbehave.
 //!
 //! # What differs from the real service
@@ -42,7 +42,6 @@ pub mod faults;
 mod host;
 mod ids;
 mod image;
-pub mod images;
 mod keeper;
 mod logs;
 mod programs;
@@ -61,6 +60,7 @@ mod waits;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use cofferdam_images::Store;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::TcpListener;
 use tracing::info;
@@ -71,7 +71,6 @@ use crate::local::bwrap::Engine;
 use crate::local::calls::Calls;
 use crate::local::faults::Faults;
 use crate::local::host::{Host, Parts};
-use crate::local::images::Store;
 use crate::local::logs::Logs;
 use crate::local::registry::{Registry, Rules};
 use crate::local::relay::{Relay, endpoint_address};
@@ -98,7 +97,7 @@ pub enum Error {
     Engine(#[from] engine::Error),
     /// The store of images cannot be opened.
     #[error("open the images: {0}")]
-    Images(#[from] images::Error),
+    Images(#[from] cofferdam_images::Error),
 }
 
 /// A Machines server that has opened, and does not serve yet.

@@ -73,6 +73,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "local/",
             "up/",
             "main.rs",
+            "crates/images/",
         ],
     ),
     ("fail::", &["milestone.rs"]),
@@ -85,7 +86,7 @@ const HOMES: &[(&str, &[&str])] = &[
 const LONGEST: usize = 450;
 
 struct File {
-    /// Its path below `src`.
+    /// Its path below `src`; for a crate under `crates`, from the root of the repository.
     path: String,
     text: String,
 }
@@ -106,16 +107,20 @@ impl File {
         lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
 
-    /// Whether it stands outside the order: the roots, and the program that is the first of every
-    /// local machine, which shares nothing with this one.
+    /// Whether it stands outside the order: the roots, the crates, which cannot use this one, and
+    /// the program that is the first of every local machine, which shares nothing with it.
     fn is_apart(&self) -> bool {
-        matches!(self.path.as_str(), "lib.rs" | "main.rs") || self.path.starts_with("init/")
+        matches!(self.path.as_str(), "lib.rs" | "main.rs")
+            || self.path.starts_with("init/")
+            || self.path.starts_with("crates/")
     }
 }
 
 fn files() -> Vec<File> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![root.clone()];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let crates = fs::read_dir(root.join("crates")).unwrap();
+    let mut folders: Vec<_> = crates.map(|entry| entry.unwrap().path()).collect();
+    folders.push(root.join("src"));
     let mut files = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -123,13 +128,9 @@ fn files() -> Vec<File> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let below = path.strip_prefix(root).unwrap().to_str().unwrap();
                 files.push(File {
-                    path: path
-                        .strip_prefix(&root)
-                        .unwrap()
-                        .to_str()
-                        .unwrap()
-                        .to_owned(),
+                    path: below.strip_prefix("src/").unwrap_or(below).to_owned(),
                     text: fs::read_to_string(&path).unwrap(),
                 });
             }
@@ -210,10 +211,7 @@ fn outside_names_have_one_home() {
             let is_home = homes.iter().any(|home| file.path.starts_with(home));
             for (number, line) in file.code().filter(|_| !is_home) {
                 if words_after(line, name).next().is_some() {
-                    faults.push(format!(
-                        "src/{}:{number}: {name} lives in {homes:?}",
-                        file.path
-                    ));
+                    faults.push(format!("{}:{number}: {name} lives in {homes:?}", file.path));
                 }
             }
         }
@@ -226,10 +224,7 @@ fn files_say_what_they_are_for_and_stay_short() {
     let mut faults = Vec::new();
     for file in files() {
         if !file.text.starts_with("//! ") {
-            faults.push(format!(
-                "src/{}: does not open with what it is for",
-                file.path
-            ));
+            faults.push(format!("{}: does not open with what it is for", file.path));
         }
         let lines = file
             .text
@@ -237,10 +232,7 @@ fn files_say_what_they_are_for_and_stay_short() {
             .take_while(|line| *line != "#[cfg(test)]")
             .count();
         if lines > LONGEST {
-            faults.push(format!(
-                "src/{}: {lines} lines, more than {LONGEST}",
-                file.path
-            ));
+            faults.push(format!("{}: {lines} lines, more than {LONGEST}", file.path));
         }
     }
     assert_none(&faults);

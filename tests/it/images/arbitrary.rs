@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use cofferdam::local::images::{Limits, Store};
+use cofferdam_images::{Limits, Store};
 use proptest::prelude::*;
 use tar::EntryType;
 

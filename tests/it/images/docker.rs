@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use super::build::Layer;
 use super::{Bench, files};
-use cofferdam::local::images::Kind;
+use cofferdam_images::Kind;
 
 /// Images and containers of one test, which go when it ends.
 struct Engine {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::build::{Image, Layer};
 use super::{Bench, files, names};
-use cofferdam::local::images::{Error, Limits, Store};
+use cofferdam_images::{Error, Limits, Store};
 
 fn small(text: &str) -> Vec<u8> {
     let layer = Layer::new().file("file", text).bytes();
@@ -125,9 +125,7 @@ fn machines_can_be_started_while_images_come_and_go() {
                 Err(Error::Unknown { .. }) => continue,
                 Err(fault) => panic!("{fault}"),
             };
-            let cofferdam::local::engine::Root::Dir(root) = &app.root else {
-                panic!("{app:?}");
-            };
+            let root = app.rootfs.unwrap();
             assert_eq!(std::fs::read_to_string(root.join("file")).unwrap(), "x");
             found += 1;
         }

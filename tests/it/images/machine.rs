@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use cofferdam::local::images::Store;
 use cofferdam::machines::wire::{Signal, StopRequest};
+use cofferdam_images::Store;
 use serde_json::json;
 use tar::EntryType;
 

@@ -12,8 +12,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use cofferdam::local::engine::Root;
-use cofferdam::local::images::{Error, Imported, Limits, Store};
+use cofferdam_images::{Error, Imported, Limits, Store};
 use tempfile::TempDir;
 
 /// A store in a folder of its own, with room beside it for sources.
@@ -55,10 +54,8 @@ impl Bench {
     }
 
     fn root(&self, name: &str) -> PathBuf {
-        match self.store.resolve(name).unwrap().root {
-            Root::Dir(path) => path,
-            Root::Host => panic!("{name} is the host"),
-        }
+        let found = self.store.resolve(name).unwrap();
+        found.rootfs.expect("an image that was imported")
     }
 
     /// An image's files as text: contents, `-> target`, or `/` for a folder.

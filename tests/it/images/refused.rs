@@ -7,7 +7,7 @@ use tar::EntryType;
 use super::build::{Image, Layer, Packed, Parts, digest};
 use super::{Bench, files, names};
 use crate::support::command::{cofferdam, ended};
-use cofferdam::local::images::{Error, Excess, Limits, Refusal};
+use cofferdam_images::{Error, Excess, Limits, Refusal};
 
 /// Imports an image of these layers, which must be refused for this reason, and checks that the
 /// canary beside the store was neither changed nor joined.

@@ -7,8 +7,7 @@ use serde_json::json;
 use super::build::{Image, Layer, Packed, Parts, architecture, digest};
 use super::{Bench, files, names};
 use crate::support::command::{cofferdam, ended};
-use cofferdam::local::engine::Root;
-use cofferdam::local::images::{Error, Kind};
+use cofferdam_images::{Error, Kind};
 
 /// Two layers: the second replaces a file, hides one, and adds a link.
 fn two_layers() -> Image {
@@ -350,7 +349,7 @@ fn the_host_is_always_there_and_cannot_be_imported_over() {
     let bench = Bench::new();
     for name in ["host", "host:latest"] {
         let host = bench.store.resolve(name).unwrap();
-        assert_eq!(host.root, Root::Host);
+        assert_eq!(host.rootfs, None);
         let fault = bench.store.import(name, &bench.path("state"));
         assert!(matches!(fault, Err(Error::Name { .. })), "{fault:?}");
     }

@@ -16,13 +16,13 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use crate::local::images::blob::{Blob, check_digest};
-use crate::local::images::digest::{self, Digest, Hasher};
-use crate::local::images::error::{Error, Excess, Refusal};
-use crate::local::images::limits::Limits;
-use crate::local::images::members::{Kind, Member, Members};
-use crate::local::images::path::Inside;
-use crate::local::images::tree::{self, Found, Tree};
+use crate::blob::{Blob, check_digest};
+use crate::digest::{self, Digest, Hasher};
+use crate::error::{Error, Excess, Refusal};
+use crate::limits::Limits;
+use crate::members::{Kind, Member, Members};
+use crate::path::Inside;
+use crate::tree::{self, Found, Tree};
 
 /// The folders that every machine mounts something on; each root file system has them.
 const MOUNT_POINTS: [&str; 4] = ["workspace", "proc", "dev", "tmp"];
@@ -35,15 +35,15 @@ const UNION_OWN: &[u8] = b".wh..wh.";
 
 /// How much was unpacked.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Size {
+pub(crate) struct Size {
     /// Files, folders and links.
-    pub(super) entries: u64,
+    pub(crate) entries: u64,
     /// Bytes, those of headers included.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Lays layers over one another, counting what they bring against the limits.
-pub(super) struct Unpacker<'a> {
+pub(crate) struct Unpacker<'a> {
     tree: &'a Tree,
     limits: &'a Limits,
     size: Size,
@@ -53,7 +53,7 @@ pub(super) struct Unpacker<'a> {
 }
 
 impl<'a> Unpacker<'a> {
-    pub(super) fn new(tree: &'a Tree, limits: &'a Limits) -> Self {
+    pub(crate) fn new(tree: &'a Tree, limits: &'a Limits) -> Self {
         Self {
             tree,
             limits,
@@ -65,7 +65,7 @@ impl<'a> Unpacker<'a> {
 
     /// Lays one layer over those before. Its contents, decompressed, must have the digest
     /// `diff_id`; until that is known nothing of the tree may be used.
-    pub(super) fn layer(&mut self, blob: Blob, diff_id: Digest, what: &str) -> Result<(), Error> {
+    pub(crate) fn layer(&mut self, blob: Blob, diff_id: Digest, what: &str) -> Result<(), Error> {
         self.brought.clear();
         let left = self.limits.unpacked_bytes - self.size.bytes;
         let mut stream = Metered::new(blob, self.limits, left, what)?;
@@ -81,7 +81,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Adds the mount points and tells how much there is.
-    pub(super) fn finish(self) -> Result<Size, Error> {
+    pub(crate) fn finish(self) -> Result<Size, Error> {
         add_mount_points(self.tree, self.limits)?;
         Ok(self.size)
     }
@@ -273,7 +273,7 @@ fn is_same<R: Read>(known: File, member: Member<'_, R>, what: &str) -> Result<bo
 }
 
 /// Counts one more entry.
-pub(super) fn count(size: &mut Size, limits: &Limits) -> Result<(), Error> {
+pub(crate) fn count(size: &mut Size, limits: &Limits) -> Result<(), Error> {
     size.entries += 1;
     if size.entries > limits.entries {
         return Err(Error::Limit {
@@ -286,7 +286,7 @@ pub(super) fn count(size: &mut Size, limits: &Limits) -> Result<(), Error> {
 
 /// Makes the folders that every machine mounts something on, and refuses anything else in their
 /// place: a link there would move the mount.
-pub(super) fn add_mount_points(tree: &Tree, limits: &Limits) -> Result<(), Error> {
+pub(crate) fn add_mount_points(tree: &Tree, limits: &Limits) -> Result<(), Error> {
     for name in MOUNT_POINTS {
         let path = Inside::root().join(name.as_bytes(), limits)?;
         match tree.found(&path)? {
@@ -353,7 +353,7 @@ impl Read for Metered {
 
 /// How something is packed, by its first bytes: not every archive names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(crate) enum Packing {
     Plain,
     Gzip,
     Zstd,
@@ -363,7 +363,7 @@ pub(super) enum Packing {
 
 impl Packing {
     /// Of what begins so; six bytes tell.
-    pub(super) fn of(first: &[u8]) -> Self {
+    pub(crate) fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
             // The second is a frame of somebody's own notes, which may stand in front.
@@ -376,7 +376,7 @@ impl Packing {
 }
 
 /// Unpacks a stream, if it is packed.
-pub(super) fn decompress(reader: Box<dyn Read>) -> std::io::Result<Box<dyn Read>> {
+pub(crate) fn decompress(reader: Box<dyn Read>) -> std::io::Result<Box<dyn Read>> {
     let mut reader = BufReader::with_capacity(128 << 10, reader);
     Ok(match Packing::of(reader.fill_buf()?) {
         Packing::Plain => Box::new(reader),

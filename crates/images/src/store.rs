@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::local::engine::Root;
-use crate::local::images::digest::Digest;
-use crate::local::images::error::{Error, Excess};
-use crate::local::images::index::{Index, Target};
-use crate::local::images::limits::Limits;
-use crate::local::images::lock::{Hold, Lock};
-use crate::local::images::plan::Settings;
-use crate::local::images::reference::{HOST, Reference};
-use crate::local::images::roots::{Kind, Lease, Roots, Staged, delete, make_private};
-use crate::local::images::source::{self, Source};
+use crate::digest::Digest;
+use crate::error::{Error, Excess};
+use crate::index::{Index, Target};
+use crate::limits::Limits;
+use crate::lock::{Hold, Lock};
+use crate::plan::Settings;
+use crate::reference::{HOST, Reference};
+use crate::roots::{Kind, Lease, Roots, Staged, delete, make_private};
+use crate::source::{self, Source};
 
 /// The images of one state folder. Any number of stores, in any number of processes, may be open
 /// on the same folder.
@@ -79,8 +78,8 @@ pub struct Removed {
 /// An image that a machine can start from.
 #[derive(Clone, Debug)]
 pub struct Resolved {
-    /// The root file system.
-    pub root: Root,
+    /// The folder that is the root file system; none for the host's own `/usr`.
+    pub rootfs: Option<PathBuf>,
     /// As in [`Imported`]; `host` for the host's own `/usr`.
     pub digest: String,
     /// Program and first arguments; may be empty.
@@ -244,7 +243,7 @@ impl Store {
             user,
         } = self.roots.record(&target.digest)?.settings;
         Ok(Resolved {
-            root: Root::Dir(self.roots.rootfs(&target.digest)),
+            rootfs: Some(self.roots.rootfs(&target.digest)),
             digest: target.digest.to_string(),
             entrypoint,
             cmd,
@@ -389,7 +388,7 @@ fn host(wanted: &Reference) -> Result<Resolved, Error> {
         });
     }
     Ok(Resolved {
-        root: Root::Host,
+        rootfs: None,
         digest: HOST.to_owned(),
         entrypoint: Vec::new(),
         cmd: Vec::new(),

@@ -1,7 +1,7 @@
 //! Image names as people write them: `python`, `acme/tool:2`, `tool@sha256:…`.
 
-use crate::local::images::digest::Digest;
-use crate::local::images::error::Error;
+use crate::digest::Digest;
+use crate::error::Error;
 
 /// The name that stands for the host's own `/usr`. Nothing can be imported under it.
 pub const HOST: &str = "host";
@@ -15,16 +15,16 @@ const TAG_BYTES: usize = 128;
 
 /// What a request or an import calls an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reference {
+pub(crate) struct Reference {
     name: String,
     tag: String,
     /// The digest that the image must have.
-    pub(super) digest: Option<Digest>,
+    pub(crate) digest: Option<Digest>,
 }
 
 impl Reference {
     /// Reads `NAME[:TAG][@sha256:DIGEST]`; the tag is `latest` when there is none.
-    pub(super) fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let fault = |why| Error::Name {
             name: text.chars().take(NAME_BYTES).collect(),
             why,
@@ -62,17 +62,17 @@ impl Reference {
     }
 
     /// Whether this is the host's own `/usr`.
-    pub(super) fn is_host(&self) -> bool {
+    pub(crate) fn is_host(&self) -> bool {
         self.name == HOST
     }
 
     /// Name and tag, without the digest: what the store keeps it under.
-    pub(super) fn key(&self) -> String {
+    pub(crate) fn key(&self) -> String {
         format!("{}:{}", self.name, self.tag)
     }
 
     /// The tag alone.
-    pub(super) fn tag(&self) -> &str {
+    pub(crate) fn tag(&self) -> &str {
         &self.tag
     }
 }

@@ -9,29 +9,29 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::local::images::digest::Digest;
-use crate::local::images::error::Error;
-use crate::local::images::plan::parse;
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::plan::parse;
 
 /// The names of one store.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Index {
-    pub(super) names: BTreeMap<String, Target>,
+pub(crate) struct Index {
+    pub(crate) names: BTreeMap<String, Target>,
 }
 
 /// What a name stands for.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// The unpacked image.
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
     /// Digest of the manifest it came with, where it had one.
-    pub(super) manifest: Option<Digest>,
+    pub(crate) manifest: Option<Digest>,
 }
 
 impl Index {
     /// Reads the list; a store that is new has an empty one.
-    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         match std::fs::read(path) {
             Ok(bytes) => parse(path.display(), &bytes),
             Err(fault) if fault.kind() == ErrorKind::NotFound => Ok(Self::default()),
@@ -40,18 +40,18 @@ impl Index {
     }
 
     /// Writes the list in place of the old one.
-    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
+    pub(crate) fn write(&self, path: &Path) -> Result<(), Error> {
         write_whole(path, self)
     }
 
     /// Whether some name stands for this image.
-    pub(super) fn uses(&self, digest: &Digest) -> bool {
+    pub(crate) fn uses(&self, digest: &Digest) -> bool {
         self.names.values().any(|target| target.digest == *digest)
     }
 }
 
 /// Writes a JSON file so that a reader, and a restart after a crash, sees the old or the new one.
-pub(super) fn write_whole(path: &Path, value: &impl Serialize) -> Result<(), Error> {
+pub(crate) fn write_whole(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let doing = || format!("write {}", path.display());
     let bytes = serde_json::to_vec_pretty(value)
         .map_err(|fault| Error::io(doing())(std::io::Error::other(fault)))?;

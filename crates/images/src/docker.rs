@@ -3,16 +3,16 @@
 
 use serde::Deserialize;
 
-use crate::local::images::blob::{Container, check_digest};
-use crate::local::images::digest::Digest;
-use crate::local::images::error::Error;
-use crate::local::images::limits::Limits;
-use crate::local::images::oci::means;
-use crate::local::images::plan::{Plan, null_is_default, parse};
-use crate::local::images::reference::Reference;
+use crate::blob::{Container, check_digest};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::oci::means;
+use crate::plan::{Plan, null_is_default, parse};
+use crate::reference::Reference;
 
 /// The file that tells such an archive from any other.
-pub(super) const MARKER: &str = "manifest.json";
+pub(crate) const MARKER: &str = "manifest.json";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -24,7 +24,7 @@ struct Image {
 }
 
 /// Reads the documents of the archive's image: the only one, or the one named as `wanted`.
-pub(super) fn plan(
+pub(crate) fn plan(
     container: &Container,
     wanted: &Reference,
     limits: &Limits,

@@ -16,18 +16,18 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::local::images::digest::{Digest, Hasher};
-use crate::local::images::error::{Error, Excess, Refusal};
-use crate::local::images::layer::{Size, add_mount_points, count};
-use crate::local::images::limits::Limits;
-use crate::local::images::path::Inside;
-use crate::local::images::tree::{self, Tree};
+use crate::digest::{Digest, Hasher};
+use crate::error::{Error, Excess, Refusal};
+use crate::layer::{Size, add_mount_points, count};
+use crate::limits::Limits;
+use crate::path::Inside;
+use crate::tree::{self, Tree};
 
 /// Copies the folder `source` into an empty tree. The digest covers names, kinds, who may run what,
 /// contents and link targets, in a fixed order, and nothing else.
 ///
 /// Needs a file open for each folder inside another, of which the limits allow a hundred.
-pub(super) fn copy(source: &Path, tree: &Tree, limits: &Limits) -> Result<(Digest, Size), Error> {
+pub(crate) fn copy(source: &Path, tree: &Tree, limits: &Limits) -> Result<(Digest, Size), Error> {
     let failed = |fault: Errno| Error::Source {
         path: source.to_owned(),
         source: fault.into(),

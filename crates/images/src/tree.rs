@@ -16,9 +16,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use crate::local::images::error::{Error, Refusal};
-use crate::local::images::limits::Limits;
-use crate::local::images::path::Inside;
+use crate::error::{Error, Refusal};
+use crate::limits::Limits;
+use crate::path::Inside;
 
 /// Folders, and files that somebody may run.
 const OPEN: Mode = Mode::from_raw_mode(0o755);
@@ -30,13 +30,13 @@ const LINKS_MAX: usize = 40;
 
 /// A folder that is written to by paths below it.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     root: OwnedFd,
 }
 
 /// What stands at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Nothing,
     Folder,
     /// A file or a link.
@@ -45,7 +45,7 @@ pub(super) enum Found {
 
 impl Tree {
     /// Makes the folder `path`, which must not be there yet.
-    pub(super) fn create(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
         let doing = || format!("make the folder {}", path.display());
         std::fs::create_dir(path).map_err(Error::io(doing()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -56,12 +56,12 @@ impl Tree {
     }
 
     /// Makes a folder, and those it is in. One that is there stays as it is.
-    pub(super) fn folder(&self, path: &Inside) -> Result<(), Error> {
+    pub(crate) fn folder(&self, path: &Inside) -> Result<(), Error> {
         self.open_folder(path).map(drop)
     }
 
     /// Makes an empty file where nothing is, for writing.
-    pub(super) fn file(&self, path: &Inside, executable: bool) -> Result<File, Error> {
+    pub(crate) fn file(&self, path: &Inside, executable: bool) -> Result<File, Error> {
         let (folder, name) = self.open_parent(path)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -76,7 +76,7 @@ impl Tree {
     }
 
     /// Makes a symbolic link where nothing is. Its target is text, and never followed here.
-    pub(super) fn symlink(&self, path: &Inside, target: &[u8]) -> Result<(), Error> {
+    pub(crate) fn symlink(&self, path: &Inside, target: &[u8]) -> Result<(), Error> {
         if target.is_empty() || target.len() >= 4096 || target.contains(&0) {
             return Err(Error::refused(path.as_bytes(), Refusal::LinkTarget));
         }
@@ -86,7 +86,7 @@ impl Tree {
     }
 
     /// Makes a named pipe where nothing is.
-    pub(super) fn pipe(&self, path: &Inside) -> Result<(), Error> {
+    pub(crate) fn pipe(&self, path: &Inside) -> Result<(), Error> {
         let (folder, name) = self.open_parent(path)?;
         rustix::fs::mknodat(folder, name, FileType::Fifo, PLAIN, 0)
             .map_err(|fault| self.fault(path, fault))
@@ -94,7 +94,7 @@ impl Tree {
 
     /// The folder that `path` leads to for a process whose root is this tree: symbolic links are
     /// followed, and none leads out. What is missing stays as it is spelled.
-    pub(super) fn followed(&self, path: &Inside, limits: &Limits) -> Result<Inside, Error> {
+    pub(crate) fn followed(&self, path: &Inside, limits: &Limits) -> Result<Inside, Error> {
         if !matches!(self.resolve(path, OFlags::PATH), Err(Errno::LOOP)) {
             return Ok(path.clone());
         }
@@ -123,7 +123,7 @@ impl Tree {
     }
 
     /// The target of the symbolic link at a path, if one is there.
-    pub(super) fn link_target(&self, path: &Inside) -> Result<Option<Vec<u8>>, Error> {
+    pub(crate) fn link_target(&self, path: &Inside) -> Result<Option<Vec<u8>>, Error> {
         let Some((parent, name)) = path.split() else {
             return Ok(None);
         };
@@ -138,7 +138,7 @@ impl Tree {
     }
 
     /// The file at a path, for reading, if a plain one is there that as many may run.
-    pub(super) fn open_file(&self, path: &Inside, executable: bool) -> Result<Option<File>, Error> {
+    pub(crate) fn open_file(&self, path: &Inside, executable: bool) -> Result<Option<File>, Error> {
         let (folder, name) = self.open_parent(path)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mode = if executable { OPEN } else { PLAIN };
@@ -157,7 +157,7 @@ impl Tree {
     }
 
     /// Whether two paths are names of one file.
-    pub(super) fn are_one(&self, first: &Inside, second: &Inside) -> Result<bool, Error> {
+    pub(crate) fn are_one(&self, first: &Inside, second: &Inside) -> Result<bool, Error> {
         let about = |path: &Inside| {
             let Some((parent, name)) = path.split() else {
                 return Ok(None);
@@ -174,14 +174,14 @@ impl Tree {
     }
 
     /// Whether a named pipe is at a path.
-    pub(super) fn is_pipe(&self, path: &Inside) -> Result<bool, Error> {
+    pub(crate) fn is_pipe(&self, path: &Inside) -> Result<bool, Error> {
         let (folder, name) = self.open_parent(path)?;
         let found = stat(&folder, name).map_err(|fault| self.fault(path, fault))?;
         Ok(FileType::from_raw_mode(found.st_mode) == FileType::Fifo)
     }
 
     /// Makes `path` another name of `target`, a file or symbolic link of this tree.
-    pub(super) fn hard_link(&self, path: &Inside, target: &Inside) -> Result<(), Error> {
+    pub(crate) fn hard_link(&self, path: &Inside, target: &Inside) -> Result<(), Error> {
         let broken = || Error::refused(path.as_bytes(), Refusal::BrokenLink);
         if self.found(target)? != Found::Other {
             return Err(broken());
@@ -194,7 +194,7 @@ impl Tree {
     }
 
     /// What stands at a path; nothing when a folder on the way is missing.
-    pub(super) fn found(&self, path: &Inside) -> Result<Found, Error> {
+    pub(crate) fn found(&self, path: &Inside) -> Result<Found, Error> {
         let Some((parent, name)) = path.split() else {
             return Ok(Found::Folder);
         };
@@ -211,14 +211,14 @@ impl Tree {
     }
 
     /// The names in a folder of the tree.
-    pub(super) fn names(&self, path: &Inside) -> Result<Vec<CString>, Error> {
+    pub(crate) fn names(&self, path: &Inside) -> Result<Vec<CString>, Error> {
         self.resolve(path, OFlags::RDONLY)
             .and_then(|folder| names(&folder))
             .map_err(|fault| self.fault(path, fault))
     }
 
     /// Removes whatever stands at a path, with all that is in it. Nothing there is no error.
-    pub(super) fn remove(&self, path: &Inside) -> Result<(), Error> {
+    pub(crate) fn remove(&self, path: &Inside) -> Result<(), Error> {
         let Some((parent, name)) = path.split() else {
             return Ok(());
         };
@@ -232,7 +232,7 @@ impl Tree {
     }
 
     /// Waits until all of it would survive a loss of power.
-    pub(super) fn sync(&self) -> Result<(), Error> {
+    pub(crate) fn sync(&self) -> Result<(), Error> {
         rustix::fs::syncfs(&self.root)
             .map_err(|fault| Error::io("write the unpacked image to disk")(fault.into()))
     }
@@ -299,7 +299,7 @@ fn parts_backwards(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
 }
 
 /// Opens `path` beneath `root`, following no link and crossing no mount point.
-pub(super) fn beneath(root: impl AsFd, path: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn beneath(root: impl AsFd, path: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     let keep_to_it = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS
@@ -308,7 +308,7 @@ pub(super) fn beneath(root: impl AsFd, path: &OsStr, flags: OFlags) -> Result<Ow
 }
 
 /// The names in an open folder, without `.` and `..`.
-pub(super) fn names(folder: impl AsFd) -> Result<Vec<CString>, Errno> {
+pub(crate) fn names(folder: impl AsFd) -> Result<Vec<CString>, Errno> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -342,7 +342,7 @@ fn is_folder(stat: &Stat) -> bool {
 
 /// Sets when a file was last changed: Python trusts compiled files only with this time kept. A time
 /// that the file system cannot hold is of no use to anybody, and leaves the file with today's.
-pub(super) fn set_modified(file: &File, since_epoch: Duration) {
+pub(crate) fn set_modified(file: &File, since_epoch: Duration) {
     if let Some(time) = UNIX_EPOCH.checked_add(since_epoch) {
         let _ = file.set_modified(time);
     }

@@ -1,4 +1,4 @@
-//! Images for the local server, without a daemon: imported by name, unpacked once, used read-only.
+//! Images of machines, without a daemon: imported by name, unpacked once, used read-only.
 //!
 //! An image comes from a plain folder, an OCI image layout (a folder, or an archive of one), or an
 //! archive of `docker save`; the name `host` always stands for the host's own `/usr`. Whoever made

@@ -4,27 +4,27 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::path::Path;
 
-use crate::local::images::blob::Container;
-use crate::local::images::digest::Digest;
-use crate::local::images::docker;
-use crate::local::images::error::{Error, Excess};
-use crate::local::images::folder;
-use crate::local::images::layer::{Packing, Unpacker, decompress};
-use crate::local::images::limits::Limits;
-use crate::local::images::oci;
-use crate::local::images::plan::{Plan, Settings};
-use crate::local::images::reference::Reference;
-use crate::local::images::roots::{Kind, Record, Staged};
-use crate::local::images::tree::Tree;
+use crate::blob::Container;
+use crate::digest::Digest;
+use crate::docker;
+use crate::error::{Error, Excess};
+use crate::folder;
+use crate::layer::{Packing, Unpacker, decompress};
+use crate::limits::Limits;
+use crate::oci;
+use crate::plan::{Plan, Settings};
+use crate::reference::Reference;
+use crate::roots::{Kind, Record, Staged};
+use crate::tree::Tree;
 
 /// A source that was opened and recognised.
-pub(super) enum Source<'a> {
+pub(crate) enum Source<'a> {
     Folder(&'a Path),
     Image(Container, Kind),
 }
 
 /// Opens an archive that comes from a reader, by way of a file in the staged folder.
-pub(super) fn open_stream<'a>(
+pub(crate) fn open_stream<'a>(
     from: Box<dyn Read>,
     staged: &Staged,
     limits: &Limits,
@@ -40,7 +40,7 @@ pub(super) fn open_stream<'a>(
 }
 
 /// Opens a source; a compressed archive is spread out into the staged folder first.
-pub(super) fn open<'a>(
+pub(crate) fn open<'a>(
     path: &'a Path,
     staged: &Staged,
     limits: &Limits,
@@ -82,7 +82,7 @@ fn recognise<'a>(file: File, path: &Path, limits: &Limits) -> Result<Source<'a>,
 }
 
 /// Reads the documents of an image.
-pub(super) fn plan(
+pub(crate) fn plan(
     container: &Container,
     kind: Kind,
     wanted: &Reference,
@@ -95,7 +95,7 @@ pub(super) fn plan(
 }
 
 /// Unpacks an image's layers over one another.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     container: &Container,
     kind: Kind,
     plan: &Plan,
@@ -123,7 +123,7 @@ pub(super) fn unpack(
 }
 
 /// Copies a plain folder and tells the digest of what was copied.
-pub(super) fn copy(path: &Path, staged: &Staged, limits: &Limits) -> Result<Digest, Error> {
+pub(crate) fn copy(path: &Path, staged: &Staged, limits: &Limits) -> Result<Digest, Error> {
     let tree = Tree::create(&staged.rootfs())?;
     let (digest, size) = folder::copy(path, &tree, limits)?;
     tree.sync()?;

@@ -8,27 +8,27 @@ use std::io::Read;
 
 use tar::{Entries, Entry};
 
-use crate::local::images::error::{Error, Excess, Refusal};
-use crate::local::images::limits::Limits;
+use crate::error::{Error, Excess, Refusal};
+use crate::limits::Limits;
 
 /// One member of an archive: a header, and its contents to be read from `entry`.
-pub(super) struct Member<'a, R: Read> {
+pub(crate) struct Member<'a, R: Read> {
     /// The path as the archive spells it.
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
     /// Length of the contents, in bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Whether somebody may run it.
-    pub(super) executable: bool,
+    pub(crate) executable: bool,
     /// When it was changed, in seconds since the Unix epoch.
-    pub(super) modified_s: u64,
+    pub(crate) modified_s: u64,
     /// The contents; they may end before `size` when the archive was cut.
-    pub(super) entry: Entry<'a, R>,
+    pub(crate) entry: Entry<'a, R>,
 }
 
 /// What a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     Folder,
     Symlink(Vec<u8>),
@@ -39,7 +39,7 @@ pub(super) enum Kind {
 }
 
 /// Reads the members of an archive one by one.
-pub(super) struct Members<'a, R: Read> {
+pub(crate) struct Members<'a, R: Read> {
     entries: Entries<'a, R>,
     limits: &'a Limits,
     /// What messages call the archive.
@@ -60,7 +60,7 @@ struct Records {
 }
 
 impl<'a, R: Read> Members<'a, R> {
-    pub(super) fn new(entries: Entries<'a, R>, limits: &'a Limits, what: &'a str) -> Self {
+    pub(crate) fn new(entries: Entries<'a, R>, limits: &'a Limits, what: &'a str) -> Self {
         Self {
             entries: entries.raw(true),
             limits,
@@ -69,7 +69,7 @@ impl<'a, R: Read> Members<'a, R> {
     }
 
     /// The next member; none after the last.
-    pub(super) fn next(&mut self) -> Result<Option<Member<'a, R>>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Member<'a, R>>, Error> {
         let mut records = Records::default();
         let mut any_record = false;
         while let Some(entry) = self.entries.next() {

@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::local::images::digest::Digest;
-use crate::local::images::error::Error;
-use crate::local::images::index::{Index, write_whole};
-use crate::local::images::lock::{Hold, Lock};
-use crate::local::images::plan::{Settings, parse};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::index::{Index, write_whole};
+use crate::lock::{Hold, Lock};
+use crate::plan::{Settings, parse};
 
 /// What kind of source an image was imported from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -35,12 +35,12 @@ pub enum Kind {
 
 /// What is known of an unpacked image, kept beside it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Record {
-    pub(super) kind: Kind,
-    pub(super) layers: u64,
-    pub(super) entries: u64,
-    pub(super) bytes: u64,
-    pub(super) settings: Settings,
+pub(crate) struct Record {
+    pub(crate) kind: Kind,
+    pub(crate) layers: u64,
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+    pub(crate) settings: Settings,
 }
 
 /// Keeps an unpacked image from being deleted for as long as it, or a clone of it, is held. The
@@ -52,20 +52,20 @@ pub struct Lease {
 
 /// The folders of unpacked images and of those being unpacked.
 #[derive(Debug)]
-pub(super) struct Roots {
+pub(crate) struct Roots {
     whole: PathBuf,
     unfinished: PathBuf,
 }
 
 /// A folder in `tmp`, deleted when it is dropped without having been kept.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(crate) struct Staged {
     path: PathBuf,
 }
 
 impl Roots {
     /// Makes the folders below `store` if they are not there.
-    pub(super) fn open(store: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(store: &Path) -> Result<Self, Error> {
         let roots = Self {
             whole: store.join("roots"),
             unfinished: store.join("tmp"),
@@ -76,7 +76,7 @@ impl Roots {
     }
 
     /// A new folder to unpack into.
-    pub(super) fn stage(&self) -> Result<Staged, Error> {
+    pub(crate) fn stage(&self) -> Result<Staged, Error> {
         let path = self.unfinished_path("import");
         make_private(&path)?;
         Ok(Staged { path })
@@ -84,7 +84,7 @@ impl Roots {
 
     /// Deletes what imports and removals that were cut short have left. Only for the holder of the
     /// import lock.
-    pub(super) fn clear_unfinished(&self) -> Result<(), Error> {
+    pub(crate) fn clear_unfinished(&self) -> Result<(), Error> {
         for name in folder_names(&self.unfinished)? {
             delete(&self.unfinished.join(name))?;
         }
@@ -92,7 +92,7 @@ impl Roots {
     }
 
     /// Gives a staged folder its name, unless the same image is there already.
-    pub(super) fn keep(&self, staged: Staged, digest: &Digest) -> Result<(), Error> {
+    pub(crate) fn keep(&self, staged: Staged, digest: &Digest) -> Result<(), Error> {
         let place = self.place(digest);
         if self.has(digest) {
             return Ok(());
@@ -105,18 +105,18 @@ impl Roots {
     }
 
     /// Whether the image is unpacked.
-    pub(super) fn has(&self, digest: &Digest) -> bool {
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
         self.place(digest).join("image.json").is_file()
     }
 
     /// Whether a machine uses the image.
-    pub(super) fn in_use(&self, digest: &Digest) -> Result<bool, Error> {
+    pub(crate) fn in_use(&self, digest: &Digest) -> Result<bool, Error> {
         let lock = self.place(digest).join("in-use");
         Ok(Lock::try_take(&lock, Hold::Alone)?.is_none())
     }
 
     /// Keeps an image that is unpacked from being deleted. The index lock is held meanwhile.
-    pub(super) fn lease(&self, digest: &Digest) -> Result<Lease, Error> {
+    pub(crate) fn lease(&self, digest: &Digest) -> Result<Lease, Error> {
         let path = self.place(digest).join("in-use");
         // Taken alone only by holders of the index lock who hold that alone: nobody has it so now.
         let lock = Lock::take(&path, Hold::WithOthers, Duration::ZERO)?;
@@ -126,20 +126,20 @@ impl Roots {
     }
 
     /// What is known of an unpacked image.
-    pub(super) fn record(&self, digest: &Digest) -> Result<Record, Error> {
+    pub(crate) fn record(&self, digest: &Digest) -> Result<Record, Error> {
         let path = self.place(digest).join("image.json");
         let bytes = fs::read(&path).map_err(Error::io(format!("read {}", path.display())))?;
         parse(path.display(), &bytes)
     }
 
     /// The root file system of an unpacked image.
-    pub(super) fn rootfs(&self, digest: &Digest) -> PathBuf {
+    pub(crate) fn rootfs(&self, digest: &Digest) -> PathBuf {
         self.place(digest).join("rootfs")
     }
 
     /// Moves images that no name stands for and no machine uses out of the way, and gives the
     /// folders to be deleted. The index lock is held alone meanwhile.
-    pub(super) fn retire(&self, index: &Index) -> Result<Vec<PathBuf>, Error> {
+    pub(crate) fn retire(&self, index: &Index) -> Result<Vec<PathBuf>, Error> {
         let mut retired = Vec::new();
         for name in folder_names(&self.whole)? {
             let Some(digest) = name.to_str().and_then(parse_place) else {
@@ -176,17 +176,17 @@ impl Roots {
 }
 
 impl Staged {
-    pub(super) fn rootfs(&self) -> PathBuf {
+    pub(crate) fn rootfs(&self) -> PathBuf {
         self.path.join("rootfs")
     }
 
     /// Where a compressed archive is spread out while its image is unpacked.
-    pub(super) fn spool(&self) -> PathBuf {
+    pub(crate) fn spool(&self) -> PathBuf {
         self.path.join("archive")
     }
 
     /// Notes what the folder holds; the last thing before it is kept.
-    pub(super) fn write_record(&self, record: &Record) -> Result<(), Error> {
+    pub(crate) fn write_record(&self, record: &Record) -> Result<(), Error> {
         write_whole(&self.path.join("image.json"), record)
     }
 }
@@ -204,7 +204,7 @@ fn parse_place(name: &str) -> Option<Digest> {
 
 /// Makes a folder, and those it is in, that only the owner may enter. One that is there is closed
 /// to others.
-pub(super) fn make_private(path: &Path) -> Result<(), Error> {
+pub(crate) fn make_private(path: &Path) -> Result<(), Error> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -215,7 +215,7 @@ pub(super) fn make_private(path: &Path) -> Result<(), Error> {
 
 /// Deletes a file or a folder with all that is in it; links in it are not followed. That somebody
 /// else deletes it at the same time is no error.
-pub(super) fn delete(path: &Path) -> Result<(), Error> {
+pub(crate) fn delete(path: &Path) -> Result<(), Error> {
     let mut fault = None;
     for _ in 0..10 {
         let deleted = match fs::symlink_metadata(path) {

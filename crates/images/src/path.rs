@@ -3,25 +3,25 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::local::images::error::{Error, Refusal};
-use crate::local::images::limits::Limits;
+use crate::error::{Error, Refusal};
+use crate::limits::Limits;
 
 /// The longest name in one folder, in bytes; Linux file systems allow no more.
 const NAME_BYTES: usize = 255;
 
 /// A path below the root of an image, in its one spelling. Empty for the root itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Inside(Vec<u8>);
+pub(crate) struct Inside(Vec<u8>);
 
 impl Inside {
     /// The root of the image.
-    pub(super) fn root() -> Self {
+    pub(crate) fn root() -> Self {
         Self(Vec::new())
     }
 
     /// Reads a path as an archive spells it. `./` and doubled slashes are left out, and one that
     /// begins with `/` begins at the root of the image.
-    pub(super) fn parse(spelled: &[u8], limits: &Limits) -> Result<Self, Error> {
+    pub(crate) fn parse(spelled: &[u8], limits: &Limits) -> Result<Self, Error> {
         check(spelled, limits).map_err(|why| {
             let shown = &spelled[..spelled.len().min(NAME_BYTES)];
             Error::refused(shown, why)
@@ -29,7 +29,7 @@ impl Inside {
     }
 
     /// The path of something in this folder.
-    pub(super) fn join(&self, name: &[u8], limits: &Limits) -> Result<Self, Error> {
+    pub(crate) fn join(&self, name: &[u8], limits: &Limits) -> Result<Self, Error> {
         let mut longer = self.0.clone();
         longer.push(b'/');
         longer.extend_from_slice(name);
@@ -37,7 +37,7 @@ impl Inside {
     }
 
     /// The folder it is in and its name there. None for the root.
-    pub(super) fn split(&self) -> Option<(Self, &OsStr)> {
+    pub(crate) fn split(&self) -> Option<(Self, &OsStr)> {
         if self.is_root() {
             return None;
         }
@@ -49,29 +49,29 @@ impl Inside {
     }
 
     /// Whether this is the root of the image.
-    pub(super) fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether it is below `folder`, a single name.
-    pub(super) fn is_below(&self, folder: &str) -> bool {
+    pub(crate) fn is_below(&self, folder: &str) -> bool {
         self.0
             .strip_prefix(folder.as_bytes())
             .is_some_and(|rest| rest.starts_with(b"/"))
     }
 
     /// The path as bytes.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
     /// The path as the system takes it; the root is `.`.
-    pub(super) fn as_os_str(&self) -> &OsStr {
+    pub(crate) fn as_os_str(&self) -> &OsStr {
         OsStr::from_bytes(if self.is_root() { b"." } else { &self.0 })
     }
 
     /// Each folder on the way, from the outermost to the path itself.
-    pub(super) fn steps(&self) -> impl Iterator<Item = Self> + '_ {
+    pub(crate) fn steps(&self) -> impl Iterator<Item = Self> + '_ {
         let slashes = self.0.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         slashes
             .map(|(at, _)| at)

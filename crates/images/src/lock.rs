@@ -8,27 +8,27 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::local::images::error::Error;
+use crate::error::Error;
 
 /// How often a lock that somebody else holds is tried again.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// A lock; dropping it lets others have it.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 /// Whether others may hold the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
+pub(crate) enum Hold {
     Alone,
     WithOthers,
 }
 
 impl Lock {
     /// Takes the lock on the file `path`, waiting for it for at most `wait`.
-    pub(super) fn take(path: &Path, hold: Hold, wait: Duration) -> Result<Self, Error> {
+    pub(crate) fn take(path: &Path, hold: Hold, wait: Duration) -> Result<Self, Error> {
         let tries = wait.as_millis() / AGAIN.as_millis() + 1;
         for _ in 0..tries {
             if let Some(lock) = Self::try_take(path, hold)? {
@@ -42,7 +42,7 @@ impl Lock {
     }
 
     /// Takes the lock if it can be had at once.
-    pub(super) fn try_take(path: &Path, hold: Hold) -> Result<Option<Self>, Error> {
+    pub(crate) fn try_take(path: &Path, hold: Hold) -> Result<Option<Self>, Error> {
         let doing = || format!("lock {}", path.display());
         let file = OpenOptions::new()
             .create(true)

@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 /// The SHA-256 digest of some bytes. No other algorithm is known.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub(super) struct Digest([u8; 32]);
+pub(crate) struct Digest([u8; 32]);
 
 impl Digest {
     /// The digest of bytes that are in memory.
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::new();
         hasher.update(bytes);
         hasher.finish()
     }
 
     /// Reads `sha256:` and 64 lower-case hexadecimal digits.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::from_hex(text.strip_prefix("sha256:")?)
     }
 
     /// Reads 64 lower-case hexadecimal digits.
-    pub(super) fn from_hex(text: &str) -> Option<Self> {
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 64 {
             return None;
@@ -38,7 +38,7 @@ impl Digest {
     }
 
     /// The 64 digits alone, which are safe as a file name.
-    pub(super) fn hex(&self) -> String {
+    pub(crate) fn hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -78,18 +78,18 @@ impl TryFrom<String> for Digest {
 }
 
 /// A digest that is not finished.
-pub(super) struct Hasher(Context);
+pub(crate) struct Hasher(Context);
 
 impl Hasher {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Context::new(&SHA256))
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
 
-    pub(super) fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(self.0.finish().as_ref());
         Digest(bytes)
@@ -97,7 +97,7 @@ impl Hasher {
 }
 
 /// Reads to the end and gives the digest and the length of what came.
-pub(super) fn of_reader(reader: &mut dyn Read) -> io::Result<(Digest, u64)> {
+pub(crate) fn of_reader(reader: &mut dyn Read) -> io::Result<(Digest, u64)> {
     let mut hasher = Hasher::new();
     let mut buffer = vec![0; 128 << 10];
     let mut length = 0;

@@ -11,22 +11,22 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::local::images::digest::{self, Digest};
-use crate::local::images::error::{Error, Excess};
-use crate::local::images::limits::Limits;
-use crate::local::images::members::{Kind, Members};
-use crate::local::images::path::Inside;
-use crate::local::images::tree;
+use crate::digest::{self, Digest};
+use crate::error::{Error, Excess};
+use crate::limits::Limits;
+use crate::members::{Kind, Members};
+use crate::path::Inside;
+use crate::tree;
 
 /// One part of an image, to be read from its beginning.
-pub(super) struct Blob {
-    pub(super) reader: Box<dyn Read>,
+pub(crate) struct Blob {
+    pub(crate) reader: Box<dyn Read>,
     /// Its length as stored, in bytes.
-    pub(super) length: u64,
+    pub(crate) length: u64,
 }
 
 /// A set of parts by name.
-pub(super) enum Container {
+pub(crate) enum Container {
     Folder(OwnedFd),
     Archive {
         file: Arc<File>,
@@ -35,7 +35,7 @@ pub(super) enum Container {
 }
 
 /// Where a member of an archive is.
-pub(super) enum Part {
+pub(crate) enum Part {
     Bytes {
         at: u64,
         length: u64,
@@ -46,7 +46,7 @@ pub(super) enum Part {
 
 impl Container {
     /// The parts in a folder.
-    pub(super) fn folder(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn folder(path: &Path) -> Result<Self, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::openat(CWD, path, flags, Mode::empty());
         folder.map(Self::Folder).map_err(|fault| Error::Source {
@@ -56,7 +56,7 @@ impl Container {
     }
 
     /// The parts in a tar archive, which is not compressed as a whole. Reads its headers only.
-    pub(super) fn archive(file: File, limits: &Limits) -> Result<Self, Error> {
+    pub(crate) fn archive(file: File, limits: &Limits) -> Result<Self, Error> {
         let what = "the archive";
         let malformed = |fault| Error::malformed(what, fault);
         let end = file.metadata().map_err(malformed)?.len();
@@ -108,12 +108,12 @@ impl Container {
     }
 
     /// Whether there is a part of this name.
-    pub(super) fn has(&self, name: &str, limits: &Limits) -> bool {
+    pub(crate) fn has(&self, name: &str, limits: &Limits) -> bool {
         self.open(name, limits).is_ok()
     }
 
     /// Opens a part.
-    pub(super) fn open(&self, name: &str, limits: &Limits) -> Result<Blob, Error> {
+    pub(crate) fn open(&self, name: &str, limits: &Limits) -> Result<Blob, Error> {
         let path = Inside::parse(name.as_bytes(), limits)?;
         let missing = |fault: io::Error| Error::malformed(name, fault);
         let blob = match self {
@@ -148,7 +148,7 @@ impl Container {
     }
 
     /// Reads a part that is held in memory.
-    pub(super) fn document(&self, name: &str, limits: &Limits) -> Result<Vec<u8>, Error> {
+    pub(crate) fn document(&self, name: &str, limits: &Limits) -> Result<Vec<u8>, Error> {
         let blob = self.open(name, limits)?;
         let (what, max) = (Excess::DocumentBytes, limits.document_bytes);
         let mut bytes = Vec::new();
@@ -163,7 +163,7 @@ impl Container {
     }
 
     /// Opens a part after reading it once to the end, to be sure that it has this digest.
-    pub(super) fn verified(
+    pub(crate) fn verified(
         &self,
         name: &str,
         wanted: Digest,
@@ -178,7 +178,7 @@ impl Container {
 }
 
 /// An error unless a part has the digest that it should have.
-pub(super) fn check_digest(what: &str, wanted: Digest, found: Digest) -> Result<(), Error> {
+pub(crate) fn check_digest(what: &str, wanted: Digest, found: Digest) -> Result<(), Error> {
     if wanted == found {
         return Ok(());
     }

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::local::images::blob::{Container, check_digest};
-use crate::local::images::digest::Digest;
-use crate::local::images::error::Error;
-use crate::local::images::limits::Limits;
-use crate::local::images::plan::{Plan, host_architecture, is_ours, null_is_default, parse};
-use crate::local::images::reference::Reference;
+use crate::blob::{Container, check_digest};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::plan::{Plan, host_architecture, is_ours, null_is_default, parse};
+use crate::reference::Reference;
 
 /// The file that tells an OCI layout from any other folder.
-pub(super) const MARKER: &str = "oci-layout";
+pub(crate) const MARKER: &str = "oci-layout";
 
 /// An index may list other indexes, this many inside one another.
 const INDEX_DEPTH: usize = 3;
@@ -85,7 +85,7 @@ struct Layout<'a> {
 }
 
 /// Reads the documents of the layout's image: the only one, or the one named as `wanted`.
-pub(super) fn plan(
+pub(crate) fn plan(
     container: &Container,
     wanted: &Reference,
     limits: &Limits,
@@ -235,7 +235,7 @@ fn names_of(descriptor: &Descriptor) -> Vec<String> {
 
 /// Whether a name in a source means the wanted image. Sources write the whole name, the name with
 /// a registry before it, or the tag alone.
-pub(super) fn means(name: &str, wanted: &Reference) -> bool {
+pub(crate) fn means(name: &str, wanted: &Reference) -> bool {
     let key = wanted.key();
     name == key || name.ends_with(&format!("/{key}")) || name == wanted.tag()
 }

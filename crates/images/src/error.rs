@@ -115,13 +115,13 @@ pub enum Error {
 
 impl Error {
     /// Wraps what the system said with what was being done.
-    pub(super) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(doing: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Io { doing, source }
     }
 
     /// A document that is not as its format says.
-    pub(super) fn malformed(what: impl Into<String>, why: impl fmt::Display) -> Self {
+    pub(crate) fn malformed(what: impl Into<String>, why: impl fmt::Display) -> Self {
         Self::Malformed {
             what: what.into(),
             why: why.to_string(),
@@ -129,7 +129,7 @@ impl Error {
     }
 
     /// A refused entry.
-    pub(super) fn refused(path: &[u8], why: Refusal) -> Self {
+    pub(crate) fn refused(path: &[u8], why: Refusal) -> Self {
         Self::Refused {
             path: String::from_utf8_lossy(path).into_owned(),
             why,

@@ -5,46 +5,46 @@ use std::fmt::Display;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::local::images::digest::Digest;
-use crate::local::images::error::{Error, Excess};
-use crate::local::images::limits::Limits;
+use crate::digest::Digest;
+use crate::error::{Error, Excess};
+use crate::limits::Limits;
 
 /// An image as its documents describe it.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Digest of the configuration: what the unpacked image is kept under.
-    pub(super) config: Digest,
+    pub(crate) config: Digest,
     /// Digest of the manifest, where the source has one.
-    pub(super) manifest: Option<Digest>,
-    pub(super) settings: Settings,
+    pub(crate) manifest: Option<Digest>,
+    pub(crate) settings: Settings,
     /// From the lowest to the highest.
-    pub(super) layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
 }
 
 /// One layer of a [`Plan`].
 #[derive(Debug)]
-pub(super) struct Layer {
+pub(crate) struct Layer {
     /// The part of the source that it is read from.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Digest of it as stored, where the source tells it.
-    pub(super) stored: Option<Digest>,
+    pub(crate) stored: Option<Digest>,
     /// Digest of it decompressed.
-    pub(super) diff_id: Digest,
+    pub(crate) diff_id: Digest,
 }
 
 /// What an image says about how its program is run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-pub(super) struct Settings {
+pub(crate) struct Settings {
     #[serde(default)]
-    pub(super) entrypoint: Vec<String>,
+    pub(crate) entrypoint: Vec<String>,
     #[serde(default)]
-    pub(super) cmd: Vec<String>,
+    pub(crate) cmd: Vec<String>,
     #[serde(default)]
-    pub(super) env: Vec<(String, String)>,
+    pub(crate) env: Vec<(String, String)>,
     #[serde(default)]
-    pub(super) workdir: Option<String>,
+    pub(crate) workdir: Option<String>,
     #[serde(default)]
-    pub(super) user: Option<String>,
+    pub(crate) user: Option<String>,
 }
 
 /// The configuration document, in the spelling that OCI and Docker share.
@@ -81,7 +81,7 @@ struct RootFs {
 
 impl Plan {
     /// Joins the configuration with the layers' places, lowest first.
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &[u8],
         manifest: Option<Digest>,
         places: Vec<(String, Option<Digest>)>,
@@ -135,7 +135,7 @@ impl From<Run> for Settings {
 }
 
 /// Reads a JSON document; a fault names it.
-pub(super) fn parse<T: DeserializeOwned>(what: impl Display, bytes: &[u8]) -> Result<T, Error> {
+pub(crate) fn parse<T: DeserializeOwned>(what: impl Display, bytes: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(bytes).map_err(|fault| Error::malformed(what.to_string(), fault))
 }
 
@@ -151,12 +151,12 @@ fn check_platform(os: &str, architecture: &str) -> Result<(), Error> {
 }
 
 /// Whether an image for this system and architecture runs here.
-pub(super) fn is_ours(os: &str, architecture: &str) -> bool {
+pub(crate) fn is_ours(os: &str, architecture: &str) -> bool {
     os == "linux" && architecture == host_architecture()
 }
 
 /// This host's architecture, as images name it.
-pub(super) fn host_architecture() -> &'static str {
+pub(crate) fn host_architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -166,7 +166,7 @@ pub(super) fn host_architecture() -> &'static str {
 }
 
 /// Both documents write an absent list or text as `null` at times.
-pub(super) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,
