@@ -20,10 +20,10 @@ use cofferdam::clock::Clock;
 use cofferdam::config::{Redis, Secret};
 use cofferdam::run::id::{Attempt, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
-use cofferdam::run::phase::Machine;
+use cofferdam::run::phase::MachineRef;
 use cofferdam::run::request::Guest;
 use cofferdam::store::Store;
-use cofferdam::store::acts::{Admission, Claimed, Fate, Room, Settlement, Terms};
+use cofferdam::store::acts::{Admission, Claimed, Fate, FleetLimits, Settlement, Terms};
 
 /// Claims in one measured block.
 const BLOCK: usize = 500;
@@ -63,8 +63,8 @@ impl Drop for Backlog {
     }
 }
 
-fn room(most: u32) -> Room {
-    Room {
+fn room(most: u32) -> FleetLimits {
+    FleetLimits {
         apps: vec!["app".into()],
         max_in_flight: most,
         app_max_in_flight: None,
@@ -229,7 +229,7 @@ async fn sizes() -> (f64, f64) {
         let now = Clock::system().now_ms();
         let claim = backlog.store.claim(&room, BLOCK, now, LEASE).await.unwrap();
         for run in &claim.runs {
-            let machine = Machine {
+            let machine = MachineRef {
                 app: run.app.clone(),
                 id: "1857156b526dd8".into(),
                 instance_id: Some("01HJ7V5Z6Q8W9X0Y1Z2A3B4C5D".into()),

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use cofferdam::clock::Clock;
 use cofferdam::config;
 use cofferdam::run::id::RunId;
-use cofferdam::run::phase::Machine;
+use cofferdam::run::phase::MachineRef;
 use cofferdam::run::request::Guest;
 use cofferdam::store::Store;
-use cofferdam::store::acts::{Admission, Fate, Room, Terms};
+use cofferdam::store::acts::{Admission, Fate, FleetLimits, Terms};
 use cofferdam::token::{Grant, KeyRing};
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -94,7 +94,7 @@ async fn running(redis: &Redis, runs: usize) -> Vec<String> {
     let store = Store::connect(&settings).await.unwrap();
     let secret = b"01234567890123456789012345678901";
     let ring = KeyRing::new([("k1".to_owned(), secret)]).unwrap();
-    let room = Room {
+    let room = FleetLimits {
         apps: vec![APP.into()],
         max_in_flight: u32::MAX,
         app_max_in_flight: None,
@@ -122,7 +122,7 @@ async fn running(redis: &Redis, runs: usize) -> Vec<String> {
         store.admit(&batch, &terms, now).await.unwrap();
         let claim = store.claim(&room, BATCH, now, KEEP).await.unwrap();
         for run in claim.runs {
-            let machine = Machine {
+            let machine = MachineRef {
                 app: APP.into(),
                 id: "4d891234a56789".into(),
                 instance_id: Some("01J".into()),

@@ -13,7 +13,7 @@ use crate::config::Tool;
 use crate::run::id::RunId;
 use crate::run::outcome::{Ending, Outcome, ReasonCode};
 use crate::store::Store;
-use crate::store::acts::{Act, Settlement};
+use crate::store::acts::{Settlement, Transition};
 
 /// What came of it.
 enum Cancelled {
@@ -80,8 +80,8 @@ async fn cancel(store: &Store, tool: &Tool, id: &RunId) -> anyhow::Result<Cancel
         lease: tool.lease,
     };
     Ok(match store.settle(id, None, &settlement, now).await? {
-        Act::Done(_) => Cancelled::Now,
-        Act::Over => {
+        Transition::Done(_) => Cancelled::Now,
+        Transition::Over => {
             let view = show::known(store, id).await?;
             if view.outcome == Some(Outcome::Cancelled) {
                 return Ok(Cancelled::Now);
@@ -90,14 +90,14 @@ async fn cancel(store: &Store, tool: &Tool, id: &RunId) -> anyhow::Result<Cancel
             Cancelled::Not(format!("had ended already: {outcome}"))
         }
         // Its request may be among those that no worker has read.
-        Act::Unknown if store.census(now).await?.unread > 0 => {
+        Transition::Unknown if store.census(now).await?.unread > 0 => {
             store.order("cancel", id.as_str()).await?;
             Cancelled::WhenRead
         }
-        Act::Unknown => {
+        Transition::Unknown => {
             Cancelled::Not("is not known: it was never admitted, or ended too long ago".into())
         }
-        other @ (Act::Older | Act::Refused | Act::Repeated) => {
+        other @ (Transition::Older | Transition::Refused | Transition::Repeated) => {
             Cancelled::Not(format!("cannot be cancelled: {other:?}"))
         }
     })

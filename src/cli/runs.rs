@@ -9,7 +9,7 @@ use crate::cli::view;
 use crate::clock::{Clock, UnixMs};
 use crate::config::Tool;
 use crate::run::phase::State;
-use crate::store::codec::View;
+use crate::store::codec::RunRecord;
 use crate::store::inspect::Filter;
 
 impl From<StateName> for State {
@@ -75,7 +75,7 @@ pub(crate) async fn run(args: &Runs, tool: &Tool, say: &mut Say) -> anyhow::Resu
     Ok(Status::Done)
 }
 
-fn row(view: &View, now: UnixMs) -> Vec<Cell> {
+fn row(view: &RunRecord, now: UnixMs) -> Vec<Cell> {
     let length = match view.closed_at_ms {
         Some(_) => String::new(),
         None => {

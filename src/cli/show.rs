@@ -16,7 +16,7 @@ use crate::config::Tool;
 use crate::run::id::RunId;
 use crate::run::wait::Waiting;
 use crate::store::Store;
-use crate::store::codec::View;
+use crate::store::codec::RunRecord;
 use crate::store::inspect::Published;
 
 /// A run's id as it was given.
@@ -26,8 +26,8 @@ pub(crate) fn run_id(text: &str) -> Result<RunId, WrongUse> {
 }
 
 /// The run, or why it is not known.
-pub(crate) async fn known(store: &Store, id: &RunId) -> anyhow::Result<View> {
-    store.view(id).await?.ok_or_else(|| {
+pub(crate) async fn known(store: &Store, id: &RunId) -> anyhow::Result<RunRecord> {
+    store.record(id).await?.ok_or_else(|| {
         anyhow!("run {id} is not known: it was never admitted, or ended too long ago")
     })
 }
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &Show, tool: &Tool, say: &mut Say) -> anyhow::Resu
 
 fn tell(
     say: &mut Say,
-    view: &View,
+    view: &RunRecord,
     waiting: Option<&Waiting>,
     published: Option<&Published>,
 ) -> anyhow::Result<()> {

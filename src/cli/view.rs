@@ -9,8 +9,8 @@ use crate::cli::human;
 use crate::cli::say::{Cell, Tone};
 use crate::clock::UnixMs;
 use crate::run::outcome::{Outcome, Reason};
-use crate::run::wait::{Hold, Waiting};
-use crate::store::codec::View;
+use crate::run::wait::{WaitReason, Waiting};
+use crate::store::codec::RunRecord;
 
 /// The parts of a result that people are told. What is missing or strange in it is left out.
 #[derive(Debug, Deserialize)]
@@ -49,7 +49,7 @@ impl Told {
 #[derive(Debug, Serialize)]
 pub(crate) struct Shown<'a> {
     #[serde(flatten)]
-    pub(crate) view: &'a View,
+    pub(crate) view: &'a RunRecord,
     /// Why it waits, while it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waiting: Option<Waiting>,
@@ -76,22 +76,22 @@ pub(crate) fn waits(waiting: &Waiting, now: UnixMs) -> Vec<String> {
 }
 
 /// What a run waits for whose machine was not prepared when a sweep looked last.
-pub(crate) fn prepares(view: &View, now: UnixMs) -> String {
+pub(crate) fn prepares(view: &RunRecord, now: UnixMs) -> String {
     let by = view.prepared_by_ms.unwrap_or(now);
     let left = human::duration(between(now, by));
     format!("the provider fetches its image; the machine is given up in {left}")
 }
 
-fn held(hold: &Hold, now: UnixMs) -> String {
+fn held(hold: &WaitReason, now: UnixMs) -> String {
     let until = |at: UnixMs| format!("for another {}", human::duration(between(now, at)));
     match hold {
-        Hold::Paused => "everything is paused".to_owned(),
-        Hold::TenantPaused => "its tenant is paused".to_owned(),
-        Hold::NotBefore { until_ms } => format!("it may not start {}", until(*until_ms)),
-        Hold::TenantCap { max, in_flight } => {
+        WaitReason::Paused => "everything is paused".to_owned(),
+        WaitReason::TenantPaused => "its tenant is paused".to_owned(),
+        WaitReason::NotBefore { until_ms } => format!("it may not start {}", until(*until_ms)),
+        WaitReason::TenantCap { max, in_flight } => {
             format!("its tenant has {in_flight} of {max} machines")
         }
-        Hold::Budget {
+        WaitReason::Budget {
             budget_s,
             used_s,
             until_ms,
@@ -99,24 +99,26 @@ fn held(hold: &Hold, now: UnixMs) -> String {
             let rest = until(*until_ms);
             format!("its tenant used {used_s} of {budget_s} machine seconds of this day, {rest}")
         }
-        Hold::FleetCap { max, in_flight } => format!("the fleet has {in_flight} of {max} machines"),
-        Hold::AppCap { max } => format!("every app has {max} machines, as many as it may"),
-        Hold::Limiter { until_ms } => format!("no app may boot {}", until(*until_ms)),
-        Hold::Provider { says } => {
+        WaitReason::FleetCap { max, in_flight } => {
+            format!("the fleet has {in_flight} of {max} machines")
+        }
+        WaitReason::AppCap { max } => format!("every app has {max} machines, as many as it may"),
+        WaitReason::Limiter { until_ms } => format!("no app may boot {}", until(*until_ms)),
+        WaitReason::Provider { says } => {
             let says = human::one_line(says, 600);
             format!("the provider refuses us, and somebody must act: {says}")
         }
-        Hold::Refused { until_ms } => format!(
+        WaitReason::Refused { until_ms } => format!(
             "the provider had no machine for it; asked again {}, then it ends",
             until(*until_ms)
         ),
-        Hold::NoWorker => "no worker is there".to_owned(),
+        WaitReason::NoWorker => "no worker is there".to_owned(),
     }
 }
 
 /// The phases that a run went through and how long each took; the last one of a run that is not
 /// over is measured until `now`. A clock that went backwards in between gives zero.
-pub(crate) fn phases(view: &View, now: UnixMs) -> Vec<(&'static str, Duration)> {
+pub(crate) fn phases(view: &RunRecord, now: UnixMs) -> Vec<(&'static str, Duration)> {
     let marks = [
         ("queued", view.submitted_at_ms),
         ("booting", view.booting_at_ms),
@@ -154,7 +156,7 @@ fn between(from: UnixMs, to: UnixMs) -> Duration {
 }
 
 /// The state and, once there is one, the outcome.
-pub(crate) fn state_cell(view: &View) -> Cell {
+pub(crate) fn state_cell(view: &RunRecord) -> Cell {
     match view.outcome {
         Some(outcome) => Cell::new(tone(outcome), outcome.as_str()),
         None => Cell::new(Tone::Notice, view.state),

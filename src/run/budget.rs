@@ -44,13 +44,13 @@ pub fn may_try_again(tries: u32, max_attempts: u32) -> bool {
 
 /// Full jitter: a random part of a ceiling that doubles with each try, from `base` to `most`.
 ///
-/// `roll` is a random number from 0 to 1.
+/// `jitter` is a random number from 0 to 1.
 #[must_use]
-pub fn backoff(tries: u32, base: Duration, most: Duration, roll: f64) -> Duration {
+pub fn backoff(tries: u32, base: Duration, most: Duration, jitter: f64) -> Duration {
     let ceiling = base
         .saturating_mul(2u32.saturating_pow(tries.min(16)))
         .min(most);
-    ceiling.mul_f64(roll.clamp(0.0, 1.0))
+    ceiling.mul_f64(jitter.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -74,9 +74,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn backoff_never_passes_its_bound(tries in 0u32..1000, roll in 0.0f64..=1.0) {
+        fn backoff_never_passes_its_bound(tries in 0u32..1000, jitter in 0.0f64..=1.0) {
             let most = Duration::from_secs(30);
-            prop_assert!(backoff(tries, Duration::from_millis(250), most, roll) <= most);
+            prop_assert!(backoff(tries, Duration::from_millis(250), most, jitter) <= most);
         }
     }
 }

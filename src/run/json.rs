@@ -26,7 +26,7 @@ const NAMES_COMPARED: usize = 16;
 /// What is wrong, and at which byte.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}, at byte {at}")]
-pub struct Fault {
+pub struct JsonFault {
     /// What is wrong, without anything of the text itself.
     pub what: String,
     /// Where it was seen, counted from 0.
@@ -37,8 +37,8 @@ pub struct Fault {
 /// without the white space around it.
 ///
 /// # Errors
-/// [`Fault`] with the first rule that is broken.
-pub fn check(bytes: &[u8]) -> Result<&str, Fault> {
+/// [`JsonFault`] with the first rule that is broken.
+pub fn check(bytes: &[u8]) -> Result<&str, JsonFault> {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => return Err(fault(encoding(bytes), error.valid_up_to())),
@@ -71,8 +71,8 @@ fn encoding(bytes: &[u8]) -> &'static str {
     }
 }
 
-fn fault(what: impl Into<String>, at: usize) -> Fault {
-    Fault {
+fn fault(what: impl Into<String>, at: usize) -> JsonFault {
+    JsonFault {
         what: what.into(),
         at,
     }
@@ -104,7 +104,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    fn value(&mut self) -> Result<Range<usize>, Fault> {
+    fn value(&mut self) -> Result<Range<usize>, JsonFault> {
         if self.text.starts_with(b"\xef\xbb\xbf") {
             return Err(fault("it begins with a byte order mark (BOM)", 0));
         }
@@ -132,7 +132,7 @@ impl<'a> Scan<'a> {
 
     /// Reads a value, or the opening of one that has others in it: then `true`, and the next value
     /// stands here.
-    fn begin(&mut self) -> Result<bool, Fault> {
+    fn begin(&mut self) -> Result<bool, JsonFault> {
         match self.peek() {
             Some(b'{') => {
                 self.deeper()?;
@@ -169,7 +169,7 @@ impl<'a> Scan<'a> {
     }
 
     /// What follows a value. `false` when the next value stands here, `true` when all are closed.
-    fn end(&mut self) -> Result<bool, Fault> {
+    fn end(&mut self) -> Result<bool, JsonFault> {
         loop {
             let Some(open) = self.open.last() else {
                 return Ok(true);
@@ -200,7 +200,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn deeper(&mut self) -> Result<(), Fault> {
+    fn deeper(&mut self) -> Result<(), JsonFault> {
         if self.open.len() >= DEPTH_MAX {
             let what = format!("it is nested deeper than {DEPTH_MAX} levels");
             return Err(fault(what, self.at));
@@ -210,7 +210,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The name of a member, up to where its value stands.
-    fn name(&mut self) -> Result<(), Fault> {
+    fn name(&mut self) -> Result<(), JsonFault> {
         let from = self.at;
         if self.peek() != Some(b'"') {
             return Err(self.unexpected("a name in quotes"));
@@ -259,7 +259,7 @@ impl<'a> Scan<'a> {
     }
 
     /// A string: what stands between its quotes, and whether that is free of escapes.
-    fn string(&mut self) -> Result<(Range<usize>, bool), Fault> {
+    fn string(&mut self) -> Result<(Range<usize>, bool), JsonFault> {
         self.at += 1;
         let from = self.at;
         let mut is_plain = true;
@@ -287,7 +287,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn escape(&mut self) -> Result<(), Fault> {
+    fn escape(&mut self) -> Result<(), JsonFault> {
         let from = self.at;
         match self.text.get(self.at + 1) {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
@@ -316,7 +316,7 @@ impl<'a> Scan<'a> {
     }
 
     /// The four digits of `\uXXXX`.
-    fn unit(&mut self, escape: usize) -> Result<u32, Fault> {
+    fn unit(&mut self, escape: usize) -> Result<u32, JsonFault> {
         let digits = self.text.get(self.at + 2..self.at + 6);
         self.at += 6;
         digits
@@ -324,7 +324,7 @@ impl<'a> Scan<'a> {
             .ok_or_else(|| fault("an escape without four hexadecimal digits", escape))
     }
 
-    fn number(&mut self) -> Result<(), Fault> {
+    fn number(&mut self) -> Result<(), JsonFault> {
         let from = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -376,7 +376,7 @@ impl<'a> Scan<'a> {
         from..self.at
     }
 
-    fn word(&mut self, word: &[u8]) -> Result<bool, Fault> {
+    fn word(&mut self, word: &[u8]) -> Result<bool, JsonFault> {
         if !self.text[self.at..].starts_with(word) {
             return Err(self.unexpected("a value"));
         }
@@ -394,7 +394,7 @@ impl<'a> Scan<'a> {
         self.text.get(self.at).copied()
     }
 
-    fn unexpected(&self, wanted: &str) -> Fault {
+    fn unexpected(&self, wanted: &str) -> JsonFault {
         match self.peek() {
             None => fault(format!("it ends where {wanted} should stand"), self.at),
             Some(_) => fault(

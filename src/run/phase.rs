@@ -5,7 +5,7 @@ use crate::run::outcome::Outcome;
 
 /// A machine as the provider knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Machine {
+pub struct MachineRef {
     /// The app it lives in.
     pub app: String,
     /// Its id.
@@ -36,7 +36,7 @@ pub enum Phase {
         /// Which boot brought it.
         attempt: Attempt,
         /// The machine.
-        machine: Machine,
+        machine: MachineRef,
     },
     /// The result is published; the machine may still be there.
     Settled {
@@ -47,7 +47,7 @@ pub enum Phase {
         /// The app in which a machine may be.
         app: String,
         /// The machine, if the create call has answered.
-        machine: Option<Machine>,
+        machine: Option<MachineRef>,
     },
     /// The result is published and no machine is left.
     Closed {
@@ -107,7 +107,7 @@ pub enum Duty {
     /// Wait for room, then boot.
     Boot,
     /// Carry on with the boot that began: its machine has a name to find it by.
-    Reboot,
+    ResumeBoot,
     /// Wait for the result; at the deadline, end it.
     Await,
     /// Tear the machine down.
@@ -134,7 +134,7 @@ impl Phase {
     pub fn owes(&self) -> Duty {
         match self {
             Self::Queued { .. } => Duty::Boot,
-            Self::Booting { .. } => Duty::Reboot,
+            Self::Booting { .. } => Duty::ResumeBoot,
             Self::Running { .. } => Duty::Await,
             Self::Settled { .. } => Duty::Teardown,
             Self::Closed { .. } => Duty::Nothing,

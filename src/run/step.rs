@@ -5,7 +5,7 @@
 
 use crate::run::id::Attempt;
 use crate::run::outcome::{Outcome, ReasonCode};
-use crate::run::phase::{Machine, Phase, State};
+use crate::run::phase::{MachineRef, Phase, State};
 
 /// What can happen to a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Event {
         /// Which boot.
         attempt: Attempt,
         /// The machine.
-        machine: Machine,
+        machine: MachineRef,
     },
     /// The provider refused for now: another attempt, later. It keeps its number, which is never
     /// given out again: whoever else may be at the same boot, its machine and its token are of an
@@ -177,7 +177,7 @@ fn booting(attempt: Attempt, app: &str, event: &Event) -> Result<Phase, Rejected
     }
 }
 
-fn running(attempt: Attempt, machine: &Machine, event: &Event) -> Result<Phase, Rejected> {
+fn running(attempt: Attempt, machine: &MachineRef, event: &Event) -> Result<Phase, Rejected> {
     match event {
         Event::Posted { attempt: of } => {
             same(attempt, *of)?;
@@ -247,7 +247,7 @@ fn settled(
     }
 }
 
-fn settle(attempt: Attempt, outcome: Outcome, app: &str, machine: Option<&Machine>) -> Phase {
+fn settle(attempt: Attempt, outcome: Outcome, app: &str, machine: Option<&MachineRef>) -> Phase {
     Phase::Settled {
         attempt,
         outcome,
@@ -309,7 +309,7 @@ pub fn moves(event: &Event) -> Vec<(State, State)> {
 #[must_use]
 pub fn samples(attempt: Attempt) -> [Phase; 5] {
     let app = String::from("app");
-    let machine = Machine {
+    let machine = MachineRef {
         app: app.clone(),
         id: "m".into(),
         instance_id: None,
@@ -340,8 +340,8 @@ mod tests {
 
     use super::*;
 
-    fn machine() -> Machine {
-        Machine {
+    fn machine() -> MachineRef {
+        MachineRef {
             app: "app".into(),
             id: "m1".into(),
             instance_id: None,

@@ -13,13 +13,13 @@ pub struct Waiting {
     /// How many tenants' turns come before its tenant's; `None` while the tenant takes no turns.
     pub tenants_before: Option<u64>,
     /// What holds it, apart from those. Nothing means that its turn comes.
-    pub held_by: Vec<Hold>,
+    pub held_by: Vec<WaitReason>,
 }
 
 /// Something that holds a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
-pub enum Hold {
+pub enum WaitReason {
     /// Everything is paused.
     Paused,
     /// Its tenant is paused.
@@ -158,19 +158,19 @@ impl Facts {
         }
         let mut held_by = Vec::new();
         if self.all_paused {
-            held_by.push(Hold::Paused);
+            held_by.push(WaitReason::Paused);
         }
         let ready = self.ready_at_ms.map(whole).filter(|at| *at > now);
-        held_by.extend(ready.map(|until_ms| Hold::NotBefore { until_ms }));
+        held_by.extend(ready.map(|until_ms| WaitReason::NotBefore { until_ms }));
         self.tenant_holds(now, &mut held_by);
         let refused_max = self.fleet.as_ref().map(|fleet| whole(fleet.refused_max_ms));
         if let (Some(since), Some(most @ 1..)) = (self.refused_since_ms, refused_max) {
             let until_ms = whole(since).saturating_add(most);
-            held_by.push(Hold::Refused { until_ms });
+            held_by.push(WaitReason::Refused { until_ms });
         }
         match &self.fleet {
             Some(fleet) => fleet.holds(self.in_flight, now, &mut held_by),
-            None => held_by.push(Hold::NoWorker),
+            None => held_by.push(WaitReason::NoWorker),
         }
         Some(Waiting {
             runs_before: self.before,
@@ -179,20 +179,20 @@ impl Facts {
         })
     }
 
-    fn tenant_holds(&self, now: UnixMs, held_by: &mut Vec<Hold>) {
+    fn tenant_holds(&self, now: UnixMs, held_by: &mut Vec<WaitReason>) {
         let tenant = &self.tenant;
         if tenant.paused {
-            held_by.push(Hold::TenantPaused);
+            held_by.push(WaitReason::TenantPaused);
         }
         let usual = self.fleet.as_ref().map(|fleet| fleet.tenant_max_in_flight);
         let max = tenant.max_in_flight.or(usual).filter(|max| *max > 0);
         if let Some(max) = max.filter(|max| tenant.in_flight >= u64::from(*max)) {
             let in_flight = tenant.in_flight;
-            held_by.push(Hold::TenantCap { max, in_flight });
+            held_by.push(WaitReason::TenantCap { max, in_flight });
         }
         let used_s = tenant.used_ms / 1000;
         if let Some(budget_s) = tenant.budget_s.filter(|budget| used_s >= *budget) {
-            held_by.push(Hold::Budget {
+            held_by.push(WaitReason::Budget {
                 budget_s,
                 used_s,
                 until_ms: Day::of(now).end_ms(),
@@ -202,9 +202,9 @@ impl Facts {
 }
 
 impl FleetFacts {
-    fn holds(&self, in_flight: u64, now: UnixMs, held_by: &mut Vec<Hold>) {
+    fn holds(&self, in_flight: u64, now: UnixMs, held_by: &mut Vec<WaitReason>) {
         if in_flight >= u64::from(self.max_in_flight) {
-            held_by.push(Hold::FleetCap {
+            held_by.push(WaitReason::FleetCap {
                 max: self.max_in_flight,
                 in_flight,
             });
@@ -212,18 +212,18 @@ impl FleetFacts {
         let max = self.app_max_in_flight;
         let has_room = |app: &AppFacts| max == 0 || app.in_flight < u64::from(max);
         if !self.apps.iter().any(has_room) {
-            held_by.push(Hold::AppCap { max });
+            held_by.push(WaitReason::AppCap { max });
         }
         let free_at = self.apps.iter().map(|app| app.free_at(self.boot_rate, now));
         if let Some(until_ms) = free_at.min().filter(|at| *at > now) {
-            held_by.push(Hold::Limiter { until_ms });
+            held_by.push(WaitReason::Limiter { until_ms });
             let refused = self.apps.iter().map(|app| app.refused.as_deref());
             if let Some(says) = refused
                 .collect::<Option<Vec<_>>>()
                 .and_then(|says| says.last().copied())
             {
                 let says = says.to_owned();
-                held_by.push(Hold::Provider { says });
+                held_by.push(WaitReason::Provider { says });
             }
         }
     }
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(change: impl FnOnce(&mut Facts), expected: &[Hold]) {
+    fn check(change: impl FnOnce(&mut Facts), expected: &[WaitReason]) {
         let mut facts = facts();
         change(&mut facts);
         assert_eq!(facts.explain(NOW).unwrap().held_by, expected);
@@ -309,33 +309,36 @@ mod tests {
 
     #[test]
     fn each_hold_is_named_with_its_numbers() {
-        check(|facts| facts.all_paused = true, &[Hold::Paused]);
-        check(|facts| facts.tenant.paused = true, &[Hold::TenantPaused]);
-        check(|facts| facts.fleet = None, &[Hold::NoWorker]);
+        check(|facts| facts.all_paused = true, &[WaitReason::Paused]);
+        check(
+            |facts| facts.tenant.paused = true,
+            &[WaitReason::TenantPaused],
+        );
+        check(|facts| facts.fleet = None, &[WaitReason::NoWorker]);
         let until_ms = NOW + 5000;
         let at = 1_795_392_005_000.0;
         check(
             |facts| facts.ready_at_ms = Some(at),
-            &[Hold::NotBefore { until_ms }],
+            &[WaitReason::NotBefore { until_ms }],
         );
         check(|facts| facts.ready_at_ms = Some(5.0), &[]);
         check(
             |facts| (facts.tenant.max_in_flight, facts.tenant.in_flight) = (Some(2), 2),
-            &[Hold::TenantCap {
+            &[WaitReason::TenantCap {
                 max: 2,
                 in_flight: 2,
             }],
         );
         check(
             |facts| facts.in_flight = 50,
-            &[Hold::FleetCap {
+            &[WaitReason::FleetCap {
                 max: 50,
                 in_flight: 50,
             }],
         );
         check(
             |facts| (facts.tenant.budget_s, facts.tenant.used_ms) = (Some(60), 60_500),
-            &[Hold::Budget {
+            &[WaitReason::Budget {
                 budget_s: 60,
                 used_s: 60,
                 until_ms: Day::of(NOW).end_ms(),
@@ -353,7 +356,7 @@ mod tests {
 
     #[test]
     fn the_usual_cap_holds_a_tenant_without_its_own() {
-        let cap = [Hold::TenantCap {
+        let cap = [WaitReason::TenantCap {
             max: 4,
             in_flight: 4,
         }];
@@ -387,11 +390,11 @@ mod tests {
         check(with(vec![app(5, 3.0, 0.0), app(4, 3.0, 0.0)]), &[]);
         check(
             with(vec![app(5, 3.0, 0.0), app(6, 3.0, 0.0)]),
-            &[Hold::AppCap { max: 5 }],
+            &[WaitReason::AppCap { max: 5 }],
         );
         check(
             with(vec![app(0, 0.0, 0.0), app(0, 3.0, held)]),
-            &[Hold::Limiter {
+            &[WaitReason::Limiter {
                 until_ms: NOW + 500,
             }],
         );
@@ -400,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_hold_is_told_to_programs_by_its_name() {
-        let hold = Hold::TenantCap {
+        let hold = WaitReason::TenantCap {
             max: 2,
             in_flight: 2,
         };

@@ -14,7 +14,7 @@ use crate::milestone::milestone;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::stage::{Core, Error, end};
-use crate::store::acts::Act;
+use crate::store::acts::Transition;
 use crate::store::keys::Inbox;
 use crate::store::requests::Entry;
 use crate::store::tenants::Walk;
@@ -137,8 +137,10 @@ pub async fn obey(core: &Core, task: &mut Task) -> Result<Obeyed, Error> {
                 entry = entry.id,
                 reason, "an entry is no order; set aside as dead"
             );
-            core.store.bury(Inbox::Control, entry, &reason).await?;
-            milestone!("control::buried");
+            core.store
+                .dead_letter(Inbox::Control, entry, &reason)
+                .await?;
+            milestone!("control::dead_lettered");
             return Ok(Obeyed::Done);
         }
     };
@@ -165,7 +167,7 @@ pub async fn obey(core: &Core, task: &mut Task) -> Result<Obeyed, Error> {
 ///
 /// # Errors
 /// When Redis does not answer; it may have happened, and is safe to repeat.
-pub async fn cancel(core: &Core, id: &RunId) -> Result<Act, Error> {
+pub async fn cancel(core: &Core, id: &RunId) -> Result<Transition, Error> {
     let ending = Ending::without(ReasonCode::Cancelled, "someone cancelled it");
     end(core, id, None, &ending).await
 }
@@ -176,12 +178,12 @@ async fn cancel_when_known(core: &Core, id: &RunId, order: &Entry) -> Result<Obe
     let is_past = core.store.intake_is_past(order).await?;
     milestone!("control::run_asked");
     match cancel(core, id).await? {
-        Act::Unknown if !is_past => return Ok(Obeyed::NotYet),
-        Act::Unknown => {
+        Transition::Unknown if !is_past => return Ok(Obeyed::NotYet),
+        Transition::Unknown => {
             warn!(run_id = id.as_str(), "there is no such run to cancel");
         }
-        Act::Over => info!(run_id = id.as_str(), "not cancelled: it had ended already"),
-        Act::Done(_) | Act::Repeated | Act::Older | Act::Refused => {}
+        Transition::Over => info!(run_id = id.as_str(), "not cancelled: it had ended already"),
+        Transition::Done(_) | Transition::Repeated | Transition::Older | Transition::Refused => {}
     }
     Ok(Obeyed::Done)
 }
@@ -237,7 +239,7 @@ async fn cancel_tenant(
 
 /// Cancels those of some runs that were asked for until `until`. Answers how many.
 async fn cancel_page(core: &Core, ids: &[RunId], until: UnixMs) -> Result<usize, Error> {
-    let views = core.store.views(ids).await?;
+    let views = core.store.records(ids).await?;
     milestone!("control::tenant_read");
     let views = views.into_iter().flatten();
     let meant = views
@@ -247,7 +249,7 @@ async fn cancel_page(core: &Core, ids: &[RunId], until: UnixMs) -> Result<usize,
     let mut acts = std::pin::pin!(acts.buffer_unordered(AT_ONCE));
     let mut cancelled = 0;
     while let Some(act) = acts.next().await {
-        cancelled += usize::from(matches!(act?, Act::Done(_)));
+        cancelled += usize::from(matches!(act?, Transition::Done(_)));
     }
     Ok(cancelled)
 }

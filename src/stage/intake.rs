@@ -54,8 +54,8 @@ pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
         match sorted {
             Sorted::Run(admission) => batch.push(*admission),
             Sorted::Dead(reason) => {
-                core.store.bury(Inbox::Runs, entry, &reason).await?;
-                milestone!("intake::buried");
+                core.store.dead_letter(Inbox::Runs, entry, &reason).await?;
+                milestone!("intake::dead_lettered");
                 warn!(
                     entry = entry.id,
                     reason, "an entry is no request; set aside as dead"

@@ -41,8 +41,8 @@ use crate::stage::health::Health;
 use crate::stage::hold::Hold;
 use crate::stage::spec::GuestUrls;
 use crate::stage::teardown::TornDown;
-use crate::store::acts::{Act, Request, Settlement};
-use crate::store::codec::View;
+use crate::store::acts::{Request, Settlement, Transition};
+use crate::store::codec::RunRecord;
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::token::KeyRing;
@@ -155,7 +155,7 @@ pub enum Performed {
 ///
 /// # Errors
 /// When Redis or the provider does not do its part; it stays owed.
-pub async fn perform(deps: &Deps, view: &View, hold: &Hold) -> Result<Performed, Error> {
+pub async fn perform(deps: &Deps, view: &RunRecord, hold: &Hold) -> Result<Performed, Error> {
     let now = deps.core.clock.now_ms();
     let attempt = Some(Attempt(view.attempt));
     let late = view.deadline_ms.is_some_and(|deadline| deadline <= now);
@@ -169,11 +169,11 @@ pub async fn perform(deps: &Deps, view: &View, hold: &Hold) -> Result<Performed,
         }
         // The machine may have ended long before, unseen. That is what is told then.
         Duty::Await if late && observe::ended(deps, view).await? => {}
-        Duty::Reboot | Duty::Await if late => {
+        Duty::ResumeBoot | Duty::Await if late => {
             let ending = Ending::without(ReasonCode::Deadline, "the deadline passed");
             end(&deps.core, &view.id, attempt, &ending).await?;
         }
-        Duty::Reboot => {
+        Duty::ResumeBoot => {
             let booted = boot::reboot(deps, view, hold).await?;
             if matches!(booted, Booted::Queued) {
                 return Ok(Performed::Room);
@@ -182,7 +182,7 @@ pub async fn perform(deps: &Deps, view: &View, hold: &Hold) -> Result<Performed,
         Duty::Teardown => match tear_down(deps, view).await? {
             TornDown::Closed { waiting: true } => return Ok(Performed::Room),
             TornDown::TooEarly { again_at_ms } => {
-                deps.core.store.look_again(&view.id, again_at_ms).await?;
+                deps.core.store.reschedule(&view.id, again_at_ms).await?;
                 milestone!("teardown::put_off");
             }
             TornDown::Closed { waiting: false } | TornDown::Nothing => {}
@@ -193,7 +193,7 @@ pub async fn perform(deps: &Deps, view: &View, hold: &Hold) -> Result<Performed,
 }
 
 /// Tears down, unless the app does not answer: then later, and the permit is free for others.
-async fn tear_down(deps: &Deps, view: &View) -> Result<TornDown, Error> {
+async fn tear_down(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
     let app = view.app.as_deref().unwrap_or_default();
     let now = deps.core.clock.now_ms();
     let answer = deps.health.breakers.ask(app, None, now);
@@ -220,7 +220,7 @@ pub async fn end(
     id: &RunId,
     attempt: Option<Attempt>,
     ending: &Ending,
-) -> Result<Act, Error> {
+) -> Result<Transition, Error> {
     let settlement = without_result(core, ending);
     let act = core
         .store
@@ -233,7 +233,12 @@ pub async fn end(
 
 /// Ends a run whose boot of `attempt` was refused for good and made nothing: closes it at once, so
 /// that its place in fleet, app and tenant is free. One round trip.
-async fn refuse(core: &Core, id: &RunId, attempt: Attempt, ending: &Ending) -> Result<Act, Error> {
+async fn refuse(
+    core: &Core,
+    id: &RunId,
+    attempt: Attempt,
+    ending: &Ending,
+) -> Result<Transition, Error> {
     let settlement = without_result(core, ending);
     let act = core
         .store
@@ -249,7 +254,7 @@ async fn refuse(core: &Core, id: &RunId, attempt: Attempt, ending: &Ending) -> R
 ///
 /// # Errors
 /// When Redis does not answer; it stays due.
-pub async fn vanish(core: &Core, id: &RunId) -> Result<Act, Error> {
+pub async fn vanish(core: &Core, id: &RunId) -> Result<Transition, Error> {
     let request = core.store.request(id).await?;
     milestone!("vanish::request_read");
     let readable = match request.map(|stored| stored.request) {
@@ -261,16 +266,19 @@ pub async fn vanish(core: &Core, id: &RunId) -> Result<Act, Error> {
     let ending = Ending::without(ReasonCode::MachineLost, message);
     let end = without_result(core, &ending);
     let now = core.clock.now_ms();
-    let act = core.store.vanish(id, readable.as_ref(), &end, now).await?;
+    let act = core
+        .store
+        .end_lost(id, readable.as_ref(), &end, now)
+        .await?;
     milestone!("vanish::ended");
     match act {
-        Act::Done(_) => {
+        Transition::Done(_) => {
             error!(run_id = id.as_str(), %ending, "a run vanished from redis");
             core.metrics.runs_vanished.inc();
             core.metrics.results.of(ending.outcome()).inc();
         }
-        Act::Over => warn!(run_id = id.as_str(), "an ended run vanished from redis"),
-        Act::Repeated | Act::Older | Act::Refused | Act::Unknown => {}
+        Transition::Over => warn!(run_id = id.as_str(), "an ended run vanished from redis"),
+        Transition::Repeated | Transition::Older | Transition::Refused | Transition::Unknown => {}
     }
     Ok(act)
 }
@@ -284,8 +292,8 @@ fn without_result<'a>(core: &Core, ending: &'a Ending) -> Settlement<'a> {
     }
 }
 
-fn ended(core: &Core, id: &RunId, ending: &Ending, act: Act) {
-    if let Act::Done(_) = act {
+fn ended(core: &Core, id: &RunId, ending: &Ending, act: Transition) {
+    if let Transition::Done(_) = act {
         info!(run_id = id.as_str(), %ending, "ended without a result");
         core.metrics.results.of(ending.outcome()).inc();
     }

@@ -17,7 +17,7 @@ use crate::stage::breaker::Answer;
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error, end};
 use crate::store::acts::Requeue;
-use crate::store::codec::View;
+use crate::store::codec::RunRecord;
 
 /// A machine that was made this short a time ago may not be visible yet.
 pub const NEWBORN: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ pub struct BootLimits {
 impl BootLimits {
     /// Those of a run. The time of its start begins when nobody sees it being prepared any more.
     #[must_use]
-    pub fn of(view: &View, runs: &Runs) -> Self {
+    pub fn of(view: &RunRecord, runs: &Runs) -> Self {
         let since = view.running_at_ms.unwrap_or(0);
         let prepared = since.max(view.preparing_until_ms.unwrap_or(0));
         Self {
@@ -132,7 +132,7 @@ pub enum Looked {
 /// When the provider or Redis does not answer; the next sweep looks again.
 pub async fn observe(
     deps: &Deps,
-    view: &View,
+    view: &RunRecord,
     unseen_since: Option<UnixMs>,
 ) -> Result<Looked, Error> {
     let Phase::Running { attempt, machine } = view.phase() else {
@@ -196,7 +196,7 @@ pub async fn observe(
 ///
 /// # Errors
 /// When Redis does not answer.
-pub async fn ended(deps: &Deps, view: &View) -> Result<bool, Error> {
+pub async fn ended(deps: &Deps, view: &RunRecord) -> Result<bool, Error> {
     let Phase::Running { attempt, machine } = view.phase() else {
         return Ok(false);
     };
@@ -265,7 +265,7 @@ fn exit_reason(exit: ExitStatus, error: Option<String>) -> Reason {
 /// Removes what is left of the machine, then lets the run try again, or ends it.
 async fn another(
     deps: &Deps,
-    view: &View,
+    view: &RunRecord,
     attempt: Attempt,
     code: ReasonCode,
     message: &str,

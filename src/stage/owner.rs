@@ -14,7 +14,7 @@ use crate::run::id::{Attempt, machine_name, run_of_machine};
 use crate::run::phase::State;
 use crate::stage::spec::RUN_TOKEN;
 use crate::stage::{Deps, Error};
-use crate::store::codec::View;
+use crate::store::codec::RunRecord;
 use crate::token::Grant;
 
 /// For how long after its deadline a machine of ours whose run is not known here is left to those
@@ -47,7 +47,7 @@ pub async fn whose(deps: &Deps, machine: &wire::Machine) -> Result<Whose, Error>
         None => run_of_machine(&machine.name),
     };
     if let Some((run, attempt)) = run {
-        let view = deps.core.store.view(&run).await?;
+        let view = deps.core.store.record(&run).await?;
         milestone!("sweep::orphan_doubted");
         let of_run = view.filter(|view| follows(machine, view, attempt, grant.is_some()));
         if let Some(view) = of_run {
@@ -81,7 +81,7 @@ fn signed(deps: &Deps, machine: &wire::Machine) -> Option<Grant> {
 
 /// Whether the machine's name is that of an attempt of this run. A name without a tag, which a
 /// version without nonces gave, can be anybody's; a signed token cannot.
-fn follows(machine: &wire::Machine, view: &View, attempt: Attempt, is_signed: bool) -> bool {
+fn follows(machine: &wire::Machine, view: &RunRecord, attempt: Attempt, is_signed: bool) -> bool {
     let is_tagged = view
         .nonce
         .as_ref()
@@ -90,7 +90,7 @@ fn follows(machine: &wire::Machine, view: &View, attempt: Attempt, is_signed: bo
 }
 
 /// Whether the run may have a machine of this attempt.
-fn has_machine(view: &View, attempt: Attempt) -> bool {
+fn has_machine(view: &RunRecord, attempt: Attempt) -> bool {
     let flies = match view.phase().state() {
         State::Booting | State::Running | State::Settled => true,
         State::Queued | State::Closed => false,

@@ -7,7 +7,7 @@ use crate::run::digest::sha256;
 use crate::run::json;
 use crate::run::outcome::Ending;
 use crate::stage::{Core, Error};
-use crate::store::acts::{Act, Post, Settlement};
+use crate::store::acts::{Post, Settlement, Transition};
 pub use crate::store::guests::InputPiece;
 use crate::store::guests::Standing;
 use crate::token::{Grant, KeyRing};
@@ -22,7 +22,7 @@ pub enum Reported {
     /// The token opens nothing (any more). One answer for every reason.
     Denied,
     /// The body is not one JSON value that every consumer can read.
-    Unreadable(json::Fault),
+    Unreadable(json::JsonFault),
 }
 
 /// Checks a token against the keys and the clock, before anything is read or asked.
@@ -65,7 +65,7 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
         .await?;
     milestone!("report::settled");
     Ok(match act {
-        Act::Done(_) => {
+        Transition::Done(_) => {
             info!(
                 run_id = grant.run.as_str(),
                 attempt = grant.attempt.0,
@@ -74,8 +74,10 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
             core.metrics.results.of(ending.outcome()).inc();
             Reported::Accepted
         }
-        Act::Repeated => Reported::Repeated,
-        Act::Over | Act::Older | Act::Refused | Act::Unknown => Reported::Denied,
+        Transition::Repeated => Reported::Repeated,
+        Transition::Over | Transition::Older | Transition::Refused | Transition::Unknown => {
+            Reported::Denied
+        }
     })
 }
 

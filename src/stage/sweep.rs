@@ -22,7 +22,7 @@ use crate::stage::observe::{BootLimits, NEWBORN};
 use crate::stage::owner::{self, Whose};
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error};
-use crate::store::codec::View;
+use crate::store::codec::RunRecord;
 
 /// Runs read from Redis in one go.
 const PAGE: usize = 256;
@@ -33,7 +33,7 @@ pub struct Survey {
     /// Machines that the provider lists.
     pub machines: usize,
     /// Running runs at whose machine somebody must look.
-    pub doubtful: Vec<View>,
+    pub doubtful: Vec<RunRecord>,
     /// Machines named like ours that no run in flight has. The first pass that sees one only notes
     /// it; one that is seen for long enough and is ours is removed.
     pub orphans: Vec<Orphan>,
@@ -104,7 +104,7 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
     }));
     for page in suspects.chunks(PAGE) {
         let ids: Vec<RunId> = page.iter().map(|(run, _)| run.clone()).collect();
-        let views = deps.core.store.views(&ids).await?;
+        let views = deps.core.store.records(&ids).await?;
         milestone!("sweep::suspected");
         let mut preparing = Vec::new();
         for (view, (_, doubt)) in views.into_iter().zip(page) {
@@ -162,7 +162,7 @@ fn doubt(state: &MachineState) -> Option<Doubt> {
 }
 
 /// A run whose machine was made after the listing began, or just before, may not be listed yet.
-fn may_be_judged(view: &View, doubt: Doubt, limits: BootLimits, began: UnixMs) -> bool {
+fn may_be_judged(view: &RunRecord, doubt: Doubt, limits: BootLimits, began: UnixMs) -> bool {
     let from = match doubt {
         Doubt::Over => view.running_at_ms.unwrap_or(UnixMs::MAX),
         Doubt::Preparing => limits.prepared_by,

@@ -15,10 +15,10 @@ use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
-use crate::run::phase::{Machine, Phase};
+use crate::run::phase::{MachineRef, Phase};
 use crate::stage::{Deps, Error, pause, spec};
-use crate::store::acts::{Act, Entered};
-use crate::store::codec::View;
+use crate::store::acts::{Entered, Transition};
+use crate::store::codec::RunRecord;
 
 /// Calls of one kind before the tear-down is left for later.
 const TRIES_MAX: u32 = 4;
@@ -53,7 +53,7 @@ pub enum TornDown {
 ///
 /// # Errors
 /// When a call or Redis fails for longer than a few tries. The tear-down stays owed.
-pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
+pub async fn teardown(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
     let Phase::Settled {
         attempt,
         outcome,
@@ -86,7 +86,7 @@ pub async fn teardown(deps: &Deps, view: &View) -> Result<TornDown, Error> {
 ///
 /// # Errors
 /// When the provider does not do it within a few tries.
-pub async fn end_attempt(deps: &Deps, view: &View) -> Result<(), Error> {
+pub async fn end_attempt(deps: &Deps, view: &RunRecord) -> Result<(), Error> {
     let Some(app) = view.app.as_deref() else {
         return Ok(());
     };
@@ -136,7 +136,7 @@ fn grace(deps: &Deps, outcome: Outcome) -> Duration {
 
 /// Nobody asks first how the machine is: a wait for one that has ended or is gone ends at once. One
 /// that was made a moment ago may not be seen yet; it can be deleted all the same.
-async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<(), Error> {
+async fn end_machine(deps: &Deps, machine: &MachineRef, grace: Duration) -> Result<(), Error> {
     // A machine that has ended needs no force, and a plain delete would tell us if it has not.
     if wait_for_end(deps, machine, grace).await && !force_is_needed(deps, machine).await? {
         return Ok(());
@@ -146,7 +146,7 @@ async fn end_machine(deps: &Deps, machine: &Machine, grace: Duration) -> Result<
 
 /// Whether the machine ended within `grace`. The service may give up a wait before that; any other
 /// failure is no reason to wait longer.
-async fn wait_for_end(deps: &Deps, machine: &Machine, grace: Duration) -> bool {
+async fn wait_for_end(deps: &Deps, machine: &MachineRef, grace: Duration) -> bool {
     let began = Instant::now();
     let mut waits = 0;
     loop {
@@ -180,7 +180,7 @@ async fn wait_for_end(deps: &Deps, machine: &Machine, grace: Duration) -> bool {
 }
 
 /// Deletes without force; whether that was not enough.
-async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> {
+async fn force_is_needed(deps: &Deps, machine: &MachineRef) -> Result<bool, Error> {
     let machines = &deps.machines;
     let deleted = machines.delete(&machine.app, &machine.id, Force::No).await;
     milestone!("teardown::deleted");
@@ -190,7 +190,12 @@ async fn force_is_needed(deps: &Deps, machine: &Machine) -> Result<bool, Error> 
     }
 }
 
-async fn find(deps: &Deps, app: &str, run: &RunId, name: &str) -> Result<Option<Machine>, Error> {
+async fn find(
+    deps: &Deps,
+    app: &str,
+    run: &RunId,
+    name: &str,
+) -> Result<Option<MachineRef>, Error> {
     let mut tries = Tries::new();
     let filter = spec::machines_of(run);
     loop {
@@ -198,7 +203,7 @@ async fn find(deps: &Deps, app: &str, run: &RunId, name: &str) -> Result<Option<
         milestone!("teardown::looked_up");
         match found {
             Ok(found) => {
-                return Ok(found.map(|machine| Machine {
+                return Ok(found.map(|machine| MachineRef {
                     app: app.to_owned(),
                     instance_id: machine.version_id().map(str::to_owned),
                     region: machine.region.clone(),
@@ -210,13 +215,13 @@ async fn find(deps: &Deps, app: &str, run: &RunId, name: &str) -> Result<Option<
     }
 }
 
-async fn close(deps: &Deps, view: &View, attempt: Attempt) -> Result<TornDown, Error> {
+async fn close(deps: &Deps, view: &RunRecord, attempt: Attempt) -> Result<TornDown, Error> {
     let core = &deps.core;
     let now = core.clock.now_ms();
     let retention = core.runs.retention;
     let (act, waiting) = core.store.close(&view.id, attempt, now, retention).await?;
     milestone!("teardown::closed");
-    if act != Act::Done(Entered::Closed) {
+    if act != Transition::Done(Entered::Closed) {
         return Ok(TornDown::Nothing);
     }
     info!(run_id = view.id.as_str(), "closed");

@@ -7,7 +7,7 @@ use crate::clock::UnixMs;
 use crate::run::id::{Attempt, Nonce, RunId, Tenant};
 use crate::run::outcome::Ending;
 use crate::run::request::Guest;
-use crate::store::codec::View;
+use crate::store::codec::RunRecord;
 use crate::store::error::Error;
 
 /// A request on its way to becoming a run.
@@ -152,14 +152,14 @@ pub enum Request {
 #[derive(Clone, Debug, Default)]
 pub struct Overdue {
     /// Those that can be read.
-    pub runs: Vec<View>,
+    pub runs: Vec<RunRecord>,
     /// Those whose hash is gone.
     pub lost: Vec<RunId>,
 }
 
 /// Room and leave for boots, as [`Store::claim`](crate::store::Store::claim) checks them.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct FleetLimits {
     /// The apps in which machines may be made.
     pub apps: Vec<String>,
     /// Most machines in flight, over the whole fleet.
@@ -176,9 +176,9 @@ pub struct Room {
 
 /// Leave for another create call of a boot that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
+pub enum BootToken {
     /// The call may go at this time, which is soon. It counts.
-    At(UnixMs),
+    Taken(UnixMs),
     /// None may go before this time. Nothing was taken.
     NotBefore(UnixMs),
 }
@@ -225,7 +225,7 @@ impl Work {
 
 /// What an act on a run came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum Transition {
     /// Done; the run is in this state now.
     Done(Entered),
     /// The very same post was accepted before.
@@ -253,7 +253,7 @@ pub enum Entered {
     Closed,
 }
 
-impl Act {
+impl Transition {
     pub(crate) fn read(script: &str, word: &str) -> Result<Self, Error> {
         Ok(match word {
             "queued" => Self::Done(Entered::Queued),

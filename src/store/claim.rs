@@ -10,7 +10,7 @@ use crate::run::day::Day;
 use crate::run::id::Attempt;
 use crate::run::step::Event;
 use crate::store::Store;
-use crate::store::acts::{Claim, Claimed, Request, Room, Stop};
+use crate::store::acts::{Claim, Claimed, FleetLimits, Request, Stop};
 use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
@@ -23,7 +23,7 @@ impl Store {
     /// [`Error`]; runs that were claimed unseen are booted by the sweep when their lease ends.
     pub async fn claim(
         &self,
-        room: &Room,
+        room: &FleetLimits,
         want: usize,
         now: UnixMs,
         lease: Duration,

@@ -8,10 +8,10 @@ use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::outcome::{Ending, Outcome, Reason};
-use crate::run::phase::{Machine, Phase, State};
+use crate::run::phase::{MachineRef, Phase, State};
 use crate::store::error::Error;
 
-/// The fields of a run's hash that a [`View`] is made of: all but the request.
+/// The fields of a run's hash that a [`RunRecord`] is made of: all but the request.
 pub(crate) const FIELDS: [&str; 27] = [
     "state",
     "outcome",
@@ -44,7 +44,7 @@ pub(crate) const FIELDS: [&str; 27] = [
 
 /// A run as its hash tells it, without its request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct View {
+pub struct RunRecord {
     /// Which run.
     pub id: RunId,
     /// `queued`, `booting`, `running`, `settled` or `closed`.
@@ -107,7 +107,7 @@ pub struct View {
     phase: Phase,
 }
 
-impl View {
+impl RunRecord {
     /// How many of its boots count.
     #[must_use]
     pub fn tries(&self) -> u32 {
@@ -139,7 +139,7 @@ impl redis::FromRedisValue for Text {
 }
 
 /// Makes a view of the values of [`FIELDS`]; `None` when there is no such run.
-pub(crate) fn view(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<View>, Error> {
+pub(crate) fn record(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<RunRecord>, Error> {
     let hash: HashMap<&str, String> = FIELDS
         .iter()
         .zip(values)
@@ -152,7 +152,7 @@ pub(crate) fn view(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<View>
 }
 
 /// A settled run as the bell tells of it (`settle.lua`): what its tear-down needs, and no more.
-pub(crate) fn called(call: &str) -> Option<View> {
+pub(crate) fn called(call: &str) -> Option<RunRecord> {
     const TOLD: [&str; 7] = [
         "attempt",
         "outcome",
@@ -168,7 +168,7 @@ pub(crate) fn called(call: &str) -> Option<View> {
     assemble(&id.parse().ok()?, told.chain([state]).collect()).ok()
 }
 
-fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<View, Error> {
+fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<RunRecord, Error> {
     let corrupt = |field: &str, found: Option<&String>| Error::Corrupt {
         what: format!("field {field} of run {id}"),
         found: found.cloned().unwrap_or_else(|| "nothing".into()),
@@ -186,7 +186,7 @@ fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<View, Error> 
     let number = |field: &str| hash.get(field).and_then(|value| value.parse::<u64>().ok());
     let small = |field: &str| hash.get(field).and_then(|value| value.parse::<u32>().ok());
     let attempt = Attempt(small("attempt").ok_or_else(|| corrupt("attempt", hash.get("attempt")))?);
-    let machine = hash.get("machine_id").map(|machine| Machine {
+    let machine = hash.get("machine_id").map(|machine| MachineRef {
         app: hash.get("app").cloned().unwrap_or_default(),
         id: machine.clone(),
         instance_id: hash.get("instance_id").cloned(),
@@ -207,7 +207,7 @@ fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<View, Error> 
         (State::Running, _, None) => return Err(corrupt("machine_id", None)),
         (State::Settled | State::Closed, None, _) => return Err(corrupt("outcome", None)),
     };
-    Ok(View {
+    Ok(RunRecord {
         id: id.clone(),
         state: state.as_str(),
         outcome,

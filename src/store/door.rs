@@ -26,17 +26,17 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 const POOL_SIZE: usize = 4;
 
 /// How much longer a large answer may take: 16 MiB over a link of a megabyte a second.
-pub(crate) const LARGE_PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const LARGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections for large answers that are kept for the next one.
 const LARGE_IDLE_MAX: usize = 2;
 
 /// What may be asked for a large answer.
-pub(crate) enum Ask<'a> {
+pub(crate) enum LargeQuery<'a> {
     Command(&'a redis::Cmd),
     Script(&'a redis::ScriptInvocation<'a>),
 }
 
-impl Ask<'_> {
+impl LargeQuery<'_> {
     async fn of<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
@@ -133,13 +133,13 @@ impl Door {
     }
 
     /// Asks for what may be large, by a connection on which nobody else waits meanwhile.
-    pub(crate) async fn large<T: FromRedisValue>(&self, ask: Ask<'_>) -> Result<T, Error> {
+    pub(crate) async fn large<T: FromRedisValue>(&self, ask: LargeQuery<'_>) -> Result<T, Error> {
         loop {
             let idle = self.idle().pop();
             let is_new = idle.is_none();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.blocking(LARGE_PATIENCE).await?,
+                None => self.blocking(LARGE_ANSWER_TIMEOUT).await?,
             };
             match ask.of(&mut connection).await {
                 Ok(answer) => {

@@ -7,7 +7,7 @@ use crate::run::day::Day;
 use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::wait::{Facts, Waiting};
 use crate::store::Store;
-use crate::store::acts::{Leave, Room};
+use crate::store::acts::{BootToken, FleetLimits};
 use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
@@ -119,26 +119,26 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`]; a token may have been taken.
-    pub async fn leave_to_create(
+    pub async fn take_boot_token(
         &self,
         app: &str,
         rate: f64,
         burst: u32,
         patience: Duration,
         now: UnixMs,
-    ) -> Result<Leave, Error> {
+    ) -> Result<BootToken, Error> {
         if rate <= 0.0 {
-            return Ok(Leave::At(now));
+            return Ok(BootToken::Taken(now));
         }
-        let mut script = scripts::AGAIN.prepare_invoke();
+        let mut script = scripts::TAKE_TOKEN.prepare_invoke();
         script.key(self.keys.bucket(app));
         script.arg(self.keys.namespace()).arg(app).arg(now);
         script.arg(rate).arg(burst).arg(millis(patience));
         let (is_taken, at): (bool, UnixMs) = self.door.script(&script).await?;
         Ok(if is_taken {
-            Leave::At(at)
+            BootToken::Taken(at)
         } else {
-            Leave::NotBefore(at)
+            BootToken::NotBefore(at)
         })
     }
 
@@ -191,7 +191,7 @@ impl Store {
             let key = self.keys.bucket(&app);
             pipe.hdel(&key, &["hold_until_ms", "refused"]).ignore();
         }
-        pipe.rpush(self.keys.duties(), "").ignore();
+        pipe.rpush(self.keys.wakeups(), "").ignore();
         self.door.pipe(&pipe).await
     }
 
@@ -256,7 +256,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn announce(&self, room: &Room, refused_max: Duration) -> Result<(), Error> {
+    pub async fn announce(&self, room: &FleetLimits, refused_max: Duration) -> Result<(), Error> {
         let key = self.keys.fleet();
         let limit = |most: Option<u32>| most.unwrap_or(0).to_string();
         let told = [

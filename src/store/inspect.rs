@@ -10,7 +10,7 @@ use crate::run::id::RunId;
 use crate::run::outcome::Outcome;
 use crate::run::phase::State;
 use crate::store::Store;
-use crate::store::codec::{Text, View};
+use crate::store::codec::{RunRecord, Text};
 use crate::store::error::Error;
 use crate::store::requests::{Entry, Row};
 
@@ -36,7 +36,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn lets_pass(&self, view: &View) -> bool {
+    fn lets_pass(&self, view: &RunRecord) -> bool {
         self.state.is_none_or(|state| view.phase().state() == state)
             && self
                 .tenant
@@ -81,7 +81,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn list(&self, filter: &Filter, most: usize) -> Result<Vec<View>, Error> {
+    pub async fn list(&self, filter: &Filter, most: usize) -> Result<Vec<RunRecord>, Error> {
         let ids = match filter.state {
             Some(State::Queued | State::Booting | State::Running | State::Settled) => {
                 self.open_ids().await?
@@ -90,7 +90,7 @@ impl Store {
         };
         let mut found = Vec::new();
         for step in ids.chunks(VIEWS_STEP) {
-            let views = self.views(step).await?.into_iter().flatten();
+            let views = self.records(step).await?.into_iter().flatten();
             found.extend(views.filter(|view| filter.lets_pass(view)));
         }
         found.sort_by(|one, other| {
@@ -177,7 +177,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn result_of(&self, run: &View) -> Result<Option<Published>, Error> {
+    pub async fn result_of(&self, run: &RunRecord) -> Result<Option<Published>, Error> {
         let Some(entry) = &run.result_entry else {
             return Ok(None);
         };

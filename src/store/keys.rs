@@ -13,12 +13,12 @@
 //! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap, paused, out of budget), by when to look again, ms (`inf`: when called) | while they wait |
 //! | `<ns>:idle` | zset | tenants that take no turns now, by the turn they had got to | until the others are past it |
 //! | `<ns>:vtime` | string | the latest turn at which a run went | for ever, one number |
-//! | `<ns>:floor` | string | the turn before which nobody joins, if that is later than what is in flight says | for ever, one number |
+//! | `<ns>:min_start_tag` | string | the turn before which nobody joins, if that is later than what is in flight says | for ever, one number |
 //! | `<ns>:seq` | string | places in queues given out, those that nobody took included | for ever, one number |
 //! | `<ns>:delayed:<tenant>` | zset | waiting run ids by when they may boot, ms | while the tenant has such runs |
 //! | `<ns>:delayed` | zset | tenants with delayed runs by the first of their times, ms | while any run is delayed |
 //! | `<ns>:due` | zset | every run that is not closed, by when somebody must look at it, ms | until the run is closed |
-//! | `<ns>:duties` | list | ids of settled runs whose tear-down is owed now: a bell, `due` is the truth | until a worker takes them |
+//! | `<ns>:wakeups` | list | ids of settled runs whose tear-down is owed now: a bell, `due` is the truth | until a worker takes them |
 //! | `<ns>:owed` | set | ids of settled runs, for counting them | until the run is closed |
 //! | `<ns>:apps` | set | every app in which some worker boots, or that has machines or runs | until no setting names it and it has none |
 //! | `<ns>:inflight:<app>` | hash | run id → attempt, tenant and nonce with spaces between, for every run that may have a machine | until the run is closed or queued |
@@ -223,8 +223,8 @@ impl Keys {
 
     /// The bell for owed tear-downs.
     #[must_use]
-    pub fn duties(&self) -> String {
-        self.of("duties")
+    pub fn wakeups(&self) -> String {
+        self.of("wakeups")
     }
 
     /// Ended runs whose machine may still be there.

@@ -8,7 +8,6 @@ mod admit;
 mod claim;
 pub mod codec;
 mod door;
-pub mod duties;
 pub mod error;
 pub mod fetch;
 pub mod fleet;
@@ -25,6 +24,7 @@ pub mod runs;
 mod scripts;
 pub mod tenants;
 pub mod usage;
+pub mod wakeups;
 
 pub use crate::store::error::Error;
 

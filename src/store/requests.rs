@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
-use crate::store::door::{Ask, LARGE_PATIENCE};
+use crate::store::door::{LARGE_ANSWER_TIMEOUT, LargeQuery};
 use crate::store::error::Error;
 use crate::store::keys::{GROUP, Inbox};
 use crate::store::scripts;
@@ -16,7 +16,7 @@ use crate::store::scripts;
 /// How many dead entries are kept.
 pub(crate) const DEAD_MAX: usize = 10_000;
 /// Fields of a dead entry that are kept: a script can take some 8000 words at once.
-pub(crate) const BURIED_FIELDS_MAX: usize = 3000;
+pub(crate) const DEAD_FIELDS_MAX: usize = 3000;
 
 /// Consumers that one pass forgets at the most.
 const FORGOTTEN_MAX: usize = 1000;
@@ -177,7 +177,7 @@ impl Requests {
             Some(Blocking(connection)) => connection,
             None => {
                 self.store.ensure_group_of(self.inbox).await?;
-                let patience = block + LARGE_PATIENCE;
+                let patience = block + LARGE_ANSWER_TIMEOUT;
                 self.store.door.blocking(patience).await?
             }
         };
@@ -249,7 +249,7 @@ impl Requests {
         script.arg(GROUP).arg(&self.consumer);
         script.arg(count).arg(READ_BYTES).arg(self.entry_max);
         script.arg(millis(idle));
-        let answer = self.store.door.large(Ask::Script(&script)).await;
+        let answer = self.store.door.large(LargeQuery::Script(&script)).await;
         answer.map(Batch::new)
     }
 
@@ -319,12 +319,17 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`]; it may have happened.
-    pub async fn bury(&self, inbox: Inbox, entry: &Entry, reason: &str) -> Result<(), Error> {
-        let mut script = scripts::BURY.prepare_invoke();
+    pub async fn dead_letter(
+        &self,
+        inbox: Inbox,
+        entry: &Entry,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let mut script = scripts::DEAD_LETTER.prepare_invoke();
         script.key(self.keys.inbox(inbox)).key(self.keys.dead());
         script.arg(GROUP).arg(&entry.id).arg(DEAD_MAX);
-        script.arg(2 * BURIED_FIELDS_MAX);
-        let left_out = entry.fields.len().saturating_sub(BURIED_FIELDS_MAX);
+        script.arg(2 * DEAD_FIELDS_MAX);
+        let left_out = entry.fields.len().saturating_sub(DEAD_FIELDS_MAX);
         let reason = match left_out {
             0 => reason.to_owned(),
             more => format!("{reason} ({more} of its fields are left out)"),

@@ -9,12 +9,12 @@ use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::outcome::Ending;
-use crate::run::phase::Machine;
+use crate::run::phase::MachineRef;
 use crate::run::request::{Guest, QUEUE_TTL_MAX, Readable};
 use crate::run::step::Event;
 use crate::store::Store;
-use crate::store::acts::{Act, Overdue, Requeue, Settlement, Work};
-use crate::store::codec::{FIELDS, Text, View, json, result_parts, view};
+use crate::store::acts::{Overdue, Requeue, Settlement, Transition, Work};
+use crate::store::codec::{FIELDS, RunRecord, Text, json, record, result_parts};
 use crate::store::error::Error;
 use crate::store::scripts;
 
@@ -29,9 +29,9 @@ impl Store {
         id: &RunId,
         attempt: Attempt,
         nonce: Option<&Nonce>,
-        machine: &Machine,
+        machine: &MachineRef,
         now: UnixMs,
-    ) -> Result<Act, Error> {
+    ) -> Result<Transition, Error> {
         let event = Event::Created {
             attempt,
             machine: machine.clone(),
@@ -40,7 +40,7 @@ impl Store {
         script
             .key(self.keys.run(id))
             .key(self.keys.due())
-            .key(self.keys.duties());
+            .key(self.keys.wakeups());
         script
             .arg(id.as_str())
             .arg(attempt.0)
@@ -51,7 +51,7 @@ impl Store {
             .arg(&machine.id)
             .arg(machine.instance_id.as_deref().unwrap_or_default());
         script.arg(machine.region.as_deref().unwrap_or_default());
-        Act::read("advance", &self.door.script::<String>(&script).await?)
+        Transition::read("advance", &self.door.script::<String>(&script).await?)
     }
 
     /// The boot of `attempt` came to nothing: the run waits for another, with another number,
@@ -61,12 +61,12 @@ impl Store {
     /// [`Error`].
     pub async fn requeue(
         &self,
-        run: &View,
+        run: &RunRecord,
         attempt: Attempt,
         why: Requeue,
         ready_at: Option<UnixMs>,
         now: UnixMs,
-    ) -> Result<Act, Error> {
+    ) -> Result<Transition, Error> {
         let event = match why {
             Requeue::Refused | Requeue::Held => Event::Deferred { attempt },
             Requeue::Failed => Event::Failed { attempt },
@@ -91,7 +91,7 @@ impl Store {
         script
             .arg(&scripts::meter(now))
             .arg(Guest::default().word());
-        Act::read("requeue", &self.door.script::<String>(&script).await?)
+        Transition::read("requeue", &self.door.script::<String>(&script).await?)
     }
 
     /// The run ends: in one step its token is spent, its result is published and its tear-down is
@@ -106,7 +106,7 @@ impl Store {
         attempt: Option<Attempt>,
         end: &Settlement<'_>,
         now: UnixMs,
-    ) -> Result<Act, Error> {
+    ) -> Result<Transition, Error> {
         let (event, reason) = match (end.ending, attempt) {
             (Ending::Completed { .. }, attempt) => (
                 Event::Posted {
@@ -136,9 +136,9 @@ impl Store {
         attempt: Attempt,
         end: &Settlement<'_>,
         now: UnixMs,
-    ) -> Result<Act, Error> {
+    ) -> Result<Transition, Error> {
         let Ending::Without { reason, .. } = end.ending else {
-            return Ok(Act::Refused);
+            return Ok(Transition::Refused);
         };
         let event = Event::Refused {
             attempt,
@@ -157,13 +157,13 @@ impl Store {
         reason: String,
         end: &Settlement<'_>,
         now: UnixMs,
-    ) -> Result<Act, Error> {
+    ) -> Result<Transition, Error> {
         let keys = &self.keys;
         let mut script = scripts::SETTLE.prepare_invoke();
         script
             .key(keys.run(id))
             .key(keys.due())
-            .key(keys.duties())
+            .key(keys.wakeups())
             .key(keys.results())
             .key(keys.request(id));
         script.arg(keys.namespace()).arg(id.as_str());
@@ -184,7 +184,7 @@ impl Store {
         script.arg(&result_parts(id, end.ending));
         let nonce = end.post.and_then(|post| post.nonce);
         script.arg(nonce.map_or("", Nonce::as_str));
-        Act::read("settle", &self.door.script::<String>(&script).await?)
+        Transition::read("settle", &self.door.script::<String>(&script).await?)
     }
 
     /// No machine of the run is left. Says too whether some run waits for the room that is free
@@ -198,7 +198,7 @@ impl Store {
         attempt: Attempt,
         now: UnixMs,
         retention: Duration,
-    ) -> Result<(Act, bool), Error> {
+    ) -> Result<(Transition, bool), Error> {
         let mut script = scripts::CLOSE.prepare_invoke();
         script
             .key(self.keys.run(id))
@@ -214,7 +214,7 @@ impl Store {
             .arg(&scripts::meter(now))
             .arg(Guest::default().word());
         let (word, waiting): (String, bool) = self.door.script(&script).await?;
-        Ok((Act::read("close", &word)?, waiting))
+        Ok((Transition::read("close", &word)?, waiting))
     }
 
     /// Holds runs for another `lease`. Answers those that the caller holds no longer. One round
@@ -262,14 +262,14 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn look_again(&self, id: &RunId, at: UnixMs) -> Result<(), Error> {
+    pub async fn reschedule(&self, id: &RunId, at: UnixMs) -> Result<(), Error> {
         let words = ["ZADD", "XX", &at.to_string(), id.as_str()];
         self.write_small(self.keys.due(), &[&words]).await
     }
 
     /// At most `most` runs at which somebody must look now, each leased to the caller. Two round
     /// trips when there are any, else one. A run whose hash is gone is among them: its end is owed
-    /// ([`Store::vanish`]).
+    /// ([`Store::end_lost`]).
     ///
     /// # Errors
     /// [`Error`]; runs that were leased unseen come again when the lease ends.
@@ -290,7 +290,7 @@ impl Store {
         let parsed = |ids: Vec<Text>| -> Vec<RunId> {
             ids.iter().filter_map(|id| id.0.parse().ok()).collect()
         };
-        let views = self.views(&parsed(ids)).await?;
+        let views = self.records(&parsed(ids)).await?;
         Ok(Overdue {
             runs: views.into_iter().flatten().collect(),
             lost: parsed(lost),
@@ -303,15 +303,15 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`]; it may have happened.
-    pub async fn vanish(
+    pub async fn end_lost(
         &self,
         id: &RunId,
         readable: Option<&Readable>,
         end: &Settlement<'_>,
         now: UnixMs,
-    ) -> Result<Act, Error> {
+    ) -> Result<Transition, Error> {
         let keys = &self.keys;
-        let mut script = scripts::VANISH.prepare_invoke();
+        let mut script = scripts::END_LOST.prepare_invoke();
         script
             .key(keys.run(id))
             .key(keys.due())
@@ -329,7 +329,7 @@ impl Store {
         });
         script.arg(&scripts::meter(now));
         script.arg(&result_parts(id, end.ending));
-        Act::read("vanish", &self.door.script::<String>(&script).await?)
+        Transition::read("end_lost", &self.door.script::<String>(&script).await?)
     }
 
     /// At most `most` runs at which somebody must look now; nothing is leased. Only reads: for when
@@ -337,13 +337,17 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn overdue_unleased(&self, now: UnixMs, most: usize) -> Result<Vec<View>, Error> {
+    pub async fn overdue_unleased(
+        &self,
+        now: UnixMs,
+        most: usize,
+    ) -> Result<Vec<RunRecord>, Error> {
         let mut command = redis::cmd("ZRANGEBYSCORE");
         command.arg(self.keys.due()).arg("-inf").arg(now);
         command.arg("LIMIT").arg(0).arg(most);
         let ids: Vec<Text> = self.door.query(&command).await?;
         let ids: Vec<RunId> = ids.iter().filter_map(|id| id.0.parse().ok()).collect();
-        Ok(self.views(&ids).await?.into_iter().flatten().collect())
+        Ok(self.records(&ids).await?.into_iter().flatten().collect())
     }
 
     /// Several runs, in the order of `ids`; `None` for those that are not known, or whose hash is
@@ -351,7 +355,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn views(&self, ids: &[RunId]) -> Result<Vec<Option<View>>, Error> {
+    pub async fn records(&self, ids: &[RunId]) -> Result<Vec<Option<RunRecord>>, Error> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -361,7 +365,7 @@ impl Store {
         }
         let rows: Vec<Vec<Option<Text>>> = self.door.pipe(&pipe).await?;
         let views = ids.iter().zip(rows).map(|(id, row)| {
-            view(id, row).unwrap_or_else(|error| {
+            record(id, row).unwrap_or_else(|error| {
                 warn!(run_id = id.as_str(), %error, "a run cannot be read; left out");
                 None
             })
@@ -373,9 +377,9 @@ impl Store {
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn view(&self, id: &RunId) -> Result<Option<View>, Error> {
+    pub async fn record(&self, id: &RunId) -> Result<Option<RunRecord>, Error> {
         let mut command = redis::cmd("HMGET");
         command.arg(self.keys.run(id)).arg(&FIELDS);
-        view(id, self.door.query(&command).await?)
+        record(id, self.door.query(&command).await?)
     }
 }

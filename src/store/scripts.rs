@@ -31,21 +31,21 @@ macro_rules! scripts {
 // Each time a script is run it makes the functions of its parts anew, so it has those that it uses.
 scripts! {
     /// Requests become runs.
-    ADMIT = when_full ["run" "places" "turns" "usage" "result" "bury"] "admit";
+    ADMIT = when_full ["run" "places" "turns" "usage" "result" "dead_letter"] "admit";
     /// The next runs to boot.
-    CLAIM = when_full ["run" "turns" "flight" "bucket" "inline"] "claim";
+    CLAIM = when_full ["run" "turns" "slots" "bucket" "inline"] "claim";
     /// Leave for another create call.
-    AGAIN = when_full ["run" "bucket"] "again";
+    TAKE_TOKEN = when_full ["run" "bucket"] "take_token";
     /// The machine of an attempt is known.
     ADVANCE = when_full ["run"] "advance";
     /// A boot came to nothing.
-    REQUEUE = when_full ["run" "turns" "flight" "usage"] "requeue";
+    REQUEUE = when_full ["run" "turns" "slots" "usage"] "requeue";
     /// The run ends.
-    SETTLE = when_full ["run" "turns" "flight" "usage" "result"] "settle";
+    SETTLE = when_full ["run" "turns" "slots" "usage" "result"] "settle";
     /// A run whose hash is gone ends.
-    VANISH = when_full ["run" "turns" "flight" "usage" "result"] "vanish";
+    END_LOST = when_full ["run" "turns" "slots" "usage" "result"] "end_lost";
     /// No machine is left.
-    CLOSE = when_full ["run" "turns" "flight" "usage"] "close";
+    CLOSE = when_full ["run" "turns" "slots" "usage"] "close";
     /// A worker still holds its runs.
     RENEW = when_full ["run"] "renew";
     /// Machines are being prepared.
@@ -59,7 +59,7 @@ scripts! {
     /// Nothing boots, or it goes on.
     PAUSE = when_full ["turns" "reconsider"] "pause";
     /// What is known of runs is made to agree with their hashes.
-    MEND = when_full ["run" "turns" "flight"] "mend";
+    MEND = when_full ["run" "turns" "slots"] "mend";
     /// When the first of the waiting runs was asked for.
     OLDEST = with_room ["run" "places" "turns"] "oldest";
     /// What a waiting run waits for.
@@ -67,7 +67,7 @@ scripts! {
     /// A piece of a run's input.
     INPUT = with_room ["run"] "input";
     /// An entry is set aside as dead.
-    BURY = when_full ["bury"] "bury";
+    DEAD_LETTER = when_full ["dead_letter"] "dead_letter";
     /// A few small writes.
     SMALL = when_full [] "small";
     /// Which signing keys each process has.

@@ -27,7 +27,7 @@ const ORDER_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// What was set for a tenant. `None` stands for what the workers' settings say, or for no limit
 /// where they have none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Settings {
+pub struct TenantSettings {
     /// Machines in flight at the most; 0 for no limit but the fleet's.
     pub max_in_flight: Option<u32>,
     /// Its share of the turns; 1 when unset.
@@ -77,7 +77,7 @@ impl Change {
     }
 }
 
-/// The fields of [`Settings`] as Redis has them.
+/// The fields of [`TenantSettings`] as Redis has them.
 const FIELDS: [&str; 5] = [
     "max_in_flight",
     "weight",
@@ -86,9 +86,9 @@ const FIELDS: [&str; 5] = [
     "budget_s",
 ];
 
-fn settings(set: [Option<Text>; 5]) -> Settings {
+fn settings(set: [Option<Text>; 5]) -> TenantSettings {
     let [most, weight, paused, backlog, budget] = set.map(|value| value.map(|Text(text)| text));
-    Settings {
+    TenantSettings {
         max_in_flight: most.and_then(|text| text.parse().ok()),
         weight: weight.and_then(|text| text.parse().ok()),
         paused: paused.is_some(),
@@ -103,7 +103,7 @@ pub struct TenantView {
     /// Its name.
     pub tenant: String,
     /// What was set for it.
-    pub settings: Settings,
+    pub settings: TenantSettings,
     /// Its runs that wait for a machine.
     pub waiting: u64,
     /// Those of them that may not start before a time.
@@ -170,7 +170,7 @@ impl Store {
         script
             .key(self.keys.settings(tenant))
             .key(self.keys.configured())
-            .key(self.keys.duties());
+            .key(self.keys.wakeups());
         script.arg(self.keys.namespace()).arg(tenant);
         for change in changes {
             script.arg(&change.words());
@@ -201,7 +201,7 @@ impl Store {
             .key(settings)
             .key(self.keys.order(tenant))
             .key(self.keys.configured())
-            .key(self.keys.duties())
+            .key(self.keys.wakeups())
             .arg(self.keys.namespace())
             .arg(tenant.unwrap_or_default())
             .arg(if is_paused { "1" } else { "" })

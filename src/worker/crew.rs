@@ -17,8 +17,8 @@ use crate::stage::boot::{Begin, Booted, boot};
 use crate::stage::breaker::Answer;
 use crate::stage::hold::Hold;
 use crate::stage::{Deps, Performed, perform};
-use crate::store::acts::{Claimed, Room, Work};
-use crate::store::codec::View;
+use crate::store::acts::{Claimed, FleetLimits, Work};
+use crate::store::codec::RunRecord;
 use crate::telemetry::Work as Gauge;
 
 /// A run in hand.
@@ -120,9 +120,9 @@ impl Crew {
     }
 
     /// What the fleet allows, as a claim checks it.
-    pub(crate) fn limits(&self) -> Room {
+    pub(crate) fn limits(&self) -> FleetLimits {
         let runs = &self.deps.core.runs;
-        Room {
+        FleetLimits {
             apps: self.deps.apps.clone(),
             max_in_flight: runs.max_in_flight.get(),
             app_max_in_flight: runs.app_max_in_flight,
@@ -188,11 +188,16 @@ impl Crew {
     }
 
     /// Does what a run owes that was looked up at `now`, in a task of its own.
-    pub(crate) fn perform(self: &Arc<Self>, view: View, now: UnixMs, permit: OwnedSemaphorePermit) {
+    pub(crate) fn perform(
+        self: &Arc<Self>,
+        view: RunRecord,
+        now: UnixMs,
+        permit: OwnedSemaphorePermit,
+    ) {
         let attempt = Attempt(view.attempt);
         let crew = self.clone();
         let work = match view.phase().owes() {
-            Duty::Reboot => Work::Boot,
+            Duty::ResumeBoot => Work::Boot,
             Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => Work::Duty,
         };
         let in_hand = self.in_hand(&view.id, attempt, work, None, now);
@@ -224,7 +229,7 @@ impl Crew {
             self.room.notify_one();
             return;
         }
-        if let Err(error) = self.deps.core.store.ring_for_room().await {
+        if let Err(error) = self.deps.core.store.notify_capacity().await {
             warn!(%error, "could not call another worker; each looks within a second");
         }
         milestone!("crew::rung");
@@ -236,7 +241,7 @@ impl Crew {
             return;
         };
         let now = self.deps.core.clock.now_ms();
-        let view = self.deps.core.store.view(id).await;
+        let view = self.deps.core.store.record(id).await;
         milestone!("crew::looked_after");
         match view {
             Ok(Some(view)) => self.perform(view, now, permit),

@@ -12,9 +12,9 @@ use crate::run::budget;
 use crate::run::id::RunId;
 use crate::stage::intake as take_in;
 use crate::store::Error;
-use crate::store::acts::{Claim, Room, Stop};
-use crate::store::duties::{Call, Duties};
+use crate::store::acts::{Claim, FleetLimits, Stop};
 use crate::store::requests::{Entry, Requests};
+use crate::store::wakeups::{Wakeup, Wakeups};
 use crate::worker::crew::Crew;
 use crate::worker::gate::Gate;
 
@@ -225,7 +225,7 @@ async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
         match stopped.stop {
             Stop::Wanted if crew.boots.available_permits() == 0 => {
                 // More may wait than this worker can boot at once.
-                core.store.ring_for_room().await?;
+                core.store.notify_capacity().await?;
                 milestone!("pump::rung");
                 return Ok(LOOK);
             }
@@ -259,7 +259,7 @@ async fn claim_in(
 ) -> Result<Claim, Error> {
     let core = &crew.deps.core;
     let now = core.clock.now_ms();
-    let room = Room {
+    let room = FleetLimits {
         apps,
         ..crew.limits()
     };
@@ -292,8 +292,8 @@ fn take(crew: &Crew) -> Vec<OwnedSemaphorePermit> {
 }
 
 /// The bell → tear-downs.
-pub(super) async fn bell(crew: Arc<Crew>, mut duties: Duties) {
-    let mut outage = Outage::new("duties");
+pub(super) async fn bell(crew: Arc<Crew>, mut wakeups: Wakeups) {
+    let mut outage = Outage::new("wakeups");
     let quiet = crew.shutdown.quiet();
     while !quiet.is_cancelled() {
         let first = crew.duties.clone().acquire_owned();
@@ -304,7 +304,7 @@ pub(super) async fn bell(crew: Arc<Crew>, mut duties: Duties) {
         while let Ok(permit) = crew.duties.clone().try_acquire_owned() {
             permits.push(permit);
         }
-        let calls = match duties.next(permits.len(), BLOCK).await {
+        let calls = match wakeups.next(permits.len(), BLOCK).await {
             Ok(calls) => calls,
             Err(error) => {
                 drop(permits);
@@ -326,23 +326,23 @@ pub(super) async fn bell(crew: Arc<Crew>, mut duties: Duties) {
 /// Takes up what the bell called for. What is not taken up is overdue when its lease ends.
 async fn answer(
     crew: &Arc<Crew>,
-    calls: Vec<Call>,
+    calls: Vec<Wakeup>,
     mut permits: Vec<OwnedSemaphorePermit>,
 ) -> Result<(), Error> {
     let now = crew.deps.core.clock.now_ms();
     let mut ids: Vec<RunId> = Vec::new();
     for call in calls {
         match call {
-            Call::Room => crew.room.notify_one(),
-            Call::Owed(id) => ids.extend(id.parse().ok()),
-            Call::Teardown(view) => {
+            Wakeup::Capacity => crew.room.notify_one(),
+            Wakeup::Run(id) => ids.extend(id.parse().ok()),
+            Wakeup::Teardown(view) => {
                 if let Some(permit) = permits.pop() {
                     crew.perform(*view, now, permit);
                 }
             }
         }
     }
-    let views = crew.deps.core.store.views(&ids).await?;
+    let views = crew.deps.core.store.records(&ids).await?;
     if !views.is_empty() {
         milestone!("bell::looked_up");
     }

@@ -22,9 +22,9 @@ use tracing::info;
 
 use crate::shutdown::Shutdown;
 use crate::stage::Deps;
-use crate::store::duties::Duties;
 use crate::store::keys::Inbox;
 use crate::store::requests::Requests;
+use crate::store::wakeups::Wakeups;
 use crate::worker::crew::Crew;
 
 /// Bytes of the longest entry that is read as orders.
@@ -44,7 +44,7 @@ pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Crew> {
     info!(worker = name, apps = deps.apps.join(","), "worker starts");
     let requests = Requests::new(deps.core.store.clone(), name);
     let orders = Requests::of(Inbox::Control, deps.core.store.clone(), name);
-    let duties = Duties::new(deps.core.store.clone());
+    let wakeups = Wakeups::new(deps.core.store.clone());
     // One that is too long, and no longer than this, still ends as a result that says so.
     let longest = deps.core.runs.request_max_bytes.saturating_mul(2);
     let (requests, orders) = (requests.leaving(longest), orders.leaving(ORDER_MAX_BYTES));
@@ -52,7 +52,7 @@ pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Crew> {
     shutdown.spawn_loop("intake", loops::intake(crew.clone(), requests));
     shutdown.spawn_loop("control", control::control(crew.clone(), orders));
     shutdown.spawn_loop("pump", loops::pump(crew.clone()));
-    shutdown.spawn_loop("bell", loops::bell(crew.clone(), duties));
+    shutdown.spawn_loop("bell", loops::bell(crew.clone(), wakeups));
     shutdown.spawn_loop("renew", loops::renew(crew.clone()));
     crew
 }

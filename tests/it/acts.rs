@@ -10,11 +10,13 @@ use std::time::Duration;
 use cofferdam::clock::{Clock, UnixMs};
 use cofferdam::run::id::{Attempt, Nonce, RunId, Tenant};
 use cofferdam::run::outcome::{Ending, Outcome, ReasonCode};
-use cofferdam::run::phase::{Machine, Phase, State};
+use cofferdam::run::phase::{MachineRef, Phase, State};
 use cofferdam::run::step::{Event, step};
 use cofferdam::stage::intake::intake;
 use cofferdam::stage::{Core, vanish};
-use cofferdam::store::acts::{Act as Answer, Entered, Post, Requeue, Room, Settlement, Stop, Work};
+use cofferdam::store::acts::{
+    Entered, FleetLimits, Post, Requeue, Settlement, Stop, Transition as Answer, Work,
+};
 use cofferdam::store::requests::Requests;
 use cofferdam::store::tenants::Change;
 use proptest::prelude::*;
@@ -227,8 +229,8 @@ struct World {
     shifted_s: i64,
 }
 
-fn room() -> Room {
-    Room {
+fn room() -> FleetLimits {
+    FleetLimits {
         apps: APPS.map(str::to_owned).to_vec(),
         max_in_flight: FLEET_MAX as u32,
         app_max_in_flight: Some(APP_MAX as u32),
@@ -323,7 +325,7 @@ impl World {
                 };
                 let run = self.runs.get_mut(&name).unwrap();
                 let attempt = run.attempt_of(*of);
-                let machine = Machine {
+                let machine = MachineRef {
                     app: run.app().unwrap_or("one").to_owned(),
                     id: format!("m-{name}-{}", attempt.0),
                     instance_id: Some("01J".into()),
@@ -348,7 +350,7 @@ impl World {
                 };
                 let run = self.runs.get_mut(&name).unwrap();
                 let attempt = run.attempt_of(*of);
-                let view = store.view(&id).await.unwrap().unwrap();
+                let view = store.record(&id).await.unwrap().unwrap();
                 let ready = wait.map(|s| now + s * 1000);
                 let answer = store
                     .requeue(&view, attempt, *why, ready, now)
@@ -564,7 +566,7 @@ impl World {
         let view = self
             .core
             .store
-            .view(&id.parse().unwrap())
+            .record(&id.parse().unwrap())
             .await
             .unwrap()
             .unwrap();
@@ -733,7 +735,7 @@ impl World {
     async fn check(&self) -> Result<(), TestCaseError> {
         let dump = self.raw.dump().await;
         let ids: Vec<RunId> = self.runs.keys().map(|id| id.parse().unwrap()).collect();
-        let views = self.core.store.views(&ids).await.unwrap();
+        let views = self.core.store.records(&ids).await.unwrap();
         for ((id, run), view) in self.runs.iter().zip(views) {
             let Some(view) = view else {
                 prop_assert!(false, "{id} has no hash");
@@ -798,7 +800,7 @@ impl World {
         }
         let owed = self.ids(|run| run.phase.state() == State::Settled);
         prop_assert_eq!(set(dump, "owed"), owed, "owed");
-        for call in words(dump, "duties") {
+        for call in words(dump, "wakeups") {
             let id = call.split(' ').next().unwrap();
             prop_assert!(
                 id.is_empty() || self.runs[id].is_over(),

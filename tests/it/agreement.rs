@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use cofferdam::run::id::{Attempt, RunId, Tenant};
 use cofferdam::run::outcome::{Ending, Outcome, ReasonCode};
-use cofferdam::run::phase::{Machine, Phase, State};
+use cofferdam::run::phase::{MachineRef, Phase, State};
 use cofferdam::run::request::Guest;
 use cofferdam::run::step::{Event, Rejected, step};
 use cofferdam::store::Store;
-use cofferdam::store::acts::{Act, Admission, Entered, Fate, Requeue, Room, Settlement, Terms};
-use cofferdam::store::codec::View;
+use cofferdam::store::acts::{
+    Admission, Entered, Fate, FleetLimits, Requeue, Settlement, Terms, Transition,
+};
+use cofferdam::store::codec::RunRecord;
 
 use crate::support::redis;
 
@@ -23,8 +25,8 @@ fn id() -> RunId {
     "pr-17".parse().unwrap()
 }
 
-fn machine() -> Machine {
-    Machine {
+fn machine() -> MachineRef {
+    MachineRef {
         app: "app".into(),
         id: "m1".into(),
         instance_id: Some("01J".into()),
@@ -40,8 +42,8 @@ fn terms() -> Terms {
     }
 }
 
-fn room() -> Room {
-    Room {
+fn room() -> FleetLimits {
+    FleetLimits {
         apps: vec!["app".into()],
         max_in_flight: 50,
         app_max_in_flight: None,
@@ -87,7 +89,7 @@ async fn run_in(state: State) -> Store {
                 .requeue(&view, Attempt(1), Requeue::Failed, None, NOW)
                 .await
                 .unwrap();
-            assert_eq!(act, Act::Done(Entered::Queued));
+            assert_eq!(act, Transition::Done(Entered::Queued));
         }
         State::Booting => {}
         State::Running => advance(&store).await,
@@ -97,7 +99,7 @@ async fn run_in(state: State) -> Store {
         State::Closed => {
             settle(&store, &posted).await;
             let close = store.close(&id(), Attempt(1), NOW, KEEP).await;
-            assert_eq!(close.unwrap().0, Act::Done(Entered::Closed));
+            assert_eq!(close.unwrap().0, Transition::Done(Entered::Closed));
         }
     }
     assert_eq!(seen(&store).await.phase().state(), state);
@@ -114,14 +116,14 @@ async fn advance(store: &Store) {
     let act = store
         .advance(&id(), Attempt(1), nonce.as_ref(), &machine(), NOW)
         .await;
-    assert_eq!(act.unwrap(), Act::Done(Entered::Running));
+    assert_eq!(act.unwrap(), Transition::Done(Entered::Running));
 }
 
 async fn settle(store: &Store, ending: &Ending) {
     let act = store
         .settle(&id(), Some(Attempt(1)), &settlement(ending), NOW)
         .await;
-    assert_eq!(act.unwrap(), Act::Done(Entered::Settled));
+    assert_eq!(act.unwrap(), Transition::Done(Entered::Settled));
 }
 
 fn settlement(ending: &Ending) -> Settlement<'_> {
@@ -133,20 +135,20 @@ fn settlement(ending: &Ending) -> Settlement<'_> {
     }
 }
 
-async fn seen(store: &Store) -> View {
-    store.view(&id()).await.unwrap().unwrap()
+async fn seen(store: &Store) -> RunRecord {
+    store.record(&id()).await.unwrap().unwrap()
 }
 
 /// Applies an event by the act that stands for it.
-async fn apply(store: &Store, event: &Event) -> Act {
+async fn apply(store: &Store, event: &Event) -> Transition {
     match event {
         Event::Claimed { .. } => {
             let claim = store.claim(&room(), 1, NOW, LEASE).await.unwrap();
             // A claim takes from the queue, so it can only find what is queued.
             if claim.runs.is_empty() {
-                Act::Refused
+                Transition::Refused
             } else {
-                Act::Done(Entered::Running)
+                Transition::Done(Entered::Running)
             }
         }
         Event::Created { attempt, machine } => {
@@ -338,7 +340,7 @@ fn entered(before: &Phase, event: &Event, cell: &str) -> Phase {
 }
 
 #[track_caller]
-fn check(before: &Phase, event: &Event, act: Act, after: &Phase) {
+fn check(before: &Phase, event: &Event, act: Transition, after: &Phase) {
     let expected = expected(before.state(), event);
     let stepped = step(before, event);
     let cell = format!(
@@ -353,18 +355,18 @@ fn check(before: &Phase, event: &Event, act: Act, after: &Phase) {
             State::Settled => Entered::Settled,
             State::Closed => Entered::Closed,
         };
-        assert_eq!(act, Act::Done(done), "{cell}");
+        assert_eq!(act, Transition::Done(done), "{cell}");
         assert_eq!(*after, next, "{cell}");
         assert_eq!(stepped, Ok(next), "{cell}");
         return;
     };
     let word = match act {
-        Act::Done(_) => "done",
-        Act::Repeated => "repeated",
-        Act::Over => "over",
-        Act::Older => "older",
-        Act::Refused => "refused",
-        Act::Unknown => "unknown",
+        Transition::Done(_) => "done",
+        Transition::Repeated => "repeated",
+        Transition::Over => "over",
+        Transition::Older => "older",
+        Transition::Refused => "refused",
+        Transition::Unknown => "unknown",
     };
     assert_eq!(word, script, "{cell}");
     assert_eq!(after, before, "{cell}");
@@ -405,7 +407,7 @@ async fn the_scripts_and_step_agree_on_a_second_machine_of_a_settled_run() {
     let before = seen(&store).await.phase().clone();
     let event = Event::Created {
         attempt: Attempt(1),
-        machine: Machine {
+        machine: MachineRef {
             id: "m2".into(),
             instance_id: Some("01K".into()),
             ..machine()

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use cofferdam::run::id::{Attempt, Nonce};
-use cofferdam::store::acts::{Claimed, Room};
+use cofferdam::store::acts::{Claimed, FleetLimits};
 use cofferdam::token::Grant;
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
@@ -37,7 +37,7 @@ async fn claimed(stack: &Stack, count: usize) -> Vec<Claimed> {
         .map(|n| json!({"id": format!("g-{n}")}).to_string())
         .collect();
     parts::admit(&stack.core, &requests).await;
-    let room = Room {
+    let room = FleetLimits {
         apps: vec![APP.to_owned()],
         max_in_flight: u32::MAX,
         app_max_in_flight: None,

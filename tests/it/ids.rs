@@ -6,7 +6,7 @@ use std::time::Duration;
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::stage::intake::{Taken, intake};
 use cofferdam::stage::{Core, end, vanish};
-use cofferdam::store::acts::{Act, Entered, Room};
+use cofferdam::store::acts::{Entered, FleetLimits, Transition};
 use cofferdam::store::requests::{Entry, Requests};
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ impl Lab {
     }
 
     async fn claim(&self) {
-        let room = Room {
+        let room = FleetLimits {
             apps: vec!["app".into()],
             max_in_flight: 9,
             app_max_in_flight: None,
@@ -74,7 +74,7 @@ impl Lab {
     }
 
     /// What the sweep does about runs that vanished, long after.
-    async fn sweep(&self) -> Vec<Act> {
+    async fn sweep(&self) -> Vec<Transition> {
         let now = self.core.clock.now_ms() + 40 * 24 * 3_600_000;
         let lease = Duration::ZERO;
         let overdue = self.core.store.overdue(now, lease, 10).await.unwrap();
@@ -117,7 +117,12 @@ async fn a_request_with_the_id_of_anothers_run_was_never_heard_of() {
     assert_eq!(lab.core.metrics.ids_taken.get(), 3);
     assert_eq!(lab.raw.length("runs").await, 0);
     assert_eq!(lab.raw.pending("runs").await, 0);
-    let view = lab.core.store.view(&"one".parse().unwrap()).await.unwrap();
+    let view = lab
+        .core
+        .store
+        .record(&"one".parse().unwrap())
+        .await
+        .unwrap();
     assert_eq!(view.unwrap().tenant, "acme");
     // Nor is it forgotten when the run is over.
     let ending = Ending::without(ReasonCode::Cancelled, "test");
@@ -165,7 +170,7 @@ async fn a_run_whose_hash_is_gone_ended_in_silence() {
     }
     let now = lab.core.clock.now_ms();
     assert_eq!(lab.core.store.mend(0, 100, now).await.unwrap().0, 3);
-    assert_eq!(lab.sweep().await, [Act::Done(Entered::Closed); 3]);
+    assert_eq!(lab.sweep().await, [Transition::Done(Entered::Closed); 3]);
     assert!(lab.sweep().await.is_empty(), "once");
     let mut results = lab.results().await;
     results.sort_by_key(|result| result["run_id"].to_string());
@@ -213,7 +218,7 @@ async fn an_ended_run_whose_hash_is_gone_gets_no_second_result() {
     lab.raw.delete("run:one").await;
     let now = lab.core.clock.now_ms();
     lab.core.store.mend(0, 100, now).await.unwrap();
-    assert_eq!(lab.sweep().await, [Act::Over]);
+    assert_eq!(lab.sweep().await, [Transition::Over]);
     assert_eq!(lab.results().await.len(), 1);
     for key in ["due", "owed", "inflight:app", "busy:default"] {
         assert!(!lab.raw.exists(key).await, "{key}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cofferdam::machines::wire::Machine;
 use cofferdam::run::id::{Attempt, Nonce};
 use cofferdam::stage::Deps;
-use cofferdam::store::codec::View;
+use cofferdam::store::codec::RunRecord;
 use cofferdam::token::Grant;
 use serde_json::{Value, json};
 
@@ -40,9 +40,9 @@ impl Other {
         self.raw.add("runs", &[("run", &request.to_string())]).await;
     }
 
-    async fn reaches(&self, id: &str, state: &str) -> View {
+    async fn reaches(&self, id: &str, state: &str) -> RunRecord {
         until(&format!("the other's {id} to be {state}"), async || {
-            let view = self.deps.core.store.view(&id.parse().unwrap()).await;
+            let view = self.deps.core.store.record(&id.parse().unwrap()).await;
             match view.unwrap() {
                 Some(view) if view.state == state => Ok(view),
                 other => Err(format!("{other:?}")),
@@ -141,7 +141,7 @@ async fn a_run_in_flight_at_an_upgrade_keeps_its_token_and_later_ones_have_new_o
     stack.end().await;
 }
 
-async fn machine(stack: &Stack, view: &View) -> Machine {
+async fn machine(stack: &Stack, view: &RunRecord) -> Machine {
     let id = view.machine_id.as_deref().unwrap();
     stack.machines.get(APP, id).await.unwrap()
 }

@@ -127,8 +127,8 @@ async fn a_dead_entry_was_put_back_on_another_stream_than_its_own() {
     for (inbox, stream) in [(Inbox::Runs, "runs"), (Inbox::Control, "control")] {
         raw.add_bytes(stream, &entry).await;
         let came = read(&store, inbox).await.remove(0);
-        store.bury(inbox, &came, "a reason").await.unwrap();
-        store.bury(inbox, &came, "a reason").await.unwrap();
+        store.dead_letter(inbox, &came, "a reason").await.unwrap();
+        store.dead_letter(inbox, &came, "a reason").await.unwrap();
         let dead = store.newest_dead(10).await.unwrap();
         assert_eq!(dead.len(), 1, "set aside once: {dead:?}");
         assert_eq!(

@@ -115,7 +115,7 @@ async fn promise_3_what_a_dead_worker_had_is_taken_over() {
     cofferdam::stage::intake::intake(&stack.core, &entries)
         .await
         .unwrap();
-    let room = cofferdam::store::acts::Room {
+    let room = cofferdam::store::acts::FleetLimits {
         apps: vec![APP.to_owned()],
         max_in_flight: 10,
         app_max_in_flight: None,

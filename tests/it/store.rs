@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use cofferdam::run::id::{Attempt, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
-use cofferdam::run::phase::Machine;
+use cofferdam::run::phase::MachineRef;
 use cofferdam::stage::intake::{Taken, intake};
 use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{Act, Claim, Requeue, Room, Stop, Work};
-use cofferdam::store::duties::{Call, Duties};
+use cofferdam::store::acts::{Claim, FleetLimits, Requeue, Stop, Transition, Work};
 use cofferdam::store::keys::Inbox;
 use cofferdam::store::requests::Requests;
+use cofferdam::store::wakeups::{Wakeup, Wakeups};
 use serde_json::json;
 
 use crate::support::raw::Raw;
@@ -51,7 +51,7 @@ impl Fixture {
         intake(&self.core, &entries).await.unwrap()
     }
 
-    async fn claim(&self, room: &Room, want: usize) -> Claim {
+    async fn claim(&self, room: &FleetLimits, want: usize) -> Claim {
         let now = self.core.clock.now_ms();
         self.core
             .store
@@ -75,8 +75,8 @@ impl Fixture {
     }
 }
 
-fn room(apps: &[&str], max_in_flight: u32) -> Room {
-    Room {
+fn room(apps: &[&str], max_in_flight: u32) -> FleetLimits {
+    FleetLimits {
         apps: apps.iter().map(|app| (*app).to_owned()).collect(),
         max_in_flight,
         app_max_in_flight: None,
@@ -124,7 +124,7 @@ async fn a_request_without_an_id_gets_its_entrys() {
     let view = fixture
         .core
         .store
-        .view(&entry.parse().unwrap())
+        .record(&entry.parse().unwrap())
         .await
         .unwrap()
         .unwrap();
@@ -276,7 +276,7 @@ async fn boots_keep_to_the_rate_of_each_app() {
     let fixture = Fixture::new().await;
     let ids: Vec<String> = (0..10).map(|n| request(&format!("r{n}"))).collect();
     fixture.submit(&ids).await;
-    let room = Room {
+    let room = FleetLimits {
         boot_rate: 1.0,
         boot_burst: 3,
         ..room(&["app"], 100)
@@ -363,7 +363,7 @@ async fn a_refused_run_keeps_its_place_and_has_not_been_tried() {
     let room = room(&["app"], 100);
     let first = fixture.claim(&room, 1).await;
     let store = &fixture.core.store;
-    let view = store.view(&first.runs[0].id).await.unwrap().unwrap();
+    let view = store.record(&first.runs[0].id).await.unwrap().unwrap();
     let now = fixture.core.clock.now_ms();
     store
         .requeue(&view, Attempt(1), Requeue::Refused, Some(now + 5_000), now)
@@ -375,7 +375,7 @@ async fn a_refused_run_keeps_its_place_and_has_not_been_tried() {
     let lease = fixture.core.runs.lease;
     let later = store.claim(&room, 10, now + 5_000, lease).await.unwrap();
     assert_eq!(later.runs[0].id.as_str(), "a");
-    let view = store.view(&later.runs[0].id).await.unwrap().unwrap();
+    let view = store.record(&later.runs[0].id).await.unwrap().unwrap();
     assert_eq!(view.tries(), 1);
     assert_eq!(later.runs[0].refusals, 1);
     assert_eq!(later.runs[0].refused_since_ms, Some(now));
@@ -396,12 +396,12 @@ async fn the_number_of_a_refused_boot_is_never_given_out_again() {
     {
         let run = fixture.claim(&room, 1).await.runs.remove(0);
         assert_eq!(run.attempt.0 as usize, turn + 1, "before {why:?}");
-        let view = store.view(&run.id).await.unwrap().unwrap();
+        let view = store.record(&run.id).await.unwrap().unwrap();
         store
             .requeue(&view, run.attempt, why, None, now)
             .await
             .unwrap();
-        let late = Machine {
+        let late = MachineRef {
             app: run.app.clone(),
             id: "late".into(),
             instance_id: None,
@@ -411,10 +411,10 @@ async fn the_number_of_a_refused_boot_is_never_given_out_again() {
         let act = store
             .advance(&run.id, run.attempt, run.nonce.as_ref(), &late, now)
             .await;
-        assert_eq!(act.unwrap(), Act::Refused, "after {why:?}");
+        assert_eq!(act.unwrap(), Transition::Refused, "after {why:?}");
     }
     let last = fixture.claim(&room, 1).await.runs.remove(0);
-    let view = store.view(&last.id).await.unwrap().unwrap();
+    let view = store.record(&last.id).await.unwrap().unwrap();
     assert_eq!((view.attempt, view.tries()), (4, 2));
     fixture.end(&last.id, ReasonCode::Deadline).await;
     let result = &store.newest_results(1).await.unwrap()[0].result;
@@ -433,7 +433,7 @@ async fn a_run_that_ends_in_the_queue_leaves_nothing_there() {
         .end(&"b".parse().unwrap(), ReasonCode::ExpiredInQueue)
         .await;
     assert_eq!(fixture.claim(&room(&["app"], 9), 9).await.stop, Stop::Empty);
-    for key in ["tenants", "due", "delayed", "queue:default", "duties"] {
+    for key in ["tenants", "due", "delayed", "queue:default", "wakeups"] {
         assert!(!fixture.raw.exists(key).await, "{key} is still there");
     }
     assert_eq!(
@@ -496,11 +496,11 @@ async fn the_bell_calls_one_worker_for_a_settled_run() {
     fixture
         .end(&"a".parse().unwrap(), ReasonCode::Cancelled)
         .await;
-    fixture.core.store.ring_for_room().await.unwrap();
-    let mut duties = Duties::new(fixture.core.store.clone());
-    let calls = duties.next(10, BLOCK).await.unwrap();
-    assert_eq!(calls, [Call::Owed("a".into()), Call::Room]);
-    assert!(duties.next(10, BLOCK).await.unwrap().is_empty());
+    fixture.core.store.notify_capacity().await.unwrap();
+    let mut wakeups = Wakeups::new(fixture.core.store.clone());
+    let calls = wakeups.next(10, BLOCK).await.unwrap();
+    assert_eq!(calls, [Wakeup::Run("a".into()), Wakeup::Capacity]);
+    assert!(wakeups.next(10, BLOCK).await.unwrap().is_empty());
 }
 
 #[tokio::test]

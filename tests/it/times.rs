@@ -11,7 +11,7 @@ use cofferdam::stage::boot::{Begin, Booted, boot};
 use cofferdam::stage::hold::Hold;
 use cofferdam::stage::intake::intake;
 use cofferdam::stage::{Core, Deps};
-use cofferdam::store::acts::{Claimed, Room};
+use cofferdam::store::acts::{Claimed, FleetLimits};
 use cofferdam::store::requests::Requests;
 use cofferdam::token::Grant;
 use cofferdam::worker;
@@ -29,7 +29,7 @@ async fn claimed(stack: &Stack) -> Claimed {
     let mut requests = Requests::new(store.clone(), &worker::unique_name());
     let entries = requests.next(10, Duration::from_millis(50)).await.unwrap();
     intake(&stack.core, &entries).await.unwrap();
-    let room = Room {
+    let room = FleetLimits {
         apps: vec![APP.to_owned()],
         max_in_flight: 10,
         app_max_in_flight: None,
@@ -260,7 +260,7 @@ async fn a_jump_of_the_clock_of_redis_ended_every_run() {
     core.clock.shift(-3_600_000);
     core.store.ensure_group().await.unwrap();
     parts::admit(&core, &[json!({"id": "one"}).to_string()]).await;
-    let room = Room {
+    let room = FleetLimits {
         apps: vec![APP.to_owned()],
         max_in_flight: 10,
         app_max_in_flight: None,

@@ -10,8 +10,8 @@ use crate::world::{Due, Entry, Id, Record, RunNo, WorkerNo, World};
 const APP: &str = "app";
 
 /// The machine as the real code has it.
-pub(crate) fn machine(id: Id) -> phase::Machine {
-    phase::Machine {
+pub(crate) fn machine(id: Id) -> phase::MachineRef {
+    phase::MachineRef {
         app: APP.into(),
         id: format!("{}.{}.{}", id.run, id.attempt, id.nth),
         instance_id: None,

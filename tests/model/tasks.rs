@@ -128,8 +128,8 @@ impl World {
             reason: ReasonCode::Deadline,
         };
         self.hands[worker] = match record.phase().owes() {
-            Duty::Reboot | Duty::Await if is_late => Some(deadline),
-            Duty::Reboot => Some(Task::Boot(BootTask {
+            Duty::ResumeBoot | Duty::Await if is_late => Some(deadline),
+            Duty::ResumeBoot => Some(Task::Boot(BootTask {
                 run,
                 attempt,
                 at: Boot::LooksUp,

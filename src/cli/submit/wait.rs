@@ -38,7 +38,7 @@ pub(super) async fn for_one(
     let mut patience = Patience::default();
     let mut was_told = false;
     loop {
-        let Some(view) = patience.of(store.view(id).await).await? else {
+        let Some(view) = patience.of(store.record(id).await).await? else {
             continue;
         };
         if let Some(view) = view.as_ref().filter(|view| view.outcome.is_some()) {
@@ -125,7 +125,7 @@ impl Gathering {
     async fn looked_up(&mut self) -> Result<Vec<Published>, Error> {
         let ids: Vec<RunId> = self.open.keys().take(LOOKED_UP).cloned().collect();
         let mut found = Vec::new();
-        let Some(views) = self.patience.of(self.store.views(&ids).await).await? else {
+        let Some(views) = self.patience.of(self.store.records(&ids).await).await? else {
             return Ok(found);
         };
         for view in views.into_iter().flatten() {

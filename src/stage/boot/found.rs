@@ -37,7 +37,7 @@ impl Boot<'_> {
             machine_id = machine.id,
             "its machine has ended before it was found"
         );
-        let view = self.deps.core.store.view(&self.run.id).await?;
+        let view = self.deps.core.store.record(&self.run.id).await?;
         milestone!("boot::found_ended");
         if let Some(view) = view {
             observe(self.deps, &view, None).await?;
@@ -48,7 +48,7 @@ impl Boot<'_> {
     /// Whether the run still waits for this boot. A machine that was made for it before, and was not
     /// found, may have brought its result; or it was cancelled meanwhile.
     pub(super) async fn is_wanted(&self) -> Result<bool, Error> {
-        let view = self.deps.core.store.view(&self.run.id).await?;
+        let view = self.deps.core.store.record(&self.run.id).await?;
         milestone!("boot::wanted");
         Ok(view.is_some_and(|view| {
             let is_this = view.attempt == self.run.attempt.0 && view.nonce == self.run.nonce;

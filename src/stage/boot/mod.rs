@@ -20,7 +20,7 @@ use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, machine_name};
 use crate::run::outcome::{Ending, ReasonCode};
-use crate::run::phase::Machine;
+use crate::run::phase::MachineRef;
 use crate::run::request::RunRequest;
 use crate::stage::boot::answer::{IMAGE_UNKNOWN_MAX, Next};
 use crate::stage::boot::pace::Refusal;
@@ -28,8 +28,8 @@ use crate::stage::breaker::{Answer, REST_MAX};
 use crate::stage::hold::Hold;
 use crate::stage::teardown::remove;
 use crate::stage::{Deps, Error, end, parsed, pause, refuse, roll, spec};
-use crate::store::acts::{Act, Claimed, Entered, Leave, Request, Requeue};
-use crate::store::codec::View;
+use crate::store::acts::{BootToken, Claimed, Entered, Request, Requeue, Transition};
+use crate::store::codec::RunRecord;
 use crate::token::Grant;
 
 /// Calls that one boot makes before it hands the run back to the queue.
@@ -181,7 +181,7 @@ impl Boot<'_> {
         let mut refused = None;
         loop {
             let is_repeated = next == Begin::Create && !std::mem::take(&mut has_leave);
-            if is_repeated && let Leave::NotBefore(at) = self.leave().await? {
+            if is_repeated && let BootToken::NotBefore(at) = self.leave().await? {
                 return self.stand_in_line(refused, tries, at, nothing_made).await;
             }
             let now = self.deps.core.clock.now_ms();
@@ -284,7 +284,7 @@ impl Boot<'_> {
         let (core, run) = (&self.deps.core, self.run);
         self.deps.accepted(&run.app);
         self.deps.heard(&run.app, self.region, None);
-        let machine = Machine {
+        let machine = MachineRef {
             app: run.app.clone(),
             id: machine.id.clone(),
             instance_id: machine.version_id().map(str::to_owned),
@@ -298,20 +298,22 @@ impl Boot<'_> {
         let advanced = advanced.await?;
         milestone!("boot::advanced");
         match advanced {
-            Act::Done(Entered::Running) => {
+            Transition::Done(Entered::Running) => {
                 info!(run_id = run.id.as_str(), machine_id = machine.id, "running");
                 Ok(Booted::Running)
             }
-            Act::Done(_) => Ok(Booted::Over),
-            Act::Over | Act::Older | Act::Refused | Act::Unknown | Act::Repeated => {
-                self.disown(&machine).await
-            }
+            Transition::Done(_) => Ok(Booted::Over),
+            Transition::Over
+            | Transition::Older
+            | Transition::Refused
+            | Transition::Unknown
+            | Transition::Repeated => self.disown(&machine).await,
         }
     }
 
     /// The run went on without this boot. A machine that it does not name has no other owner.
-    async fn disown(&self, machine: &Machine) -> Result<Booted, Error> {
-        let known = self.deps.core.store.view(&self.run.id).await?;
+    async fn disown(&self, machine: &MachineRef) -> Result<Booted, Error> {
+        let known = self.deps.core.store.record(&self.run.id).await?;
         milestone!("boot::disowned");
         let owned = known.is_some_and(|view| {
             view.machine_id.as_deref() == Some(machine.id.as_str()) && view.state != "closed"
@@ -369,7 +371,7 @@ impl Boot<'_> {
             ready = ready.min(budget::after(since, IMAGE_UNKNOWN_MAX));
         }
         warn!(run_id = run.id.as_str(), attempt = run.attempt.0, %error, "not booted; waits in the queue");
-        let Some(view) = core.store.view(&run.id).await? else {
+        let Some(view) = core.store.record(&run.id).await? else {
             return Ok(Booted::Left);
         };
         milestone!("boot::deferred");
@@ -379,10 +381,12 @@ impl Boot<'_> {
             .await?;
         milestone!("boot::requeued");
         match requeued {
-            Act::Done(_) => Ok(Booted::Queued),
-            Act::Over | Act::Older | Act::Refused | Act::Unknown | Act::Repeated => {
-                Ok(Booted::Left)
-            }
+            Transition::Done(_) => Ok(Booted::Queued),
+            Transition::Over
+            | Transition::Older
+            | Transition::Refused
+            | Transition::Unknown
+            | Transition::Repeated => Ok(Booted::Left),
         }
     }
 }
@@ -391,7 +395,7 @@ impl Boot<'_> {
 ///
 /// # Errors
 /// As [`boot`].
-pub async fn reboot(deps: &Deps, view: &View, hold: &Hold) -> Result<Booted, Error> {
+pub async fn reboot(deps: &Deps, view: &RunRecord, hold: &Hold) -> Result<Booted, Error> {
     let attempt = Attempt(view.attempt);
     let Some(stored) = deps.core.store.request(&view.id).await? else {
         return Ok(Booted::Left);
@@ -431,10 +435,10 @@ async fn finish(
     Ok(after_end(act, code))
 }
 
-fn after_end(act: Act, code: ReasonCode) -> Booted {
+fn after_end(act: Transition, code: ReasonCode) -> Booted {
     match act {
-        Act::Done(_) => Booted::Ended(code),
-        Act::Over | Act::Repeated => Booted::Over,
-        Act::Older | Act::Refused | Act::Unknown => Booted::Left,
+        Transition::Done(_) => Booted::Ended(code),
+        Transition::Over | Transition::Repeated => Booted::Over,
+        Transition::Older | Transition::Refused | Transition::Unknown => Booted::Left,
     }
 }

@@ -7,7 +7,7 @@ use crate::run::budget;
 use crate::run::outcome::ReasonCode;
 use crate::stage::Error;
 use crate::stage::boot::{Boot, Booted, PAUSE_MAX, UNCLEAR_TRIES_MAX};
-use crate::store::acts::{Leave, Requeue};
+use crate::store::acts::{BootToken, Requeue};
 
 /// How the last call of a boot that goes on was refused.
 pub(super) struct Refusal {
@@ -41,16 +41,16 @@ impl Refusal {
 
 impl Boot<'_> {
     /// Waits for leave to make another create call, if it comes soon.
-    pub(super) async fn leave(&self) -> Result<Leave, Error> {
+    pub(super) async fn leave(&self) -> Result<BootToken, Error> {
         let core = &self.deps.core;
         let (rate, burst) = (core.runs.boot_rate, core.runs.boot_burst.get());
         let now = core.clock.now_ms();
         let leave = core
             .store
-            .leave_to_create(&self.run.app, rate, burst, PAUSE_MAX, now);
+            .take_boot_token(&self.run.app, rate, burst, PAUSE_MAX, now);
         let leave = leave.await?;
         milestone!("boot::paced");
-        if let Leave::At(at) = leave {
+        if let BootToken::Taken(at) = leave {
             tokio::time::sleep(budget::left(now, at)).await;
         }
         Ok(leave)

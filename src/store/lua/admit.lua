@@ -116,7 +116,7 @@ while at <= #ARGV do
   elseif is_known and other(key, tenant, digest) then
     local reason = 'id_taken: the id ' .. id .. ' is that of a run of tenant ' .. (redis.call('HGET', key, 'tenant') or '')
       .. ', and this is another request, of tenant ' .. tenant
-    if bury(KEYS[1], KEYS[4], ARGV[2], entry, ARGV[7], ARGV[8], reason, 'runs') then answer = 'taken' end
+    if dead_letter(KEYS[1], KEYS[4], ARGV[2], entry, ARGV[7], ARGV[8], reason, 'runs') then answer = 'taken' end
   end
   answers[#answers + 1] = answer
   if answer == 'known' or answer == 'admitted' then taken[#taken + 1] = entry end

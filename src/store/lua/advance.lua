@@ -1,6 +1,6 @@
 -- advance: the machine of an attempt is known.
 --
--- KEYS 1 run hash  2 due  3 duties
+-- KEYS 1 run hash  2 due  3 wakeups
 -- ARGV 1 run id  2 attempt  3 moves  4 now, ms  5 nonce ("": none)
 --      6.. machine_id, instance_id, region (may be "")
 -- Answers: "running" (its deadline is next), "settled" (the result came first; its machine is

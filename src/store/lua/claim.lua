@@ -19,21 +19,21 @@ local app_most, tenant_most, first_app = tonumber(ARGV[10]), tonumber(ARGV[11]),
 if app_most == 0 then app_most = math.huge end
 
 -- Runs whose time has come join their queues.
-local ripe = 64
-for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ripe)) do
+local due = 64
+for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, due)) do
   local key = ns .. ':delayed:' .. tenant
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, ripe)) do
-    ripe = ripe - 1
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, due)) do
+    due = due - 1
     redis.call('ZREM', key, id)
     local run = read(ns .. ':run:' .. id, { 'state', 'place' })
     if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, { run.place, id }) end
   end
   redelay(ns, tenant)
-  if ripe <= 0 then break end
+  if due <= 0 then break end
 end
 local wake = 0
-local next_ripe = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-if next_ripe[2] then wake = tonumber(next_ripe[2]) end
+local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
+if next_due[2] then wake = tonumber(next_due[2]) end
 
 -- So do tenants that waited for a new day.
 for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, 64)) do
@@ -142,13 +142,13 @@ local function go(tenant, id, chosen)
   end
   leased[#leased + 1] = ARGV[3]
   leased[#leased + 1] = id
-  launch(ns, app, tenant, id, attempt, nonce)
+  take_slot(ns, app, tenant, id, attempt, nonce)
   return { id, tenant, attempt, app, deadline, run.refusals or '0', run.refused_since_ms or '', nonce,
     is_small and redis.call('GET', request) or '', run.request_bytes or '' }, chosen
 end
 
 local taken, why, looked = {}, 'wanted', 0
-local known = redis.call('MGET', ns .. ':vtime', ns .. ':floor')
+local known = redis.call('MGET', ns .. ':vtime', ns .. ':min_start_tag')
 local vtime, low = tonumber(known[1] or -math.huge), tonumber(known[2] or -math.huge)
 local latest, lowest, waiting = vtime, low, redis.call('ZCARD', KEYS[1])
 while #taken < want do
@@ -167,7 +167,7 @@ while #taken < want do
     park(ns, tenant, own.until_ms)
   else
     local id = redis.call('ZPOPMIN', ns .. ':queue:' .. tenant)[1]
-    if not id then rest(ns, tenant) end
+    if not id then drop_if_empty(ns, tenant) end
     local run, chosen
     if id then run, chosen = go(tenant, id, app) end
     if run then
@@ -192,9 +192,9 @@ while #taken < want do
 end
 
 if leased[1] then redis.call('ZADD', KEYS[2], unpack(leased)) end
-for tenant in pairs(seen) do rest(ns, tenant) end
+for tenant in pairs(seen) do drop_if_empty(ns, tenant) end
 if latest > vtime then redis.call('SET', ns .. ':vtime', score(latest)) end
-if lowest > low then redis.call('SET', ns .. ':floor', score(lowest)) end
+if lowest > low then redis.call('SET', ns .. ':min_start_tag', score(lowest)) end
 -- Who has got no further than the floor joins there, as one who was never here.
 redis.call('ZREMRANGEBYSCORE', ns .. ':idle', '-inf', score(math.max(lowest, latest - total - #taken)))
 if rate > 0 then

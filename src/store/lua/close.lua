@@ -18,5 +18,5 @@ redis.call('ZREM', KEYS[2], ARGV[2])
 -- Its result may have been faster than the answer that there is a machine.
 local since = run.running_at_ms or (run.machine_id and run.booting_at_ms)
 meter_machine(ns, ARGV[7], ARGV[8], run.tenant, run.size or ARGV[9], since, ARGV[5])
-land(ns, run.app, run.tenant, ARGV[2])
+release_slot(ns, run.app, run.tenant, ARGV[2])
 return { to, redis.call('EXISTS', KEYS[3]) }

@@ -1,6 +1,6 @@
 -- configure: what is set for a tenant changes.
 --
--- KEYS 1 the tenant's settings  2 tenants with settings  3 duties
+-- KEYS 1 the tenant's settings  2 tenants with settings  3 wakeups
 -- ARGV 1 namespace  2 tenant, then pairs of field and value ("": as if it had never been set)
 -- Answers: 1
 

@@ -24,10 +24,10 @@ for i = 6, #ARGV do
   if flies then
     local who = redis.call('HGET', ns .. ':inflight:' .. run.app, id)
     local is_busy = redis.call('SISMEMBER', ns .. ':busy:' .. run.tenant, id) == 1
-    if who ~= flight(run.attempt, run.tenant, run.nonce) or not is_busy then
-      vanish(ns, id)
+    if who ~= slot_value(run.attempt, run.tenant, run.nonce) or not is_busy then
+      drop_stale_slots(ns, id)
       redis.call('SADD', ns .. ':apps', run.app)
-      launch(ns, run.app, run.tenant, id, run.attempt, run.nonce)
+      take_slot(ns, run.app, run.tenant, id, run.attempt, run.nonce)
       if run.state == 'settled' then redis.call('SADD', ns .. ':owed', id) end
       mended = mended + 1
     end
@@ -36,7 +36,7 @@ for i = 6, #ARGV do
     mended = mended + redis.call('ZADD', KEYS[1], 'LT', 'CH', ARGV[2], id)
     owed_end = true
   else
-    mended = mended + vanish(ns, id)
+    mended = mended + drop_stale_slots(ns, id)
   end
   if not owed_end and ARGV[5] ~= '' and not (flies and run.tenant == ARGV[5]) then
     if redis.call('SREM', ns .. ':busy:' .. ARGV[5], id) == 1 then

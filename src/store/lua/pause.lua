@@ -2,7 +2,7 @@
 -- later one has been obeyed changes nothing: workers that die or stand still let orders overtake
 -- each other.
 --
--- KEYS 1 settings of the tenant, or of all  2 id of the last order  3 tenants with settings  4 duties
+-- KEYS 1 settings of the tenant, or of all  2 id of the last order  3 tenants with settings  4 wakeups
 -- ARGV 1 namespace  2 tenant ("": all)  3 "1" to pause, "" to go on
 --      4 the order's id in its stream ("": it is given now, after all others)  5 how long its id is kept, ms
 -- Answers: 1, or 0 when a later order has been obeyed

@@ -29,7 +29,7 @@ if ARGV[9] == 'refused' then
 end
 redis.call('PEXPIREAT', KEYS[1], ARGV[7])
 redis.call('PEXPIREAT', KEYS[3], ARGV[7])
-land(ns, run.app, run.tenant, id)
+release_slot(ns, run.app, run.tenant, id)
 redis.call('ZADD', KEYS[2], ARGV[6], id)
 if ARGV[5] == '0' then
   enqueue(ns, run.tenant, { run.place, id })

@@ -1,7 +1,7 @@
 -- settle: the run ends. Together: the token is spent, the state changes, the result is on the
 -- results stream, the tear-down is owed.
 --
--- KEYS 1 run hash  2 due  3 duties  4 results stream  5 the run's request
+-- KEYS 1 run hash  2 due  3 wakeups  4 results stream  5 the run's request
 -- ARGV 1 namespace  2 run id  3 attempt ("": whichever it is)  4 moves  5 now, ms
 --      6 hash expires at, ms  7 tear-down due at, ms  8 outcome  9 reason as JSON ("": none)
 --      10 digest of the posted body ("": not posted)  11 today  12 usage expires at, ms
@@ -41,7 +41,7 @@ meter(ns, ARGV[11], ARGV[12], run.tenant, 'runs:' .. ARGV[8], 1)
 if to == 'closed' then
   redis.call('ZREM', KEYS[2], id)
   if run.state == 'booting' then
-    land(ns, run.app, run.tenant, id)
+    release_slot(ns, run.app, run.tenant, id)
   else
     dequeue(ns, run.tenant, id)
   end

@@ -9,11 +9,11 @@ use cofferdam::config::{Redis, Runs};
 use cofferdam::endpoint;
 use cofferdam::run::id::{Attempt, Nonce, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
-use cofferdam::run::phase::Machine;
+use cofferdam::run::phase::MachineRef;
 use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::ready::Readiness;
 use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{Requeue, Room};
+use cofferdam::store::acts::{FleetLimits, Requeue};
 use cofferdam::token::{Grant, KeyRing};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -70,7 +70,7 @@ impl Guest {
     }
 
     async fn boot(&self) {
-        let room = Room {
+        let room = FleetLimits {
             apps: vec!["app".into()],
             max_in_flight: 10,
             app_max_in_flight: None,
@@ -227,7 +227,7 @@ async fn every_token_that_opens_nothing_is_answered_alike() {
 #[tokio::test]
 async fn a_run_that_is_over_or_at_another_attempt_accepts_nothing() {
     let guest = Guest::new(json!({})).await;
-    let view = guest.core.store.view(&guest.run).await.unwrap().unwrap();
+    let view = guest.core.store.record(&guest.run).await.unwrap().unwrap();
     let now = guest.core.clock.now_ms();
     let store = &guest.core.store;
     store
@@ -428,7 +428,7 @@ async fn without_redis_a_guest_is_told_to_come_again() {
     })
     .await;
     assert_eq!(guest.post(&token, "1").await.0, 201);
-    let machine = Machine {
+    let machine = MachineRef {
         app: "app".into(),
         id: "m".into(),
         instance_id: None,

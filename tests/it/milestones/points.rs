@@ -49,7 +49,7 @@ const fn point(name: &'static str, story: Story) -> Point {
 pub(super) const POINTS: &[Point] = &[
     point("requests::read", Story::Plain),
     point("requests::taken_over", Story::LeftUnadmitted),
-    point("intake::buried", Story::Unreadable),
+    point("intake::dead_lettered", Story::Unreadable),
     point("intake::admitted", Story::Plain),
     point("pump::claimed", Story::Plain),
     point("pump::rung", Story::Crowd),
@@ -100,7 +100,7 @@ pub(super) const POINTS: &[Point] = &[
     point("orders::read", Story::Cancelled),
     point("orders::taken_over", Story::LeftUnobeyed),
     point("orders::held", Story::Cancelled),
-    point("control::buried", Story::NoOrder),
+    point("control::dead_lettered", Story::NoOrder),
     point("control::run_asked", Story::Cancelled),
     point("control::tenant_asked", Story::TenantCancelled),
     point("control::tenant_walked", Story::TenantCancelled),

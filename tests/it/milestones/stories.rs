@@ -276,7 +276,7 @@ async fn ring_until_closed(world: &World, id: &str) {
             return Ok(());
         }
         let raw = &world.stack.raw;
-        raw.say::<i64>("RPUSH", "duties", &[id]).await;
+        raw.say::<i64>("RPUSH", "wakeups", &[id]).await;
         Err(state.to_owned())
     })
     .await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cofferdam::machines::Force;
 use cofferdam::machines::wire::StopRequest;
-use cofferdam::store::codec::View;
+use cofferdam::store::codec::RunRecord;
 use serde_json::{Value, json};
 
 use crate::support::stack::{APP, Plan, Stack};
@@ -18,7 +18,7 @@ fn hangs() -> Value {
 }
 
 /// Waits until the run has the machine of this attempt, and its guest runs.
-async fn runs_at(stack: &Stack, id: &str, attempt: u32) -> View {
+async fn runs_at(stack: &Stack, id: &str, attempt: u32) -> RunRecord {
     until_within(BOUND, &format!("attempt {attempt} of {id}"), async || {
         let view = stack.view(id).await.ok_or("not a run yet")?;
         let machine = view.machine_id.clone().ok_or("no machine yet")?;

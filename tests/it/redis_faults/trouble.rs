@@ -65,7 +65,7 @@ async fn check(trouble: Trouble) {
     let core = scene.core().await;
     let first = "run-0".parse().unwrap();
     until("the first run to be running", async || {
-        let view = core.store.view(&first).await.unwrap();
+        let view = core.store.record(&first).await.unwrap();
         match view {
             Some(view) if view.state == "running" => Ok(()),
             other => Err(format!("{other:?}")),

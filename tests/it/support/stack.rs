@@ -13,7 +13,7 @@ use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::ready::Readiness;
 use cofferdam::stage::spec::GuestUrls;
 use cofferdam::stage::{Core, Deps};
-use cofferdam::store::codec::View;
+use cofferdam::store::codec::RunRecord;
 use cofferdam::{endpoint, sweeper, worker};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -261,12 +261,12 @@ impl Stack {
     }
 
     /// A run as Redis tells it.
-    pub(crate) async fn view(&self, id: &str) -> Option<View> {
-        self.core.store.view(&id.parse().unwrap()).await.unwrap()
+    pub(crate) async fn view(&self, id: &str) -> Option<RunRecord> {
+        self.core.store.record(&id.parse().unwrap()).await.unwrap()
     }
 
     /// Waits until a run is in `state`, or past it.
-    pub(crate) async fn reaches(&self, id: &str, state: &str) -> View {
+    pub(crate) async fn reaches(&self, id: &str, state: &str) -> RunRecord {
         let order = ["queued", "booting", "running", "settled", "closed"];
         let rank = |state: &str| order.iter().position(|known| *known == state);
         until(&format!("{id} to be {state}"), || async {

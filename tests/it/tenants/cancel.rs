@@ -3,7 +3,7 @@
 use cofferdam::run::outcome::{Outcome, ReasonCode};
 use cofferdam::stage::Core;
 use cofferdam::stage::control::{self, Obeyed, Task, cancel};
-use cofferdam::store::acts::{Act, Entered};
+use cofferdam::store::acts::{Entered, Transition};
 use cofferdam::store::keys::Inbox;
 use cofferdam::store::requests::{Entry, Requests};
 use serde_json::json;
@@ -36,7 +36,7 @@ async fn obeyed(lab: &Lab, fields: &[(&str, &str)]) -> Obeyed {
 }
 
 async fn outcome(lab: &Lab, run: &str) -> (&'static str, Option<Outcome>) {
-    let view = lab.core.store.view(&id(run)).await.unwrap().unwrap();
+    let view = lab.core.store.record(&id(run)).await.unwrap().unwrap();
     (view.state, view.outcome)
 }
 
@@ -79,10 +79,10 @@ async fn cancelling_what_has_ended_changes_nothing() {
     lab.submit_many("a", 1).await;
     let run = lab.claim(1).await.remove(0);
     lab.finish(&run).await;
-    let before = lab.core.store.view(&run.id).await.unwrap().unwrap();
-    assert_eq!(cancel(&lab.core, &run.id).await.unwrap(), Act::Over);
+    let before = lab.core.store.record(&run.id).await.unwrap().unwrap();
+    assert_eq!(cancel(&lab.core, &run.id).await.unwrap(), Transition::Over);
     assert_eq!(obeyed(&lab, &[("cancel", "a-0")]).await, Obeyed::Done);
-    let after = lab.core.store.view(&run.id).await.unwrap().unwrap();
+    let after = lab.core.store.record(&run.id).await.unwrap().unwrap();
     assert_eq!(
         serde_json::to_value(&after).unwrap(),
         serde_json::to_value(&before).unwrap()
@@ -254,7 +254,7 @@ async fn a_tenants_runs_are_cancelled_and_nobody_elses() {
 async fn what_was_asked_for_later_is_not_cancelled_with_its_tenant() {
     let lab = Lab::new().await;
     lab.submit_many("a", 5).await;
-    let times = lab.core.store.views(&[id("a-4")]).await.unwrap();
+    let times = lab.core.store.records(&[id("a-4")]).await.unwrap();
     let until = times[0].as_ref().unwrap().submitted_at_ms.unwrap();
     let order = Entry {
         id: format!("{}-0", until - 1),
@@ -274,7 +274,7 @@ async fn a_cancelled_boot_is_torn_down_when_its_machine_is_known() {
     let run = lab.claim(1).await.remove(0);
     assert_eq!(
         lab.end(&run.id, ReasonCode::Cancelled).await,
-        Act::Done(Entered::Settled)
+        Transition::Done(Entered::Settled)
     );
     // The run takes up its tenant's room until the machine is gone for sure.
     let view = lab

@@ -17,10 +17,10 @@ use cofferdam::clock::{Clock, UnixMs};
 use cofferdam::config::{self, Runs};
 use cofferdam::run::id::{Attempt, RunId, Tenant};
 use cofferdam::run::outcome::{Ending, ReasonCode};
-use cofferdam::run::phase::Machine;
+use cofferdam::run::phase::MachineRef;
 use cofferdam::stage::intake::{Taken, intake};
 use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{Act, Claim, Claimed, Entered, Room};
+use cofferdam::store::acts::{Claim, Claimed, Entered, FleetLimits, Transition};
 use cofferdam::store::requests::Requests;
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ const BLOCK: Duration = Duration::from_millis(20);
 struct Lab {
     core: Core,
     raw: Raw,
-    room: Room,
+    room: FleetLimits,
 }
 
 impl Lab {
@@ -51,7 +51,7 @@ impl Lab {
         let mut core = parts::core(settings, runs).await;
         core.clock = Clock::skewed(0);
         core.store.ensure_group().await.unwrap();
-        let room = Room {
+        let room = FleetLimits {
             apps: vec!["app".into()],
             max_in_flight: 1000,
             app_max_in_flight: None,
@@ -120,7 +120,7 @@ impl Lab {
     }
 
     async fn advance(&self, run: &Claimed) {
-        let machine = Machine {
+        let machine = MachineRef {
             app: run.app.clone(),
             id: format!("m-{}", run.id),
             instance_id: None,
@@ -137,10 +137,10 @@ impl Lab {
                 self.now(),
             )
             .await;
-        assert_eq!(act.unwrap(), Act::Done(Entered::Running));
+        assert_eq!(act.unwrap(), Transition::Done(Entered::Running));
     }
 
-    async fn end(&self, id: &RunId, reason: ReasonCode) -> Act {
+    async fn end(&self, id: &RunId, reason: ReasonCode) -> Transition {
         let ending = Ending::without(reason, "test");
         end(&self.core, id, None, &ending).await.unwrap()
     }
@@ -148,7 +148,7 @@ impl Lab {
     async fn close(&self, id: &RunId, attempt: Attempt) {
         let (now, keep) = (self.now(), self.core.runs.retention);
         let close = self.core.store.close(id, attempt, now, keep).await;
-        assert_eq!(close.unwrap().0, Act::Done(Entered::Closed), "{id}");
+        assert_eq!(close.unwrap().0, Transition::Done(Entered::Closed), "{id}");
     }
 
     /// Ends and closes a claimed run.

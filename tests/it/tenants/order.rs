@@ -98,7 +98,7 @@ async fn the_time_in_the_queue_counts_from_when_a_run_may_start() {
     let at = lab.now() + 600_000;
     lab.submit(&[json!({"id": "a", "not_before_ms": at, "queue_ttl_s": 10})])
         .await;
-    let view = lab.core.store.view(&id("a")).await.unwrap().unwrap();
+    let view = lab.core.store.record(&id("a")).await.unwrap().unwrap();
     assert_eq!(view.queue_until_ms, Some(at + 10_000));
     lab.raw.check_times_to_live("delayed").await;
 }
@@ -123,7 +123,7 @@ async fn a_refused_run_comes_back_before_those_that_came_after_it() {
         .await;
     let first = lab.claim(1).await.remove(0);
     let (store, now) = (&lab.core.store, lab.now());
-    let view = store.view(&first.id).await.unwrap().unwrap();
+    let view = store.record(&first.id).await.unwrap().unwrap();
     let requeued = store.requeue(&view, first.attempt, Requeue::Refused, Some(now + 500), now);
     requeued.await.unwrap();
     lab.core.clock.shift(600);

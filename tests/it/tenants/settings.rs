@@ -2,8 +2,8 @@
 
 use cofferdam::run::outcome::{Outcome, ReasonCode};
 use cofferdam::store::acts::Stop;
-use cofferdam::store::duties::{Call, Duties};
-use cofferdam::store::tenants::{Change, Settings};
+use cofferdam::store::tenants::{Change, TenantSettings};
+use cofferdam::store::wakeups::{Wakeup, Wakeups};
 use serde_json::json;
 
 use super::{BLOCK, Lab, ids, request, tenant};
@@ -21,7 +21,7 @@ async fn settings_are_kept_changed_one_by_one_and_forgotten() {
     ];
     store.configure(&acme, &all).await.unwrap();
     let view = store.tenant(&acme, lab.now()).await.unwrap();
-    let mut expected = Settings {
+    let mut expected = TenantSettings {
         max_in_flight: Some(7),
         weight: Some(2.5),
         paused: true,
@@ -107,8 +107,8 @@ async fn a_paused_tenant_boots_nothing_and_loses_nothing() {
         .configure(&tenant("a"), &[Change::Paused(false)])
         .await
         .unwrap();
-    let mut duties = Duties::new(store.clone());
-    assert_eq!(duties.next(9, BLOCK).await.unwrap(), [Call::Room]);
+    let mut wakeups = Wakeups::new(store.clone());
+    assert_eq!(wakeups.next(9, BLOCK).await.unwrap(), [Wakeup::Capacity]);
     assert_eq!(ids(&lab.claim(9).await), ["a-0", "a-1", "a-2"]);
 }
 
@@ -128,9 +128,9 @@ async fn everything_can_be_paused() {
     assert!(lab.claim(9).await.is_empty());
     store.pause(None, false, None).await.unwrap();
     assert!(!store.is_paused().await.unwrap());
-    let mut duties = Duties::new(store.clone());
-    let calls = duties.next(9, BLOCK).await.unwrap();
-    assert_eq!(calls.last(), Some(&Call::Room));
+    let mut wakeups = Wakeups::new(store.clone());
+    let calls = wakeups.next(9, BLOCK).await.unwrap();
+    assert_eq!(calls.last(), Some(&Wakeup::Capacity));
     assert_eq!(ids(&lab.claim(9).await), ["a-1", "a-2"]);
 }
 
@@ -192,7 +192,7 @@ async fn the_backlog_of_all_has_a_limit_that_does_not_count_what_runs() {
     let view = lab
         .core
         .store
-        .view(&super::id("c-0"))
+        .record(&super::id("c-0"))
         .await
         .unwrap()
         .unwrap();

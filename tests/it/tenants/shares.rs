@@ -53,7 +53,7 @@ async fn a_boot_that_came_to_nothing_frees_its_tenants_slot() {
     lab.submit_many("a", 2).await;
     let first = lab.claim(9).await.remove(0);
     let (store, now) = (&lab.core.store, lab.now());
-    let view = store.view(&first.id).await.unwrap().unwrap();
+    let view = store.record(&first.id).await.unwrap().unwrap();
     store
         .requeue(&view, Attempt(1), Requeue::Refused, Some(now + 60_000), now)
         .await

@@ -79,7 +79,7 @@ async fn a_machine_that_failed_is_counted_too() {
     let run = lab.claim(1).await.remove(0);
     lab.advance(&run).await;
     lab.core.clock.shift(7_000);
-    let view = lab.core.store.view(&run.id).await.unwrap().unwrap();
+    let view = lab.core.store.record(&run.id).await.unwrap().unwrap();
     let (store, now) = (&lab.core.store, lab.now());
     let requeued = store.requeue(&view, run.attempt, Requeue::Failed, None, now);
     requeued.await.unwrap();

@@ -1,6 +1,6 @@
 //! Why is it waiting? One typed answer for each thing that can hold a run.
 
-use cofferdam::run::wait::{Hold, Waiting};
+use cofferdam::run::wait::{WaitReason, Waiting};
 use cofferdam::store::tenants::Change;
 use serde_json::json;
 
@@ -15,7 +15,7 @@ async fn why(lab: &Lab, run: &str) -> Option<Waiting> {
     store.why_waiting(&id(run), lab.now()).await.unwrap()
 }
 
-async fn held(lab: &Lab, run: &str) -> Vec<Hold> {
+async fn held(lab: &Lab, run: &str) -> Vec<WaitReason> {
     why(lab, run).await.expect("it waits").held_by
 }
 
@@ -45,16 +45,16 @@ async fn each_hold_is_told() {
     let store = lab.core.store.clone();
     lab.submit_many("a", 3).await;
     store.pause(None, true, None).await.unwrap();
-    assert_eq!(held(&lab, "a-0").await, [Hold::Paused]);
+    assert_eq!(held(&lab, "a-0").await, [WaitReason::Paused]);
     store.pause(None, false, None).await.unwrap();
 
     let a = tenant("a");
     store.configure(&a, &[Change::Paused(true)]).await.unwrap();
-    assert_eq!(held(&lab, "a-0").await, [Hold::TenantPaused]);
+    assert_eq!(held(&lab, "a-0").await, [WaitReason::TenantPaused]);
     // Also once a claim has set the tenant aside.
     assert!(lab.claim(9).await.is_empty());
     let waiting = why(&lab, "a-1").await.unwrap();
-    assert_eq!(waiting.held_by, [Hold::TenantPaused]);
+    assert_eq!(waiting.held_by, [WaitReason::TenantPaused]);
     assert_eq!(
         (waiting.runs_before, waiting.tenants_before),
         (Some(1), None)
@@ -63,7 +63,7 @@ async fn each_hold_is_told() {
 
     lab.room.tenant_max_in_flight = Some(1);
     lab.claim(9).await;
-    let cap = Hold::TenantCap {
+    let cap = WaitReason::TenantCap {
         max: 1,
         in_flight: 1,
     };
@@ -71,7 +71,7 @@ async fn each_hold_is_told() {
 
     lab.room.tenant_max_in_flight = None;
     lab.room.max_in_flight = 1;
-    let cap = Hold::FleetCap {
+    let cap = WaitReason::FleetCap {
         max: 1,
         in_flight: 1,
     };
@@ -79,12 +79,12 @@ async fn each_hold_is_told() {
 
     lab.room.max_in_flight = 10;
     lab.room.app_max_in_flight = Some(1);
-    assert_eq!(held(&lab, "a-1").await, [Hold::AppCap { max: 1 }]);
+    assert_eq!(held(&lab, "a-1").await, [WaitReason::AppCap { max: 1 }]);
 
     lab.room.app_max_in_flight = None;
     let until_ms = lab.now() + 60_000;
     store.hold("app", until_ms, None, lab.now()).await.unwrap();
-    assert_eq!(held(&lab, "a-1").await, [Hold::Limiter { until_ms }]);
+    assert_eq!(held(&lab, "a-1").await, [WaitReason::Limiter { until_ms }]);
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn the_limiters_next_boot_is_told() {
     let claim = lab.ask(9).await;
     let wake = claim.wake_at_ms.unwrap();
     let holds = held(&lab, "a-1").await;
-    let [Hold::Limiter { until_ms }] = holds.as_slice() else {
+    let [WaitReason::Limiter { until_ms }] = holds.as_slice() else {
         panic!("{holds:?}");
     };
     assert!(until_ms.abs_diff(wake) <= 2, "{until_ms} {wake}");
@@ -108,7 +108,7 @@ async fn a_start_time_and_a_spent_budget_are_told() {
     lab.submit(&[json!({"id": "late", "tenant": "a", "not_before_ms": until_ms})])
         .await;
     let waiting = why(&lab, "late").await.unwrap();
-    assert_eq!(waiting.held_by, [Hold::NotBefore { until_ms }]);
+    assert_eq!(waiting.held_by, [WaitReason::NotBefore { until_ms }]);
     assert_eq!(waiting.runs_before, None);
     let a = tenant("a");
     let store = &lab.core.store;
@@ -121,7 +121,7 @@ async fn a_start_time_and_a_spent_budget_are_told() {
     assert!(
         matches!(
             holds.as_slice(),
-            [Hold::Budget {
+            [WaitReason::Budget {
                 budget_s: 0,
                 used_s: 0,
                 ..
@@ -137,7 +137,7 @@ async fn that_no_worker_is_there_is_told() {
     let lab = Lab::new().await;
     lab.submit(&[request("a", 0)]).await;
     let waiting = lab.core.store.why_waiting(&id("a-0"), lab.now()).await;
-    assert_eq!(waiting.unwrap().unwrap().held_by, [Hold::NoWorker]);
+    assert_eq!(waiting.unwrap().unwrap().held_by, [WaitReason::NoWorker]);
     let left: i64 = {
         lab.core
             .store

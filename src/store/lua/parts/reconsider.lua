@@ -2,11 +2,11 @@
 
 -- After something was set for a tenant: it is listed for as long as anything is. What held it may
 -- hold it no longer; a claim finds out.
-local function reconsider(ns, tenant, settings, configured, duties)
+local function reconsider(ns, tenant, settings, configured, wakeups)
   if redis.call('EXISTS', settings) == 1 then
     redis.call('SADD', configured, tenant)
   else
     redis.call('SREM', configured, tenant)
   end
-  if unpark(ns, tenant) == 1 then redis.call('RPUSH', duties, '') end
+  if unpark(ns, tenant) == 1 then redis.call('RPUSH', wakeups, '') end
 end

@@ -20,13 +20,13 @@ end
 --
 -- A tenant that is new, or comes back, joins behind that by its share of what is in flight, and so
 -- catches up with what the others have, and with nothing older. What newcomers catch up with is
--- taken off for those who come after them (`floor`), so that ever new ones cannot keep a tenant
+-- taken off for those who come after them (`min_start_tag`), so that ever new ones cannot keep a tenant
 -- waiting that has had its turn.
 
 -- The turn before which nobody joins.
-local function floor(ns)
+local function min_start_tag(ns)
   local waiting = math.max(1, redis.call('ZCARD', ns .. ':tenants'))
-  local known = redis.call('MGET', ns .. ':vtime', ns .. ':floor')
+  local known = redis.call('MGET', ns .. ':vtime', ns .. ':min_start_tag')
   return math.max(tonumber(known[1] or '0') - in_flight(ns) / waiting, tonumber(known[2] or -math.huge))
 end
 
@@ -34,7 +34,7 @@ end
 -- neither saving up turns nor coming and going gains any.
 local function join(ns, tenant)
   local own = tonumber(redis.call('ZSCORE', ns .. ':idle', tenant) or -math.huge)
-  redis.call('ZADD', ns .. ':tenants', score(math.max(floor(ns), own)), tenant)
+  redis.call('ZADD', ns .. ':tenants', score(math.max(min_start_tag(ns), own)), tenant)
   redis.call('ZREM', ns .. ':idle', tenant)
 end
 
@@ -72,7 +72,7 @@ local function enqueue(ns, tenant, places)
 end
 
 -- A tenant whose queue is empty has no turn.
-local function rest(ns, tenant)
+local function drop_if_empty(ns, tenant)
   if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then
     leave(ns, tenant)
     redis.call('ZREM', ns .. ':parked', tenant)
@@ -99,5 +99,5 @@ end
 local function dequeue(ns, tenant, id)
   redis.call('ZREM', ns .. ':queue:' .. tenant, id)
   if redis.call('ZREM', ns .. ':delayed:' .. tenant, id) == 1 then redelay(ns, tenant) end
-  rest(ns, tenant)
+  drop_if_empty(ns, tenant)
 end

@@ -1,18 +1,18 @@
 -- Of the machines in flight.
 
 -- What stands in `inflight` beside a run's id. A run of a version without nonces has none.
-local function flight(attempt, tenant, nonce)
+local function slot_value(attempt, tenant, nonce)
   return attempt .. ' ' .. tenant .. (nonce and ' ' .. nonce or '')
 end
 
 -- Counts a run among the machines in flight, of its app and of its tenant.
-local function launch(ns, app, tenant, id, attempt, nonce)
-  redis.call('HSET', ns .. ':inflight:' .. app, id, flight(attempt, tenant, nonce))
+local function take_slot(ns, app, tenant, id, attempt, nonce)
+  redis.call('HSET', ns .. ':inflight:' .. app, id, slot_value(attempt, tenant, nonce))
   redis.call('SADD', ns .. ':busy:' .. tenant, id)
 end
 
 -- Takes a run out of the machines in flight. Its tenant may have been at its cap.
-local function land(ns, app, tenant, id)
+local function release_slot(ns, app, tenant, id)
   redis.call('HDEL', ns .. ':inflight:' .. app, id)
   redis.call('SREM', ns .. ':busy:' .. tenant, id)
   redis.call('SREM', ns .. ':owed', id)
@@ -21,14 +21,14 @@ end
 
 -- Takes a run of which nothing else is known out of the machines in flight. Answers how many
 -- places it was in, and what these tell of it: its app, attempt, tenant and nonce.
-local function vanish(ns, id)
+local function drop_stale_slots(ns, id)
   local places, in_app, attempt, tenant, nonce = 0, nil, nil, nil, nil
   for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
     local who = redis.call('HGET', ns .. ':inflight:' .. app, id)
     if who then
       places, in_app = places + 1, app
       attempt, tenant, nonce = string.match(who, '^(%d+) (%S*) ?(%S*)')
-      land(ns, app, tenant or '', id)
+      release_slot(ns, app, tenant or '', id)
     end
   end
   return places, in_app, attempt, tenant, nonce

@@ -1,4 +1,4 @@
--- vanish: a run that is due and whose hash is gone ends, with what is known of it. Together: its
+-- end_lost: a run that is due and whose hash is gone ends, with what is known of it. Together: its
 -- result is on the results stream, it is in no index any more, and its id is known.
 --
 -- KEYS 1 run hash  2 due  3 results stream  4 the run's request
@@ -13,7 +13,7 @@ local ns, id = ARGV[1], ARGV[2]
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'refused' end
 if redis.call('ZREM', KEYS[2], id) == 0 then return 'unknown' end
 local had_result = redis.call('SISMEMBER', ns .. ':owed', id) == 1
-local _, app, attempt, tenant, nonce = vanish(ns, id)
+local _, app, attempt, tenant, nonce = drop_stale_slots(ns, id)
 tenant = tenant or (ARGV[3] ~= '' and ARGV[3]) or nil
 local bytes = redis.call('STRLEN', KEYS[4])
 if bytes > 0 then

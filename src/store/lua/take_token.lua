@@ -1,4 +1,4 @@
--- again: leave for another create call of a boot that is under way. It takes a token of its app's
+-- take_token: leave for another create call of a boot that is under way. It takes a token of its app's
 -- bucket, one that is not there yet if it will be soon.
 --
 -- KEYS 1 the app's bucket

@@ -2,7 +2,7 @@
 
 -- Sets an entry of a stream aside on the dead stream, as it came, with the reason. Its fields are
 -- copied here and do not travel. Answers whether it was there.
-local function bury(stream, dead, group, id, most, words_most, reason, short)
+local function dead_letter(stream, dead, group, id, most, words_most, reason, short)
   local found = redis.call('XRANGE', stream, id, id)[1]
   if found then
     local words = found[2]

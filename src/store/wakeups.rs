@@ -1,0 +1,99 @@
+//! Wakeups: a list on which one process tells any worker that a tear-down is owed or that there may
+//! be capacity for a boot.
+//!
+//! A settled run is due for its tear-down at once. Its id is pushed on the list, and a worker that
+//! blocks on it has the id within a round trip. A wakeup also carries what the tear-down needs, so
+//! that the run need not be read. It is a hint and no record: when one is lost together with the
+//! worker that took it, the run is overdue in `due` once its lease ends.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+
+use crate::store::Store;
+use crate::store::codec::{self, RunRecord, Text};
+use crate::store::error::Error;
+
+/// What stands on the list instead of a run's id when there may be capacity for a boot. No run has
+/// an empty id.
+const CAPACITY: &str = "";
+
+/// What a worker is woken for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wakeup {
+    /// Something is owed for the run of that id.
+    Run(String),
+    /// The tear-down of a run is owed, and this is what it needs.
+    Teardown(Box<RunRecord>),
+    /// There may be capacity for another boot.
+    Capacity,
+}
+
+/// Takes wakeups, on a connection of its own.
+pub struct Wakeups {
+    store: Store,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl std::fmt::Debug for Wakeups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wakeups").finish_non_exhaustive()
+    }
+}
+
+impl Wakeups {
+    /// A listener; it connects at the first call.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            connection: None,
+        }
+    }
+
+    /// Waits up to `block` and takes at most `count` wakeups. Dropping the future half-way can lose
+    /// some; the sweep finds their runs overdue.
+    ///
+    /// # Errors
+    /// [`Error`]; the next call connects anew.
+    pub async fn next(&mut self, count: usize, block: Duration) -> Result<Vec<Wakeup>, Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.store.door.blocking(block).await?,
+        };
+        let mut command = redis::cmd("BLMPOP");
+        command
+            .arg(block.as_secs_f64())
+            .arg(1)
+            .arg(self.store.keys.wakeups());
+        command.arg("LEFT").arg("COUNT").arg(count);
+        let reply: Option<(String, Vec<Text>)> = command
+            .query_async(&mut connection)
+            .await
+            .map_err(|error| self.store.door.failed(error))?;
+        self.connection = Some(connection);
+        let entries = reply.map(|(_, entries)| entries).unwrap_or_default();
+        Ok(entries.into_iter().map(|Text(entry)| read(entry)).collect())
+    }
+}
+
+fn read(entry: String) -> Wakeup {
+    if entry == CAPACITY {
+        return Wakeup::Capacity;
+    }
+    match codec::called(&entry) {
+        Some(run) => Wakeup::Teardown(Box::new(run)),
+        None => Wakeup::Run(entry),
+    }
+}
+
+impl Store {
+    /// Tells some worker that there may be capacity for a boot. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn notify_capacity(&self) -> Result<(), Error> {
+        self.write_small(self.keys.wakeups(), &[&["RPUSH", CAPACITY]])
+            .await
+    }
+}
