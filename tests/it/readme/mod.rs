@@ -1,6 +1,7 @@
 //! What the README and the pages of `docs` tell is held to the code.
 
 mod metrics;
+mod named;
 mod snippets;
 mod speed;
 
@@ -27,14 +28,17 @@ fn read(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// The README and every page of `docs`, by their names.
+/// Pages outside `docs`.
+const OTHERS: [&str; 4] = [README, "CONTRIBUTING.md", "SECURITY.md", "tests/README.md"];
+
+/// Every page for people, by its name.
 fn pages() -> Vec<String> {
     let pages = fs::read_dir(path("docs")).unwrap().map(|page| {
         let page = page.unwrap().file_name().into_string().unwrap();
         format!("docs/{page}")
     });
     let pages = pages.filter(|page| page.ends_with(".md"));
-    pages.chain([README.to_owned()]).collect()
+    pages.chain(OTHERS.map(str::to_owned)).collect()
 }
 
 fn table() -> String {
@@ -113,6 +117,13 @@ fn the_table_of_metrics_is_the_codes() {
         METRICS_END,
         &metrics::table(),
     );
+}
+
+/// Whoever reads it for the first time reads all of it.
+#[test]
+fn the_readme_is_short() {
+    let lines = read(README).lines().count();
+    assert!(lines <= 250, "{lines} lines");
 }
 
 /// A link that leads nowhere is worse than none.

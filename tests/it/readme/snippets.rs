@@ -96,7 +96,8 @@ type Heading<'a> = (&'a str, &'a str);
 const PRODUCER: Heading = ("docs/requests-and-results.md", "A producer in a few lines");
 const CONSUMER: Heading = ("docs/requests-and-results.md", "A consumer in a few lines");
 const GUEST: Heading = ("docs/guests.md", "A guest in a few lines");
-const TENANTS: Heading = ("docs/tenants.md", "Shares, caps and orders");
+const TENANTS: Heading = ("docs/tenants.md", "Commands for tenants");
+const FIRST_RUN: Heading = (super::README, "A first run");
 
 /// What stands under a heading.
 fn section((page, heading): Heading) -> String {
@@ -446,6 +447,18 @@ fn every_shell_snippet_is_one() {
         }
     }
     assert!(count >= 6, "{count} snippets");
+}
+
+#[tokio::test]
+async fn the_first_run_of_the_readme_prints_what_it_says() {
+    if !Language::Shell.is_here() {
+        return;
+    }
+    let place = Place::start().await;
+    let command = Language::Shell.line(&snippet(FIRST_RUN, "sh"));
+    let said = ended(place.program(&command)).done();
+    assert_eq!(said.trim(), snippet(FIRST_RUN, "text").trim(), "{said}");
+    place.up.finish().await;
 }
 
 /// What the README shows of a producer, a consumer and a guest is run where it stands on the pages.
