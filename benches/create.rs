@@ -13,9 +13,9 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cofferdam::local::engine::Engine;
-use cofferdam::local::{Guests, Machines, Settings};
+use cofferdam::local::{Guests, LocalServer, ServerSettings};
 use cofferdam::machines::wire::{CreateMachine, MachineState};
-use cofferdam::machines::{Client, Force, Settings as ClientSettings, Token, Wait};
+use cofferdam::machines::{Client, ClientSettings, Force, Token, Wait};
 use cofferdam::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
@@ -56,11 +56,11 @@ async fn main() {
 }
 
 async fn server(state: &std::path::Path) -> (Client, Shutdown) {
-    let mut settings = Settings::new("bench".to_owned(), state.to_owned());
+    let mut settings = ServerSettings::new("bench".to_owned(), state.to_owned());
     settings.apps = vec![APP.to_owned()];
     assert!(matches!(settings.guests, Guests::Sandboxed(_)));
     let shutdown = Shutdown::new();
-    let machines = Machines::open(settings, &shutdown).await.unwrap();
+    let machines = LocalServer::open(settings, &shutdown).await.unwrap();
     println!("{}", machines.report());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());

@@ -159,7 +159,7 @@ pub fn deps(
     guests: &config::Guests,
 ) -> Result<Deps, Error> {
     let token = machines::Token::new(machines.token.expose().as_str());
-    let mut settings = machines::Settings::new(machines.api_url.clone(), token);
+    let mut settings = machines::ClientSettings::new(machines.api_url.clone(), token);
     settings.observer = observer(core.metrics.clone());
     Ok(Deps {
         core,

@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cofferdam::local::engine::{self, Engine};
-use cofferdam::local::{Machines, Settings};
+use cofferdam::local::{LocalServer, ServerSettings};
 use cofferdam::machines::wire::{CreateMachine, MachineState};
-use cofferdam::machines::{Client, Force, Settings as ClientSettings, Token, Wait};
+use cofferdam::machines::{Client, ClientSettings, Force, Token, Wait};
 use cofferdam::shutdown::Shutdown;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -187,10 +187,10 @@ fn docker(folder: &Path, image: &str) -> Result<Other, String> {
 }
 
 async fn server(state: &Path) -> (Client, Shutdown) {
-    let mut settings = Settings::new("bench".to_owned(), state.to_owned());
+    let mut settings = ServerSettings::new("bench".to_owned(), state.to_owned());
     settings.apps = vec![APP.to_owned()];
     let shutdown = Shutdown::new();
-    let machines = Machines::open(settings, &shutdown).await.unwrap();
+    let machines = LocalServer::open(settings, &shutdown).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     shutdown.spawn(machines.serve(listener));

@@ -8,7 +8,7 @@ use crate::cli::say::Say;
 use crate::cli::show;
 use crate::cli::status::Status;
 use crate::config::Tool;
-use crate::machines::{Client, Settings, Token};
+use crate::machines::{Client, ClientSettings, Token};
 
 /// Pages read at the most. One that brings nothing new ends the reading before.
 const PAGES_MAX: usize = 1000;
@@ -21,7 +21,10 @@ pub(super) async fn run(args: &Logs, tool: &Tool, say: &mut Say) -> anyhow::Resu
         bail!("run {id} has no machine");
     };
     let (api, token) = place::machines_api(tool)?;
-    let client = Client::new(Settings::new(api, Token::new(token.expose().as_str())))?;
+    let client = Client::new(ClientSettings::new(
+        api,
+        Token::new(token.expose().as_str()),
+    ))?;
     let mut place: Option<String> = None;
     for _ in 0..PAGES_MAX {
         let page = client.logs(app, Some(machine), place.as_deref()).await;

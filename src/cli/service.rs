@@ -16,7 +16,7 @@ use crate::cli::settings;
 use crate::cli::status::{Status, WrongUse};
 use crate::config::{self, AdminListen, Daemon, MachinesServer, Runs, Serve, Unknown, Worker};
 use crate::endpoint;
-use crate::local::{self, Machines, Rule};
+use crate::local::{self, LocalServer, Rule};
 use crate::shutdown::{Shutdown, Signals};
 use crate::stage::Core;
 use crate::stage::ready::Readiness;
@@ -101,7 +101,7 @@ pub(super) async fn machines(
     let signals = signals()?;
     let local = settings.local;
     let listener = bind(local.listen).await?;
-    let mut wanted = local::Settings::new(local.token.expose().clone(), local.state_dir);
+    let mut wanted = local::ServerSettings::new(local.token.expose().clone(), local.state_dir);
     wanted.apps = local.apps;
     wanted.regions = local.regions;
     wanted.endpoint = Some(local.endpoint);
@@ -111,7 +111,7 @@ pub(super) async fn machines(
     }
     misbehaving(&mut wanted, args, rules);
     let shutdown = Shutdown::new();
-    let machines = Machines::open(wanted, &shutdown).await?;
+    let machines = LocalServer::open(wanted, &shutdown).await?;
     let address = listener.local_addr()?;
     say.line(&format!("http://{address}/v1  {}", machines.report()))?;
     shutdown.spawn_loop("machines", machines.serve(listener));
@@ -126,7 +126,11 @@ pub(super) fn rules(args: &Misbehave) -> Result<Vec<Rule>, WrongUse> {
 }
 
 /// Lets a local server misbehave as it is told.
-pub(super) fn misbehaving(settings: &mut local::Settings, args: &Misbehave, rules: Vec<Rule>) {
+pub(super) fn misbehaving(
+    settings: &mut local::ServerSettings,
+    args: &Misbehave,
+    rules: Vec<Rule>,
+) {
     settings.faults.rules = rules;
     settings.faults.control = args.fault_control;
     settings.faults.documented_limits = args.documented_limits;

@@ -95,7 +95,7 @@ pub(crate) fn of_reply(reply: Reply) -> Response<reply::Body> {
     }
 }
 
-/// The answer that says no.
+/// The response of a refused call.
 pub(crate) fn of_refusal(refusal: &Refusal) -> Response<reply::Body> {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = match refusal.shape {

@@ -1,4 +1,4 @@
-//! Who may speak to the server: whoever holds its one token.
+//! Authentication: the server has one bearer token.
 
 use std::fmt;
 

@@ -13,12 +13,12 @@ use crate::http::reply::{self, Body};
 use crate::local::answer::of_reply;
 use crate::local::check;
 use crate::local::faults::capacity::Shortage;
-use crate::local::faults::rule::Spell;
+use crate::local::faults::rule::MachineFault;
 use crate::local::host::Host;
 use crate::local::image::{self, Image};
 use crate::local::refusal::Refusal;
-use crate::local::registry::create::Newborn;
-use crate::local::registry::machine::Curse;
+use crate::local::registry::create::NewMachine;
+use crate::local::registry::machine::InjectedFaults;
 use crate::local::registry::view::{Region, Reply, Shown, org_page};
 use crate::local::registry::{Live, Registry};
 use crate::local::routes::action::{Action, MachineAction};
@@ -48,7 +48,7 @@ impl Calls {
 
     /// The machines there are.
     pub(crate) fn live(&self) -> Live {
-        self.host.look(Registry::live)
+        self.host.read(Registry::live)
     }
 
     /// Does nothing for so long, or until the server ends.
@@ -70,7 +70,7 @@ impl Calls {
             Action::Machine { app, id, .. } => {
                 let found = self
                     .host
-                    .look(|registry| registry.find(app, id).map(Arc::clone));
+                    .read(|registry| registry.find(app, id).map(Arc::clone));
                 if let Some(machine) = found {
                     subject.name = Some(machine.name.clone());
                     subject.region = Some(machine.region.clone());
@@ -89,7 +89,7 @@ impl Calls {
         app: String,
         mut request: CreateMachine,
         weight: usize,
-        spells: &[Spell],
+        machine_faults: &[MachineFault],
         shortage: impl Fn(&str) -> Option<Shortage>,
     ) -> Result<Reply, Refusal> {
         request.name = request.name.filter(|name| !name.is_empty());
@@ -100,39 +100,39 @@ impl Calls {
         let candidates = self.regions.candidates(request.region.as_deref())?;
         let name = request.name.as_deref();
         self.host
-            .look(|registry| registry.admit(&app, name, weight))?;
+            .read(|registry| registry.admit(&app, name, weight))?;
         let image = self.image(&request.config).await?;
         let region = place(candidates, shortage)?;
         let now = self.now();
-        let mut curse = Curse::default();
-        for spell in spells {
-            curse.add(spell, now);
+        let mut injected = InjectedFaults::default();
+        for fault in machine_faults {
+            injected.add(fault, now);
         }
-        let newborn = Newborn {
+        let new = NewMachine {
             app,
             request,
             image,
             region,
             weight,
-            curse,
+            injected,
         };
         let made = self
             .host
-            .change(|registry, now| registry.create(newborn, now))?;
-        if spells.contains(&Spell::Forget)
+            .change(|registry, now| registry.create(new, now))?;
+        if machine_faults.contains(&MachineFault::Forget)
             && let Reply::Machine(shown) = &made
         {
-            self.host.curse(&shown.machine.id, &Spell::Forget);
+            self.host.inject(&shown.machine.id, &MachineFault::Forget);
         }
         Ok(made)
     }
 
-    /// Lays faults upon a machine.
-    pub(crate) fn curse(&self, app: &str, id: &str, spells: &[Spell]) {
-        let known =
-            !spells.is_empty() && self.host.look(|registry| registry.find(app, id).is_some());
-        for spell in spells.iter().filter(|_| known) {
-            self.host.curse(id, spell);
+    /// Injects faults into a machine.
+    pub(crate) fn inject(&self, app: &str, id: &str, machine_faults: &[MachineFault]) {
+        let known = !machine_faults.is_empty()
+            && self.host.read(|registry| registry.find(app, id).is_some());
+        for fault in machine_faults.iter().filter(|_| known) {
+            self.host.inject(id, fault);
         }
     }
 
@@ -145,10 +145,10 @@ impl Calls {
         app: &str,
         id: &str,
         nonce: Option<&str>,
-        act: MachineAction,
+        action: MachineAction,
         weight: usize,
     ) -> Result<Response<Body>, Refusal> {
-        match act {
+        match action {
             MachineAction::Wait(query) => {
                 let answer = self.host.wait(app, id, &query).await?;
                 Ok(reply::json(StatusCode::OK, &answer))
@@ -175,13 +175,13 @@ impl Calls {
                 let updated = self.update(app, id, nonce, *request, weight).await?;
                 Ok(of_reply(updated))
             }
-            act => {
-                let is_delete = matches!(act, MachineAction::Delete { .. });
+            action => {
+                let is_delete = matches!(action, MachineAction::Delete { .. });
                 let change = self
                     .host
-                    .change(|registry, now| registry.act(app, id, nonce, act, now))?;
+                    .change(|registry, now| registry.apply(app, id, nonce, action, now))?;
                 if is_delete {
-                    self.host.settle_down(app, id).await;
+                    self.host.await_destroyed(app, id).await;
                 }
                 Ok(of_reply(change))
             }
@@ -209,7 +209,7 @@ impl Calls {
                 .change(|registry, now| registry.delete_app(&name, now))
                 .map(of_reply),
             Action::List { app, filter, page } => {
-                let listing = host.look(|registry| registry.list(&app, &filter, &page, now))?;
+                let listing = host.read(|registry| registry.list(&app, &filter, &page, now))?;
                 let (machines, next) = listing.kept(&filter, now);
                 let shown = machines
                     .into_iter()
@@ -227,7 +227,7 @@ impl Calls {
                 page,
             } => {
                 let listing =
-                    host.look(|r| r.list_org(&org, &filter, updated_after, &page, now))?;
+                    host.read(|r| r.list_org(&org, &filter, updated_after, &page, now))?;
                 let (machines, next) = listing.kept(&filter, now);
                 Ok(reply::json(
                     StatusCode::OK,
@@ -239,7 +239,7 @@ impl Calls {
                 instance,
                 next_token,
             } => {
-                host.look(|registry| registry.show_app(&app).map(drop))?;
+                host.read(|registry| registry.show_app(&app).map(drop))?;
                 let logs = &host.parts().logs;
                 let page = logs.page(&app, instance.as_deref(), next_token.as_deref())?;
                 Ok(reply::json(StatusCode::OK, &page))
@@ -248,7 +248,7 @@ impl Calls {
             Action::Placements => Ok(reply::json(StatusCode::OK, &json!({"regions": []}))),
             Action::OrgVolumes => Ok(reply::json(StatusCode::OK, &json!({"volumes": []}))),
             Action::Nothing { app, list } => {
-                host.look(|registry| registry.show_app(&app).map(drop))?;
+                host.read(|registry| registry.show_app(&app).map(drop))?;
                 Ok(reply::json(StatusCode::OK, &empty(&list)))
             }
             Action::Token => Ok(self.token()),
@@ -264,7 +264,7 @@ impl Calls {
         request: UpdateMachine,
         weight: usize,
     ) -> Result<Reply, Refusal> {
-        if self.host.look(|registry| registry.find(app, id).is_none()) {
+        if self.host.read(|registry| registry.find(app, id).is_none()) {
             return Err(Refusal::no_machine());
         }
         if let Some(name) = request.name.as_deref().filter(|name| !name.is_empty()) {

@@ -15,17 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, UnixMs};
-use crate::local::faults::rule::{Spell, Sticky};
+use crate::local::faults::rule::{MachineFault, StuckIn};
 use crate::local::keeper;
 use crate::local::logs::Logs;
 use crate::local::refusal::Refusal;
 use crate::local::registry::life::{Effect, Observation, Order};
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::local::registry::view::Reply;
 use crate::local::registry::{Done, Registry};
 use crate::local::relay::Relay;
 use crate::local::runner::{Handle, Runner};
-use crate::local::waits::{self, Hub, Standing, Target, WaitQuery};
+use crate::local::waits::{self, Hub, Target, WaitQuery, WaitStatus};
 use crate::machines::wire::{MachineState, WaitAnswer};
 use crate::shutdown::Shutdown;
 
@@ -46,7 +46,7 @@ struct Inner {
     waits: Hub,
 }
 
-/// What the machines lean on.
+/// What the machines depend on.
 #[derive(Debug)]
 pub(crate) struct Parts {
     /// What runs them.
@@ -63,7 +63,7 @@ pub(crate) struct Parts {
     pub(crate) shutdown: Shutdown,
 }
 
-/// What reaches the task that keeps a process.
+/// The channel to the task that supervises a process.
 #[derive(Debug)]
 struct Process {
     generation: u64,
@@ -83,7 +83,7 @@ impl Host {
         }))
     }
 
-    /// What the machines lean on.
+    /// What the machines depend on.
     pub(crate) fn parts(&self) -> &Parts {
         &self.0.parts
     }
@@ -93,9 +93,9 @@ impl Host {
         self.0.parts.clock.now_ms()
     }
 
-    /// Looks something up.
-    pub(crate) fn look<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
-        look(&self.registry())
+    /// Reads the registry under its lock.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Registry) -> T) -> T {
+        read(&self.registry())
     }
 
     /// Changes something, and carries out what follows.
@@ -121,7 +121,7 @@ impl Host {
         id: &str,
         generation: u64,
         seen: Observation,
-    ) -> Option<Arc<Machine>> {
+    ) -> Option<Arc<MachineRecord>> {
         let now = self.now();
         let mut registry = self.registry();
         let effect = registry.observe(id, generation, seen, now)?;
@@ -132,16 +132,16 @@ impl Host {
         Some(machine)
     }
 
-    /// Lays a fault upon a machine that is there.
-    pub(crate) fn curse(&self, id: &str, spell: &Spell) {
+    /// Injects a fault into an existing machine.
+    pub(crate) fn inject(&self, id: &str, fault: &MachineFault) {
         let now = self.now();
-        if *spell == Spell::Forget {
+        if *fault == MachineFault::Forget {
             let effect = self.registry().forget(id);
             self.carry_out(id, effect);
             self.parts().logs.retire(id);
             return;
         }
-        self.registry().curse(id, spell, now);
+        self.registry().inject(id, fault, now);
     }
 
     /// Makes what runs a machine reachable for orders and execs.
@@ -170,7 +170,7 @@ impl Host {
     /// 404 without the machine, 412 when it does not run.
     pub(crate) fn running(&self, app: &str, id: &str) -> Result<Handle, Refusal> {
         let now = self.now();
-        let machine = self.look(|registry| registry.read(app, id, now))?;
+        let machine = self.read(|registry| registry.read(app, id, now))?;
         let handle = self
             .processes()
             .get(id)
@@ -199,16 +199,16 @@ impl Host {
         let mut since = None;
         let outcome = loop {
             let now = self.now();
-            let machine = match self.look(|registry| registry.read(app, id, now)) {
+            let machine = match self.read(|registry| registry.read(app, id, now)) {
                 Ok(machine) => machine,
                 Err(refusal) => break Err(refusal),
             };
             let since = since.get_or_insert_with(|| machine.last_event_id().to_owned());
             match waits::check(&machine, query, since) {
-                Standing::Reached(answer) => break Ok(answer),
-                Standing::Gone => break Err(Refusal::no_machine()),
-                Standing::Replaced => break Err(waits::timed_out(query, "replaced")),
-                Standing::NotYet => {}
+                WaitStatus::Reached(answer) => break Ok(answer),
+                WaitStatus::Gone => break Err(Refusal::no_machine()),
+                WaitStatus::Replaced => break Err(waits::timed_out(query, "replaced")),
+                WaitStatus::NotYet => {}
             }
             tokio::select! {
                 _ = changes.changed() => {}
@@ -223,10 +223,10 @@ impl Host {
     }
 
     /// Waits until the processes of a deleted machine have ended, as far as that takes no longer
-    /// than [`DESTROYING_MAX`]: whoever is told that it is deleted may make another in its place.
-    pub(crate) async fn settle_down(&self, app: &str, id: &str) {
-        let stick = self.look(|registry| registry.by_id(id)?.curse.stick);
-        if matches!(stick, Some((Sticky::Destroying, _))) {
+    /// than [`DESTROYING_MAX`]: a client that was told so may create another in its place.
+    pub(crate) async fn await_destroyed(&self, app: &str, id: &str) {
+        let stick = self.read(|registry| registry.by_id(id)?.injected.stick);
+        if matches!(stick, Some((StuckIn::Destroying, _))) {
             return;
         }
         let query = WaitQuery {
@@ -257,7 +257,7 @@ impl Host {
             Some(Effect::Order(generation, order)) => self.order(id, generation, order),
             Some(Effect::Finish) => self.finish(id),
         }
-        self.0.waits.poke(id);
+        self.0.waits.notify(id);
     }
 
     fn launch(&self, id: &str, generation: u64, pause: Duration, prepare_only: bool) {
@@ -284,7 +284,7 @@ impl Host {
         self.parts()
             .shutdown
             .spawn(keeper::keep(self.clone(), start));
-        // The end may have begun between the look above and the insertion.
+        // The shutdown may have begun between the check above and the insertion.
         if self.parts().shutdown.quiet().is_cancelled() {
             kill.cancel();
         }
@@ -308,10 +308,10 @@ impl Host {
 
     /// Removes a machine that nothing runs for any more, unless a fault keeps it.
     fn finish(&self, id: &str) {
-        let stick = self.look(|registry| registry.by_id(id).and_then(|m| m.curse.stick));
+        let stick = self.read(|registry| registry.by_id(id).and_then(|m| m.injected.stick));
         match stick {
-            Some((Sticky::Destroying, None)) => {}
-            Some((Sticky::Destroying, Some(length))) => {
+            Some((StuckIn::Destroying, None)) => {}
+            Some((StuckIn::Destroying, Some(length))) => {
                 let (host, id) = (self.clone(), id.to_owned());
                 self.parts().shutdown.spawn(async move {
                     let quiet = host.parts().shutdown.quiet();
@@ -327,7 +327,7 @@ impl Host {
         let now = self.now();
         self.registry().finish(id, now);
         self.parts().logs.retire(id);
-        self.0.waits.poke(id);
+        self.0.waits.notify(id);
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {

@@ -1,7 +1,7 @@
 //! One start of one machine, from its image to the end of its last process.
 //!
-//! A keeper reports what it sees to the [`Host`] and does what it is told: it decides nothing
-//! about the machine's life. What it is told before its program runs ends it early.
+//! A keeper reports what it observes to the [`Host`] and does what it is told: it decides nothing
+//! about the machine's life. An order that arrives before its program runs ends it early.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::local::engine::{Error, Exit, OutputSink};
-use crate::local::faults::rule::Sticky;
+use crate::local::faults::rule::StuckIn;
 use crate::local::host::Host;
 use crate::local::logs::{Log, Stream};
 use crate::local::registry::life::{Observation, Order};
-use crate::local::registry::machine::{Machine, Next};
+use crate::local::registry::machine::{MachineRecord, Next};
 use crate::local::runner::{Handle, Running};
 use crate::local::spec;
 use crate::machines::wire::MachineState;
@@ -43,7 +43,7 @@ pub(crate) struct Start {
 enum Early {
     /// It was told to end.
     Abandoned,
-    /// It was told nothing; it has been reported, or is nobody's any more.
+    /// Nothing is left to report: it was reported, or the machine is gone.
     Reported,
     /// There is no program to run, and so its run is over.
     Ended(Exit),
@@ -74,11 +74,11 @@ pub(crate) async fn keep(host: Host, mut start: Start) {
 }
 
 /// Goes from `created` to a running program.
-async fn boot(host: &Host, start: &mut Start) -> Result<(Arc<Machine>, Running), Early> {
-    let curse = host.look(|registry| Some(registry.by_id(&start.id)?.curse.clone()));
-    let curse = curse.ok_or(Early::Reported)?;
-    hold(start, Some(start.pause + curse.slow_pull)).await?;
-    if let Some((Sticky::Created, length)) = curse.stick {
+async fn boot(host: &Host, start: &mut Start) -> Result<(Arc<MachineRecord>, Running), Early> {
+    let injected = host.read(|registry| Some(registry.by_id(&start.id)?.injected.clone()));
+    let injected = injected.ok_or(Early::Reported)?;
+    hold(start, Some(start.pause + injected.slow_pull)).await?;
+    if let Some((StuckIn::Created, length)) = injected.stick {
         hold(start, length).await?;
     }
     let seen = match start.prepare_only {
@@ -93,7 +93,7 @@ async fn boot(host: &Host, start: &mut Start) -> Result<(Arc<Machine>, Running),
     if machine.next != Next::Policy {
         return Err(Early::Abandoned);
     }
-    if let Some((Sticky::Starting, length)) = curse.stick {
+    if let Some((StuckIn::Starting, length)) = injected.stick {
         hold(start, length).await?;
     }
     let spec = spec::build(&machine).map_err(|refusal| Early::Failed(refusal.error.into()))?;
@@ -149,7 +149,12 @@ async fn hold(start: &mut Start, length: Option<Duration>) -> Result<(), Early> 
 }
 
 /// Follows a running program to its end, passing on what the machine is told.
-async fn follow(host: &Host, start: &mut Start, machine: &Machine, mut running: Running) -> Exit {
+async fn follow(
+    host: &Host,
+    start: &mut Start,
+    machine: &MachineRecord,
+    mut running: Running,
+) -> Exit {
     let handle = running.handle();
     let ended = CancellationToken::new();
     if let (Some(listener), Some(relay)) = (running.take_listener(), &host.parts().relay) {
@@ -186,13 +191,13 @@ async fn follow(host: &Host, start: &mut Start, machine: &Machine, mut running: 
 
 /// How long a fault keeps a machine in the state that it is in; `None` when none does.
 fn held(host: &Host, id: &str) -> Option<Option<Duration>> {
-    let machine = host.look(|registry| registry.by_id(id).map(Arc::clone))?;
-    let (state, length) = machine.curse.stick?;
+    let machine = host.read(|registry| registry.by_id(id).map(Arc::clone))?;
+    let (state, length) = machine.injected.stick?;
     let is_in = match state {
-        Sticky::Stopping => MachineState::Stopping,
-        Sticky::Restarting => MachineState::Restarting,
-        Sticky::Replacing => MachineState::Replacing,
-        Sticky::Created | Sticky::Starting | Sticky::Destroying => return None,
+        StuckIn::Stopping => MachineState::Stopping,
+        StuckIn::Restarting => MachineState::Restarting,
+        StuckIn::Replacing => MachineState::Replacing,
+        StuckIn::Created | StuckIn::Starting | StuckIn::Destroying => return None,
     };
     (machine.state == is_in).then_some(length)
 }

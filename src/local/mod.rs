@@ -10,8 +10,8 @@
 //!
 //! - `routes` turns a request into an action; `check` says what a machine may be asked to be;
 //!   `registry` is machines and their lives as values. None of them does anything.
-//! - `host` carries out what the registry asks for; a `keeper` sees one start of one machine
-//!   through; [`engine`] runs it, `relay` carries its bytes to the endpoint, `logs` keeps what
+//! - `host` carries out what the registry asks for; a `keeper` supervises one start of one
+//!   machine; [`engine`] runs it, `relay` carries its bytes to the endpoint, `logs` keeps what
 //!   it writes. What machines start from is kept by the crate `cofferdam_images`.
 //! - [`faults`] is how the server is told to misbehave.
 //!
@@ -69,7 +69,7 @@ use crate::http::serve::{Limits, serve_or_sever};
 use crate::local::auth::Gate;
 use crate::local::bwrap::Engine;
 use crate::local::calls::Calls;
-use crate::local::faults::Faults;
+use crate::local::faults::FaultInjector;
 use crate::local::host::{Host, Parts};
 use crate::local::logs::Logs;
 use crate::local::registry::{Registry, Rules};
@@ -81,7 +81,7 @@ use crate::machines::wire::CreateApp;
 use crate::shutdown::Shutdown;
 
 pub use crate::local::faults::rule::{Rule, RuleError};
-pub use crate::local::settings::{Bounds, Faults as FaultSettings, Guests, Settings};
+pub use crate::local::settings::{Bounds, FaultSettings, Guests, ServerSettings};
 
 /// Why a Machines server does not open.
 #[derive(Debug, thiserror::Error)]
@@ -102,7 +102,7 @@ pub enum Error {
 
 /// A Machines server that has opened, and does not serve yet.
 #[derive(Debug)]
-pub struct Machines {
+pub struct LocalServer {
     host: Host,
     server: Server,
     bounds: Bounds,
@@ -114,24 +114,24 @@ pub struct Machines {
 /// ended. Returns when nothing of them is left.
 ///
 /// # Errors
-/// As [`Machines::open`].
+/// As [`LocalServer::open`].
 pub async fn serve(
     listener: TcpListener,
-    settings: Settings,
+    settings: ServerSettings,
     shutdown: Shutdown,
 ) -> Result<(), Error> {
-    let machines = Machines::open(settings, &shutdown).await?;
+    let machines = LocalServer::open(settings, &shutdown).await?;
     machines.serve(listener).await;
     Ok(())
 }
 
-impl Machines {
+impl LocalServer {
     /// Opens a server: finds out what keeps machines apart here by trying it, and cleans up what
     /// one left that was killed.
     ///
     /// # Errors
     /// Without a token, with a setting that breaks a rule, where machines cannot be run.
-    pub async fn open(settings: Settings, shutdown: &Shutdown) -> Result<Self, Error> {
+    pub async fn open(settings: ServerSettings, shutdown: &Shutdown) -> Result<Self, Error> {
         let gate = Gate::new(&settings.token).ok_or(Error::NoToken)?;
         if settings.org.is_empty() {
             return Err(Error::Setting("the organisation has no name".to_owned()));
@@ -171,7 +171,7 @@ impl Machines {
         let faults = settings.faults;
         let server = Server::new(Deps {
             gate,
-            faults: Faults::new(faults.rules, faults.documented_limits),
+            faults: FaultInjector::new(faults.rules, faults.documented_limits),
             control: faults.control,
             calls: Calls {
                 host: host.clone(),

@@ -1,8 +1,8 @@
-//! An answer that says no, as the Machines API says it.
+//! A refused call, in the form the Machines API gives it.
 
 use std::borrow::Cow;
 
-/// A refused call: its status and what its body tells.
+/// A refused call: its status and its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     /// HTTP status.
@@ -11,7 +11,7 @@ pub(crate) struct Refusal {
     pub(crate) error: Cow<'static, str>,
     /// The code under `status`, where the API gives one.
     pub(crate) code: Option<Cow<'static, str>>,
-    /// What stands in `Retry-After`, in seconds.
+    /// The value of `Retry-After`, in seconds.
     pub(crate) retry_after_s: Option<u64>,
     /// Which of the API's body shapes it has.
     pub(crate) shape: Shape,

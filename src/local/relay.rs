@@ -152,7 +152,7 @@ impl Relay {
 
 /// What one machine may have.
 struct Own {
-    /// The connection that needs nobody else's leave.
+    /// The connection that is always allowed, whatever others use.
     first: Arc<Semaphore>,
     further: Arc<Semaphore>,
 }

@@ -19,7 +19,7 @@ use crate::http::serve::Severed;
 use crate::local::answer::{self, Body};
 use crate::local::auth::Gate;
 use crate::local::calls::Calls;
-use crate::local::faults::{Counts, Faults, Instead, Spoil, Subject, Verdict};
+use crate::local::faults::{Counts, FaultInjector, Instead, Spoil, Subject, Verdict};
 use crate::local::ids::Ids;
 use crate::local::refusal::{Refusal, Shape};
 use crate::local::registry::Live;
@@ -41,7 +41,7 @@ pub(crate) struct Server(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     gate: Gate,
-    faults: Faults,
+    faults: FaultInjector,
     /// Whether fault rules can be changed over HTTP.
     control: bool,
     calls: Calls,
@@ -58,7 +58,7 @@ pub(crate) struct Deps {
     /// Who may speak to it.
     pub(crate) gate: Gate,
     /// How it misbehaves.
-    pub(crate) faults: Faults,
+    pub(crate) faults: FaultInjector,
     /// Whether that can be changed over HTTP.
     pub(crate) control: bool,
     /// Carries calls out.
@@ -214,7 +214,7 @@ impl Server {
                 let shortage = |region: &str| self.0.faults.shortage(subject.in_region(region));
                 let calls = &self.0.calls;
                 let made = calls
-                    .create(app, *request, weight, &verdict.spells, shortage)
+                    .create(app, *request, weight, &verdict.machine_faults, shortage)
                     .await?;
                 Ok(answer::of_reply(made))
             }
@@ -222,14 +222,14 @@ impl Server {
                 app,
                 id,
                 nonce,
-                act,
+                action,
             } => {
                 if let Some(shortage) = self.0.faults.shortage(subject.borrow()) {
                     return Err(shortage.refusal());
                 }
-                self.0.calls.curse(&app, &id, &verdict.spells);
+                self.0.calls.inject(&app, &id, &verdict.machine_faults);
                 let nonce = nonce.as_deref();
-                self.0.calls.machine(&app, &id, nonce, act, weight).await
+                self.0.calls.machine(&app, &id, nonce, action, weight).await
             }
             other => self.0.calls.other(other),
         }

@@ -9,7 +9,7 @@ use crate::local::faults::rule::Rule;
 
 /// What a Machines server is told when it opens.
 #[derive(Clone)]
-pub struct Settings {
+pub struct ServerSettings {
     /// The one token that it accepts; `Bearer ` or `FlyV1 ` may stand before it.
     pub token: String,
     /// Where images are, and where the engine keeps its files.
@@ -29,7 +29,7 @@ pub struct Settings {
     /// How much of everything there may be.
     pub bounds: Bounds,
     /// How it is to misbehave.
-    pub faults: Faults,
+    pub faults: FaultSettings,
     /// Tells the time.
     pub clock: Clock,
 }
@@ -85,7 +85,7 @@ impl Default for Bounds {
 
 /// How a server is to misbehave.
 #[derive(Clone, Debug, Default)]
-pub struct Faults {
+pub struct FaultSettings {
     /// Rules from the start.
     pub rules: Vec<Rule>,
     /// Whether rules can be changed over HTTP, at `/_faults`.
@@ -94,7 +94,7 @@ pub struct Faults {
     pub documented_limits: bool,
 }
 
-impl Settings {
+impl ServerSettings {
     /// The defaults: any region, organisation `personal`, no apps, no endpoint, no faults,
     /// sandboxed guests.
     #[must_use]
@@ -108,15 +108,15 @@ impl Settings {
             regions: Vec::new(),
             endpoint: None,
             bounds: Bounds::default(),
-            faults: Faults::default(),
+            faults: FaultSettings::default(),
             clock: Clock::system(),
         }
     }
 }
 
-impl std::fmt::Debug for Settings {
+impl std::fmt::Debug for ServerSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings")
+        f.debug_struct("ServerSettings")
             .field("state_dir", &self.state_dir)
             .field("apps", &self.apps)
             .field("org", &self.org)

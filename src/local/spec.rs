@@ -10,13 +10,13 @@ use crate::local::check;
 use crate::local::engine::{GuestFile, Spec};
 use crate::local::image::Image;
 use crate::local::refusal::Refusal;
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::machines::wire::{File, MachineConfig};
 
 /// Where programs are looked for when neither image nor request says.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Permission bits of a file when nobody says.
+/// Permission bits of a file when the request has none.
 const FILE_MODE: u32 = 0o644;
 
 /// The program of a machine and its arguments: `init.exec` alone if it is there; otherwise entry
@@ -46,7 +46,7 @@ pub(crate) fn argv(config: &MachineConfig, image: &Image) -> Result<Vec<String>,
 ///
 /// # Errors
 /// What does not fit after all, in words.
-pub(crate) fn build(machine: &Machine) -> Result<Spec, Refusal> {
+pub(crate) fn build(machine: &MachineRecord) -> Result<Spec, Refusal> {
     let config = &*machine.config;
     let size = check::size(config)?;
     Ok(Spec {
@@ -63,7 +63,7 @@ pub(crate) fn build(machine: &Machine) -> Result<Spec, Refusal> {
 
 /// The image's environment, the request's over it, and over both what the service sets itself.
 /// `FLY_PUBLIC_IP` is left out, since there is none.
-fn env(machine: &Machine, memory_mb: u64) -> BTreeMap<String, String> {
+fn env(machine: &MachineRecord, memory_mb: u64) -> BTreeMap<String, String> {
     let mut env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
     env.extend(machine.image.env.iter().cloned());
     env.extend(machine.config.env.0.clone());

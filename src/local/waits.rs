@@ -1,7 +1,7 @@
 //! Waiting for a machine to reach a state.
 //!
-//! [`parse`] and [`check`] are the rules and touch nothing. [`Hub`] wakes those who wait: one
-//! channel for each machine that somebody waits for, none for the others, so that many waits and
+//! [`parse`] and [`check`] are the rules and touch nothing. [`Hub`] wakes waiting calls: one
+//! channel for each machine that is waited for, none for the others, so that many waits and
 //! many machines are both cheap.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::local::refusal::Refusal;
-use crate::local::registry::machine::{Change, Machine};
+use crate::local::registry::machine::{Change, MachineRecord};
 use crate::local::routes::query::Query;
 use crate::machines::wire::{MachineState, WaitAnswer};
 
@@ -39,7 +39,7 @@ pub(crate) enum Target {
 
 /// Where a wait stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum WaitStatus {
     /// The state was reached.
     Reached(WaitAnswer),
     /// Not yet.
@@ -100,15 +100,15 @@ fn target(word: &str) -> Result<Target, Refusal> {
     }
 }
 
-/// Holds a wait against a machine. `since` is the event after which changes count even if the
-/// machine has left their state again; a state reached and left between two looks is not missed.
-pub(crate) fn check(machine: &Machine, query: &WaitQuery, since: &str) -> Standing {
+/// Compares a wait with a machine. `since` is the event after which changes count even if the
+/// machine has left their state again; a state reached and left between two checks is not missed.
+pub(crate) fn check(machine: &MachineRecord, query: &WaitQuery, since: &str) -> WaitStatus {
     if let Some(version) = &query.version
         && *version != machine.version
     {
         return match machine.versions.iter().any(|old| old.version == *version) {
-            true => Standing::Replaced,
-            false => Standing::Gone,
+            true => WaitStatus::Replaced,
+            false => WaitStatus::Gone,
         };
     }
     let after = query.from_event_id.as_deref();
@@ -119,12 +119,12 @@ pub(crate) fn check(machine: &Machine, query: &WaitQuery, since: &str) -> Standi
     let matches = |state: &MachineState| query.targets.iter().any(|t| t.includes(state));
     let mut passed = machine.changes.iter().filter(counts);
     if let Some(change) = passed.find(|change| matches(&change.state)) {
-        return Standing::Reached(answer(change));
+        return WaitStatus::Reached(answer(change));
     }
     match machine.changes.back() {
-        Some(last) if after.is_none() && matches(&last.state) => Standing::Reached(answer(last)),
-        _ if machine.state.is_gone() => Standing::Gone,
-        _ => Standing::NotYet,
+        Some(last) if after.is_none() && matches(&last.state) => WaitStatus::Reached(answer(last)),
+        _ if machine.state.is_gone() => WaitStatus::Gone,
+        _ => WaitStatus::NotYet,
     }
 }
 
@@ -172,7 +172,7 @@ impl Target {
     }
 }
 
-/// Wakes those who wait.
+/// Wakes waiting calls.
 #[derive(Debug, Default)]
 pub(crate) struct Hub(Mutex<HashMap<String, watch::Sender<()>>>);
 
@@ -202,7 +202,7 @@ impl Hub {
     }
 
     /// Tells those who wait for a machine that it has changed.
-    pub(crate) fn poke(&self, id: &str) {
+    pub(crate) fn notify(&self, id: &str) {
         if let Some(sender) = self.locked().get(id) {
             sender.send_replace(());
         }
@@ -251,7 +251,7 @@ mod tests {
     fn check_wait(text: &str, was: &[&str], since: &str, expected: &str) {
         let machine = machine_that_was(was);
         let found = match check(&machine, &query(text).expect("sound"), since) {
-            Standing::Reached(answer) => answer.state.expect("it is set").to_string(),
+            WaitStatus::Reached(answer) => answer.state.expect("it is set").to_string(),
             other => format!("{other:?}"),
         };
         assert_eq!(found, expected, "{text} {was:?} since {since:?}");
@@ -299,12 +299,12 @@ mod tests {
         let hub = Hub::default();
         let first = hub.subscribe("m");
         let second = hub.subscribe("m");
-        hub.poke("m");
+        hub.notify("m");
         assert_eq!(first.has_changed().ok(), Some(true));
         hub.leave("m", first);
         assert_eq!(hub.locked().len(), 1);
         hub.leave("m", second);
         assert!(hub.locked().is_empty());
-        hub.poke("m");
+        hub.notify("m");
     }
 }

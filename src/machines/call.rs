@@ -15,7 +15,7 @@ pub enum Call {
     List,
     /// Wait for a state.
     Wait,
-    /// Start a machine that rests.
+    /// Start a stopped machine.
     Start,
     /// Ask a machine to stop.
     Stop,

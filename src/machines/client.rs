@@ -1,7 +1,7 @@
 //! The calls of the API that a run needs, one method each.
 //!
 //! Every method sends once (a listing once for each page) and returns within
-//! [`Settings::timeout`], or, for a wait, that much after the time it asks for. Whether a failure
+//! [`ClientSettings::timeout`], or, for a wait, that much after the time it asks for. Whether a failure
 //! is to be tried again is decided in [`retry`](super::retry), not here.
 
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use crate::clock::UnixMs;
 
 use super::call::Call;
 use super::error::{Error, Redaction};
-use super::settings::{self, Settings, Token};
+use super::settings::{self, ClientSettings, Token};
 use super::transport::{Answer, Outgoing, Transport};
 use super::wire::{
     App, CreateMachine, CurrentToken, LogPage, Machine, MachineBrief, MachineState, StopRequest,
@@ -68,7 +68,7 @@ impl Client {
     /// # Errors
     /// [`Error::Settings`] when the address or the token cannot be used, or when the address is
     /// https and this system has no certificates to check it against.
-    pub fn new(settings: Settings) -> Result<Self, Error> {
+    pub fn new(settings: ClientSettings) -> Result<Self, Error> {
         let base = settings::versioned(&settings.base)?;
         let transport = Transport {
             http: settings::pool(&base, settings.connect_timeout)?,
@@ -145,7 +145,7 @@ impl Client {
         self.0.transport.send(call, parse_wait).await
     }
 
-    /// Starts a machine that rests.
+    /// Starts a stopped machine.
     ///
     /// # Errors
     /// Any; 412 when it is not in a state to be started.
@@ -201,7 +201,7 @@ impl Client {
     }
 
     /// The service's clock, in whole seconds, as it stands in the answer to reading an app; `None`
-    /// when the answer bears no date.
+    /// when the answer has no date.
     ///
     /// # Errors
     /// As [`Client::app`].

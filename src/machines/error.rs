@@ -104,7 +104,7 @@ impl Error {
     }
 }
 
-/// An answer that says no. Values that were sent as environment or file contents, and the token,
+/// A refused call. Values that were sent as environment or file contents, and the token,
 /// are blotted out wherever the service repeats them; headers are not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

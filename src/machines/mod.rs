@@ -9,7 +9,7 @@
 //! Of the API's calls we use create, get, list, wait, start, stop and delete on machines, the
 //! reading of apps, tokens and logs, and nothing else: no updates, leases, volumes or services.
 //! A create has no idempotency key. Its place is taken by the machine's name, which is unique
-//! among the living machines of an app: who does not know whether a create came through looks for
+//! among the machines of an app that are not destroyed: after a lost answer the client looks for
 //! the name, and a second create under it is refused with the first machine's id.
 
 pub mod call;
@@ -27,4 +27,4 @@ pub use client::{Client, Force, MAX_WAIT, Wait};
 pub use error::{Certainty, Error, Refusal};
 pub use listing::{Detail, ListFilter};
 pub use retry::{Decision, Fault, Verdict, judge};
-pub use settings::{Settings, Token};
+pub use settings::{ClientSettings, Token};

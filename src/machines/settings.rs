@@ -11,7 +11,7 @@ use super::error::Error;
 
 /// How the client reaches the API.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ClientSettings {
     /// Where the API is, with or without `/v1` at its end.
     pub base: Url,
     /// The token.
@@ -25,7 +25,7 @@ pub struct Settings {
     pub observer: Observer,
 }
 
-impl Settings {
+impl ClientSettings {
     /// The usual bounds. A create takes 1 to 3 s on the real service, so 30 s is far beyond a slow
     /// answer; a connection within the private network takes milliseconds.
     #[must_use]
@@ -194,7 +194,7 @@ pub(super) fn pool(url: &Url, connect_timeout: Duration) -> Result<reqwest::Clie
     })
 }
 
-/// A TLS configuration that trusts nobody.
+/// A TLS configuration without roots.
 fn no_tls() -> Result<rustls::ClientConfig, Error> {
     let provider = rustls::crypto::ring::default_provider();
     let config = rustls::ClientConfig::builder_with_provider(provider.into())

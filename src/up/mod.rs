@@ -85,7 +85,7 @@ impl Running {
     /// As [`Error`] says.
     pub async fn start(
         settings: Up,
-        adjust: impl FnOnce(&mut local::Settings),
+        adjust: impl FnOnce(&mut local::ServerSettings),
     ) -> Result<Self, Error> {
         let held = Held::take(&settings.state_dir)?;
         let redis = match &settings.redis_url {
@@ -188,14 +188,14 @@ impl Machines {
     async fn start(
         settings: &Up,
         endpoint: SocketAddr,
-        adjust: impl FnOnce(&mut local::Settings),
+        adjust: impl FnOnce(&mut local::ServerSettings),
     ) -> Result<Self, Error> {
         let token = match &settings.token {
             Some(token) => token.clone(),
             None => Secret::new(keys::random_hex()),
         };
         let state_dir = settings.state_dir.clone();
-        let mut wanted = local::Settings::new(token.expose().clone(), state_dir);
+        let mut wanted = local::ServerSettings::new(token.expose().clone(), state_dir);
         wanted.apps.clone_from(&settings.apps);
         wanted.regions.clone_from(&settings.regions);
         wanted.endpoint = Some(endpoint.to_string());
@@ -207,7 +207,7 @@ impl Machines {
         let listener = bind(settings.machines_listen).await?;
         let address = reachable(local_address(&listener)?);
         let shutdown = Shutdown::new();
-        let machines = local::Machines::open(wanted, &shutdown).await?;
+        let machines = local::LocalServer::open(wanted, &shutdown).await?;
         let report = machines.report().to_owned();
         shutdown.spawn_loop("machines", machines.serve(listener));
         let url = Url::parse(&format!("http://{address}/v1")).expect("an address fits into a URL");

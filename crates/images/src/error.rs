@@ -23,14 +23,14 @@ pub enum Error {
         /// The name that was looked for.
         name: String,
     },
-    /// The name is known, but stands for another digest than the reference asks for.
+    /// The name is known, but refers to another digest than the reference asks for.
     #[error("image {name:?} is {found}, not {wanted}")]
     OtherDigest {
         /// The name without the digest.
         name: String,
         /// The digest in the reference.
         wanted: String,
-        /// The digest that the name stands for.
+        /// The digest of the name.
         found: String,
     },
     /// The source cannot be opened.
@@ -49,7 +49,7 @@ pub enum Error {
         /// What was looked for and not found.
         why: &'static str,
     },
-    /// The source holds several images and none bears the name that is imported.
+    /// The source holds several images and none has the name that is imported.
     #[error("the source holds several images; import it by the name of one: {}", names.join(", "))]
     Ambiguous {
         /// The names the source gives them.

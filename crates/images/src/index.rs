@@ -1,4 +1,4 @@
-//! The list of names: which image each one stands for.
+//! The index: the image of each name.
 //!
 //! One JSON file, replaced as a whole. Whoever reads or changes it holds `index.lock` meanwhile.
 
@@ -20,7 +20,7 @@ pub(crate) struct Index {
     pub(crate) names: BTreeMap<String, Target>,
 }
 
-/// What a name stands for.
+/// The image of a name.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub(crate) struct Target {
     /// The unpacked image.
@@ -44,7 +44,7 @@ impl Index {
         write_whole(path, self)
     }
 
-    /// Whether some name stands for this image.
+    /// Whether some name refers to this image.
     pub(crate) fn uses(&self, digest: &Digest) -> bool {
         self.names.values().any(|target| target.digest == *digest)
     }

@@ -1,4 +1,4 @@
-//! Layers of an image, laid over one another in a [`Tree`].
+//! Layers of an image, applied one after the other to a [`Tree`].
 //!
 //! A layer is a tar archive, maybe compressed. Its entries add to what the layers below brought or
 //! replace it; `.wh.NAME` hides NAME of the layers below, and `.wh..wh..opq` hides all that they
@@ -26,9 +26,9 @@ use crate::tree::{self, Found, Tree};
 
 /// The folders that every machine mounts something on; each root file system has them.
 const MOUNT_POINTS: [&str; 4] = ["workspace", "proc", "dev", "tmp"];
-/// Marks a name that hides one of the layers below.
+/// Whiteout: hides a name of the layers below.
 const HIDES: &[u8] = b".wh.";
-/// Hides all that the layers below have in a folder.
+/// Opaque whiteout: hides all that the layers below have in a folder.
 const HIDES_ALL: &[u8] = b".wh..wh..opq";
 /// Begins the names of an old union file system's own files.
 const UNION_OWN: &[u8] = b".wh..wh.";
@@ -42,7 +42,7 @@ pub(crate) struct Size {
     pub(crate) bytes: u64,
 }
 
-/// Lays layers over one another, counting what they bring against the limits.
+/// Applies layers, counting what they bring against the limits.
 pub(crate) struct Unpacker<'a> {
     tree: &'a Tree,
     limits: &'a Limits,
@@ -63,7 +63,7 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    /// Lays one layer over those before. Its contents, decompressed, must have the digest
+    /// Applies one layer over those before. Its contents, decompressed, must have the digest
     /// `diff_id`; until that is known nothing of the tree may be used.
     pub(crate) fn layer(&mut self, blob: Blob, diff_id: Digest, what: &str) -> Result<(), Error> {
         self.brought.clear();
@@ -366,7 +366,7 @@ impl Packing {
     pub(crate) fn of(first: &[u8]) -> Self {
         match first {
             [0x1f, 0x8b, ..] => Self::Gzip,
-            // The second is a frame of somebody's own notes, which may stand in front.
+            // The second is a skippable frame, which may come first.
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
             [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Other("xz"),
             [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Other("bzip2"),

@@ -1,7 +1,7 @@
 //! Images of machines, without a daemon: imported by name, unpacked once, used read-only.
 //!
 //! An image comes from a plain folder, an OCI image layout (a folder, or an archive of one), or an
-//! archive of `docker save`; the name `host` always stands for the host's own `/usr`. Whoever made
+//! archive of `docker save`; the name `host` always means the host's own `/usr`. Whoever made
 //! the image is not trusted: its digests are checked, it is written below one folder and nowhere
 //! else, and it has bounds ([`Limits`]).
 //!

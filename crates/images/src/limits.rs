@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Bounds on what an import reads, writes and waits for.
 ///
-/// Whoever can import an image is trusted to use the disk; whoever made the image is not.
+/// The importing user is trusted to use the disk; the maker of the image is not.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes of all files after unpacking. 8 GiB: twice the largest common language images.

@@ -21,17 +21,17 @@ pub(crate) struct Lock {
 
 /// Whether others may hold the lock at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hold {
-    Alone,
-    WithOthers,
+pub(crate) enum LockMode {
+    Exclusive,
+    Shared,
 }
 
 impl Lock {
     /// Takes the lock on the file `path`, waiting for it for at most `wait`.
-    pub(crate) fn take(path: &Path, hold: Hold, wait: Duration) -> Result<Self, Error> {
+    pub(crate) fn take(path: &Path, mode: LockMode, wait: Duration) -> Result<Self, Error> {
         let tries = wait.as_millis() / AGAIN.as_millis() + 1;
         for _ in 0..tries {
-            if let Some(lock) = Self::try_take(path, hold)? {
+            if let Some(lock) = Self::try_take(path, mode)? {
                 return Ok(lock);
             }
             std::thread::sleep(AGAIN);
@@ -42,7 +42,7 @@ impl Lock {
     }
 
     /// Takes the lock if it can be had at once.
-    pub(crate) fn try_take(path: &Path, hold: Hold) -> Result<Option<Self>, Error> {
+    pub(crate) fn try_take(path: &Path, mode: LockMode) -> Result<Option<Self>, Error> {
         let doing = || format!("lock {}", path.display());
         let file = OpenOptions::new()
             .create(true)
@@ -51,9 +51,9 @@ impl Lock {
             .mode(0o600)
             .open(path)
             .map_err(Error::io(doing()))?;
-        let operation = match hold {
-            Hold::Alone => FlockOperation::NonBlockingLockExclusive,
-            Hold::WithOthers => FlockOperation::NonBlockingLockShared,
+        let operation = match mode {
+            LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
+            LockMode::Shared => FlockOperation::NonBlockingLockShared,
         };
         match rustix::fs::flock(&file, operation) {
             Ok(()) => Ok(Some(Self { _file: file })),
@@ -71,15 +71,19 @@ mod tests {
     fn a_lock_held_alone_keeps_others_out_until_it_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let held = Lock::try_take(&path, Hold::Alone).unwrap();
+        let held = Lock::try_take(&path, LockMode::Exclusive).unwrap();
         assert!(held.is_some());
-        assert!(Lock::try_take(&path, Hold::WithOthers).unwrap().is_none());
-        let fault = Lock::take(&path, Hold::Alone, Duration::ZERO);
+        assert!(Lock::try_take(&path, LockMode::Shared).unwrap().is_none());
+        let fault = Lock::take(&path, LockMode::Exclusive, Duration::ZERO);
         assert!(matches!(fault, Err(Error::Busy { .. })));
         drop(held);
-        let first = Lock::try_take(&path, Hold::WithOthers).unwrap();
-        let second = Lock::try_take(&path, Hold::WithOthers).unwrap();
+        let first = Lock::try_take(&path, LockMode::Shared).unwrap();
+        let second = Lock::try_take(&path, LockMode::Shared).unwrap();
         assert!(first.is_some() && second.is_some());
-        assert!(Lock::try_take(&path, Hold::Alone).unwrap().is_none());
+        assert!(
+            Lock::try_take(&path, LockMode::Exclusive)
+                .unwrap()
+                .is_none()
+        );
     }
 }

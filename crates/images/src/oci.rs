@@ -78,7 +78,7 @@ struct Platform {
 struct Layout<'a> {
     container: &'a Container,
     limits: &'a Limits,
-    /// Manifests for this host, with the names that they and the indexes around them bear.
+    /// Manifests for this host, with their names and those of the indexes around them.
     ours: Vec<(Descriptor, Vec<String>)>,
     /// Platforms of the others.
     others: Vec<String>,
@@ -139,7 +139,7 @@ impl Layout<'_> {
         }
     }
 
-    /// The manifest that bears the wanted name, else the only one.
+    /// The manifest with the wanted name, else the only one.
     fn choose(&self, wanted: &Reference) -> Result<Descriptor, Error> {
         let [(first, _), rest @ ..] = self.ours.as_slice() else {
             if self.others.is_empty() {

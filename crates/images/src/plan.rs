@@ -16,7 +16,7 @@ pub(crate) struct Plan {
     pub(crate) config: Digest,
     /// Digest of the manifest, where the source has one.
     pub(crate) manifest: Option<Digest>,
-    pub(crate) settings: Settings,
+    pub(crate) settings: RunConfig,
     /// From the lowest to the highest.
     pub(crate) layers: Vec<Layer>,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Layer {
 
 /// What an image says about how its program is run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
-pub(crate) struct Settings {
+pub(crate) struct RunConfig {
     #[serde(default)]
     pub(crate) entrypoint: Vec<String>,
     #[serde(default)]
@@ -117,7 +117,7 @@ impl Plan {
     }
 }
 
-impl From<Run> for Settings {
+impl From<Run> for RunConfig {
     fn from(run: Run) -> Self {
         let pair = |text: String| match text.split_once('=') {
             Some((name, value)) => (name.to_owned(), value.to_owned()),

@@ -3,7 +3,7 @@
 use crate::digest::Digest;
 use crate::error::Error;
 
-/// The name that stands for the host's own `/usr`. Nothing can be imported under it.
+/// The name of the host's own `/usr`. Nothing can be imported under it.
 pub const HOST: &str = "host";
 
 /// The tag of a name that has none.

@@ -1,7 +1,7 @@
 //! The unpacked images, each in a folder named by its digest.
 //!
 //! A folder gets its name by a rename after everything in it is on disk, so one that has a name is
-//! whole. What is being unpacked, or thrown away, stands in `tmp`; whoever holds the import lock
+//! whole. What is being unpacked, or thrown away, is in `tmp`; the holder of the import lock
 //! may clear it, since no other import runs then.
 
 use std::ffi::OsString;
@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::index::{Index, write_whole};
-use crate::lock::{Hold, Lock};
-use crate::plan::{Settings, parse};
+use crate::lock::{Lock, LockMode};
+use crate::plan::{RunConfig, parse};
 
 /// What kind of source an image was imported from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -40,7 +40,7 @@ pub(crate) struct Record {
     pub(crate) layers: u64,
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
-    pub(crate) settings: Settings,
+    pub(crate) settings: RunConfig,
 }
 
 /// Keeps an unpacked image from being deleted for as long as it, or a clone of it, is held. The
@@ -112,14 +112,14 @@ impl Roots {
     /// Whether a machine uses the image.
     pub(crate) fn in_use(&self, digest: &Digest) -> Result<bool, Error> {
         let lock = self.place(digest).join("in-use");
-        Ok(Lock::try_take(&lock, Hold::Alone)?.is_none())
+        Ok(Lock::try_take(&lock, LockMode::Exclusive)?.is_none())
     }
 
     /// Keeps an image that is unpacked from being deleted. The index lock is held meanwhile.
     pub(crate) fn lease(&self, digest: &Digest) -> Result<Lease, Error> {
         let path = self.place(digest).join("in-use");
-        // Taken alone only by holders of the index lock who hold that alone: nobody has it so now.
-        let lock = Lock::take(&path, Hold::WithOthers, Duration::ZERO)?;
+        // It is taken exclusively only under the exclusive index lock, so it is free to share now.
+        let lock = Lock::take(&path, LockMode::Shared, Duration::ZERO)?;
         Ok(Lease {
             _lock: Arc::new(lock),
         })
@@ -137,7 +137,7 @@ impl Roots {
         self.place(digest).join("rootfs")
     }
 
-    /// Moves images that no name stands for and no machine uses out of the way, and gives the
+    /// Moves images that no name refers to and no machine uses out of the way, and gives the
     /// folders to be deleted. The index lock is held alone meanwhile.
     pub(crate) fn retire(&self, index: &Index) -> Result<Vec<PathBuf>, Error> {
         let mut retired = Vec::new();

@@ -12,7 +12,7 @@ use crate::folder;
 use crate::layer::{Packing, Unpacker, decompress};
 use crate::limits::Limits;
 use crate::oci;
-use crate::plan::{Plan, Settings};
+use crate::plan::{Plan, RunConfig};
 use crate::reference::Reference;
 use crate::roots::{Kind, Record, Staged};
 use crate::tree::Tree;
@@ -132,7 +132,7 @@ pub(crate) fn copy(path: &Path, staged: &Staged, limits: &Limits) -> Result<Dige
         layers: 0,
         entries: size.entries,
         bytes: size.bytes,
-        settings: Settings::default(),
+        settings: RunConfig::default(),
     })?;
     Ok(digest)
 }

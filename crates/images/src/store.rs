@@ -9,8 +9,8 @@ use crate::digest::Digest;
 use crate::error::{Error, Excess};
 use crate::index::{Index, Target};
 use crate::limits::Limits;
-use crate::lock::{Hold, Lock};
-use crate::plan::Settings;
+use crate::lock::{Lock, LockMode};
+use crate::plan::RunConfig;
 use crate::reference::{HOST, Reference};
 use crate::roots::{Kind, Lease, Roots, Staged, delete, make_private};
 use crate::source::{self, Source};
@@ -122,7 +122,7 @@ impl Store {
         Ok(store)
     }
 
-    /// Imports an image under a name; a name that is there stands for the new image from then on.
+    /// Imports an image under a name; an existing name refers to the new image from then on.
     /// The source's kind is found out by looking. Waits while another import runs. One that fails
     /// or is cut short changes nothing.
     ///
@@ -156,7 +156,7 @@ impl Store {
         open: impl FnOnce(&Staged) -> Result<Source<'a>, Error>,
     ) -> Result<Imported, Error> {
         let import_lock = self.folder.join("import.lock");
-        let _alone = Lock::take(&import_lock, Hold::Alone, self.limits.import_wait)?;
+        let _alone = Lock::take(&import_lock, LockMode::Exclusive, self.limits.import_wait)?;
         self.roots.clear_unfinished()?;
 
         let staged = self.roots.stage()?;
@@ -185,7 +185,7 @@ impl Store {
     /// When the store cannot be read.
     pub fn list(&self) -> Result<Vec<Image>, Error> {
         // Alone, since asking whether an image is in use disturbs others who ask.
-        let (_lock, index) = self.read_index(Hold::Alone)?;
+        let (_lock, index) = self.read_index(LockMode::Exclusive)?;
         let mut images = Vec::new();
         for (name, target) in index.names {
             let record = self.roots.record(&target.digest)?;
@@ -232,10 +232,10 @@ impl Store {
         if wanted.is_host() {
             return host(&wanted);
         }
-        let (_lock, index) = self.read_index(Hold::WithOthers)?;
+        let (_lock, index) = self.read_index(LockMode::Shared)?;
         let target = find(&index, &wanted)?;
         let lease = self.roots.lease(&target.digest)?;
-        let Settings {
+        let RunConfig {
             entrypoint,
             cmd,
             env,
@@ -254,7 +254,7 @@ impl Store {
         })
     }
 
-    /// Lets a name stand for an image, giving a new image its place first.
+    /// Points a name at an image, moving a new image to its place first.
     fn name(
         &self,
         wanted: &Reference,
@@ -293,7 +293,7 @@ impl Store {
     /// Changes the list of names, with nobody else reading it meanwhile, and deletes the images
     /// that nothing uses any more.
     fn change<T>(&self, act: impl FnOnce(&mut Index) -> Result<T, Error>) -> Result<T, Error> {
-        let lock = self.lock_index(Hold::Alone)?;
+        let lock = self.lock_index(LockMode::Exclusive)?;
         let path = self.folder.join("index.json");
         let mut index = Index::read(&path)?;
         let before = index.clone();
@@ -310,19 +310,19 @@ impl Store {
         Ok(done)
     }
 
-    fn read_index(&self, hold: Hold) -> Result<(Lock, Index), Error> {
-        let lock = self.lock_index(hold)?;
+    fn read_index(&self, mode: LockMode) -> Result<(Lock, Index), Error> {
+        let lock = self.lock_index(mode)?;
         let index = Index::read(&self.folder.join("index.json"))?;
         Ok((lock, index))
     }
 
-    fn lock_index(&self, hold: Hold) -> Result<Lock, Error> {
+    fn lock_index(&self, mode: LockMode) -> Result<Lock, Error> {
         let path = self.folder.join("index.lock");
-        Lock::take(&path, hold, self.limits.index_wait)
+        Lock::take(&path, mode, self.limits.index_wait)
     }
 
     fn lease_if_unpacked(&self, digest: &Digest) -> Result<Option<Lease>, Error> {
-        let _lock = self.lock_index(Hold::WithOthers)?;
+        let _lock = self.lock_index(LockMode::Shared)?;
         if !self.roots.has(digest) {
             return Ok(None);
         }

@@ -6,7 +6,7 @@ use crate::cli::doctor::Finding;
 use crate::cli::place;
 use crate::config::Tool;
 use crate::machines::wire::Machine;
-use crate::machines::{Client, ListFilter, Settings, Token};
+use crate::machines::{Client, ClientSettings, ListFilter, Token};
 use crate::run::id::{MACHINE_PREFIX, machine_name};
 use crate::stage::spec::{INSTALLATION, OWNER};
 use crate::store::{Error, Store};
@@ -18,7 +18,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     let (Ok(redis), Ok((api, token))) = (place::redis(tool), place::machines_api(tool)) else {
         return Vec::new();
     };
-    let settings = Settings::new(api, Token::new(token.expose().as_str()));
+    let settings = ClientSettings::new(api, Token::new(token.expose().as_str()));
     let (Ok(store), Ok(client)) = (Store::connect(&redis).await, Client::new(settings)) else {
         return Vec::new();
     };

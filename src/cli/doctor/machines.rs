@@ -4,7 +4,7 @@ use crate::cli::doctor::{Finding, store};
 use crate::cli::place;
 use crate::clock::Clock;
 use crate::config::Tool;
-use crate::machines::{Client, Error, Settings, Token};
+use crate::machines::{Client, ClientSettings, Error, Token};
 
 const API: &str = "machines api";
 const APP: &str = "app";
@@ -17,7 +17,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
             return vec![Finding::warn(API, error.to_string(), remedy)];
         }
     };
-    let client = match Client::new(Settings::new(
+    let client = match Client::new(ClientSettings::new(
         api.clone(),
         Token::new(token.expose().as_str()),
     )) {

@@ -1,8 +1,7 @@
-//! The ways in which the server can be told to misbehave, which is how failure handling is tested.
+//! Fault injection: the server is told to misbehave, which is how failure handling is tested.
 //!
-//! `rule` is the grammar. Here the rules are held with their counts, and a call is held against
-//! them: `Faults::consult` gives a verdict, and the server does what it says. Nothing here acts by
-//! itself.
+//! `rule` is the grammar. Here the rules are held with their counts, and a call is compared
+//! with them: `FaultInjector::consult` returns a verdict, which the server carries out.
 
 pub(crate) mod bucket;
 pub(crate) mod capacity;
@@ -18,7 +17,7 @@ use serde::Serialize;
 use crate::clock::UnixMs;
 use crate::local::faults::bucket::Buckets;
 use crate::local::faults::capacity::Shortage;
-use crate::local::faults::rule::{Act, Match, Rule, Spell};
+use crate::local::faults::rule::{MachineFault, Match, Rule, RuleAction};
 use crate::local::refusal::Refusal;
 
 /// Rules held at once.
@@ -46,10 +45,10 @@ pub(crate) struct Verdict {
     pub(crate) delay: Duration,
     /// Do not carry it out, but this.
     pub(crate) instead: Option<Instead>,
-    /// Carry it out, then spoil the answer.
+    /// Carry it out, then corrupt the answer.
     pub(crate) spoil: Option<Spoil>,
-    /// What befalls the machine it is about.
-    pub(crate) spells: Vec<Spell>,
+    /// Faults of the machine that it is about.
+    pub(crate) machine_faults: Vec<MachineFault>,
 }
 
 /// What happens in place of a call.
@@ -76,7 +75,7 @@ pub(crate) enum Spoil {
 
 /// The rules in force, and how often each was met.
 #[derive(Debug)]
-pub(crate) struct Faults {
+pub(crate) struct FaultInjector {
     state: Mutex<State>,
     /// Whether the documented limits of the real API hold besides.
     documented_limits: bool,
@@ -120,7 +119,7 @@ pub(crate) struct Counts {
     rate_limited: u64,
 }
 
-impl Faults {
+impl FaultInjector {
     /// Rules from the start, at most 256.
     pub(crate) fn new(rules: Vec<Rule>, documented_limits: bool) -> Self {
         let faults = Self {
@@ -158,8 +157,8 @@ impl Faults {
         }
     }
 
-    /// Holds a call against the limits and every rule but those of capacity, in their order, until
-    /// one takes its place.
+    /// Compares a call with the limits and every rule but those of capacity, in their order, until
+    /// one replaces it.
     pub(crate) fn consult(&self, subject: Subject<'_>, now: UnixMs) -> Verdict {
         let mut verdict = Verdict::default();
         let mut state = self.locked();
@@ -170,7 +169,7 @@ impl Faults {
             return verdict;
         }
         for armed in &mut state.rules {
-            if matches!(armed.rule.act, Act::NoCapacity(_)) || !armed.meets(subject) {
+            if matches!(armed.rule.action, RuleAction::NoCapacity(_)) || !armed.meets(subject) {
                 continue;
             }
             armed.apply(subject, now, &mut verdict);
@@ -185,7 +184,7 @@ impl Faults {
     pub(crate) fn shortage(&self, subject: Subject<'_>) -> Option<Shortage> {
         let mut state = self.locked();
         for armed in &mut state.rules {
-            let Act::NoCapacity(shortage) = armed.rule.act else {
+            let RuleAction::NoCapacity(shortage) = armed.rule.action else {
                 continue;
             };
             if armed.meets(subject) {
@@ -197,7 +196,7 @@ impl Faults {
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, State> {
-        // Nothing in here panics half-way, and counts that are one off harm nobody.
+        // A poisoned lock is taken: at worst a count is off by one.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -227,22 +226,22 @@ impl Armed {
     }
 
     fn apply(&mut self, subject: Subject<'_>, now: UnixMs, verdict: &mut Verdict) {
-        match &self.rule.act {
-            Act::Refuse(refusal) => verdict.instead = Some(Instead::Refuse(refusal.clone())),
-            Act::Delay(delay) => verdict.delay += *delay,
-            Act::Drop => verdict.instead = Some(Instead::Drop),
-            Act::Hang => verdict.instead = Some(Instead::Hang),
-            Act::Lose(None) => verdict.spoil = Some(Spoil::Lose),
-            Act::Lose(Some(status)) => verdict.spoil = Some(Spoil::Replace(*status)),
-            Act::Cut => verdict.spoil = verdict.spoil.or(Some(Spoil::Cut)),
-            Act::Spell(spell) => verdict.spells.push(spell.clone()),
-            Act::RateLimit(rate) => {
+        match &self.rule.action {
+            RuleAction::Refuse(refusal) => verdict.instead = Some(Instead::Refuse(refusal.clone())),
+            RuleAction::Delay(delay) => verdict.delay += *delay,
+            RuleAction::Drop => verdict.instead = Some(Instead::Drop),
+            RuleAction::Hang => verdict.instead = Some(Instead::Hang),
+            RuleAction::Lose(None) => verdict.spoil = Some(Spoil::Lose),
+            RuleAction::Lose(Some(status)) => verdict.spoil = Some(Spoil::Replace(*status)),
+            RuleAction::Cut => verdict.spoil = verdict.spoil.or(Some(Spoil::Cut)),
+            RuleAction::Machine(fault) => verdict.machine_faults.push(fault.clone()),
+            RuleAction::RateLimit(rate) => {
                 if self.buckets.take(subject.call, subject.id, *rate, now) {
                     return;
                 }
                 verdict.instead = Some(Instead::Refuse(Refusal::rate_limited()));
             }
-            Act::NoCapacity(shortage) => {
+            RuleAction::NoCapacity(shortage) => {
                 verdict.instead = Some(Instead::Refuse(shortage.refusal()));
             }
         }
@@ -276,9 +275,9 @@ fn about(on: &Match, subject: Subject<'_>) -> bool {
 mod tests {
     use super::*;
 
-    fn faults(rules: &[&str]) -> Faults {
+    fn faults(rules: &[&str]) -> FaultInjector {
         let rules = rules.iter().map(|r| r.parse().expect("a sound rule"));
-        Faults::new(rules.collect(), false)
+        FaultInjector::new(rules.collect(), false)
     }
 
     fn create(name: &str) -> Subject<'_> {
@@ -291,7 +290,7 @@ mod tests {
         }
     }
 
-    fn refused(faults: &Faults, subject: Subject<'_>) -> bool {
+    fn refused(faults: &FaultInjector, subject: Subject<'_>) -> bool {
         faults.consult(subject, 0).instead.is_some()
     }
 
@@ -356,7 +355,7 @@ mod tests {
         let verdict = faults.consult(create("a"), 0);
         assert_eq!(verdict.delay, Duration::from_millis(30));
         assert_eq!(verdict.spoil, Some(Spoil::Lose));
-        assert_eq!(verdict.spells.len(), 1);
+        assert_eq!(verdict.machine_faults.len(), 1);
         assert!(matches!(verdict.instead, Some(Instead::Refuse(r)) if r.status == 500));
         let counts = serde_json::to_value(faults.counts()).expect("counts are JSON");
         assert_eq!(counts["rules"][4]["fired"], 1);
@@ -378,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_documented_limits_hold_when_asked_for() {
-        let limited = Faults::new(Vec::new(), true);
+        let limited = FaultInjector::new(Vec::new(), true);
         let burst: Vec<bool> = (0..4).map(|_| refused(&limited, create("a"))).collect();
         assert_eq!(burst, [false, false, false, true]);
         assert_eq!(limited.counts().rate_limited, 1);

@@ -49,7 +49,7 @@ use crate::local::routes::CALLS;
 pub struct Rule {
     text: String,
     pub(super) on: Match,
-    pub(super) act: Act,
+    pub(super) action: RuleAction,
 }
 
 /// Why a text is not a rule.
@@ -77,7 +77,7 @@ pub(super) struct Match {
 
 /// What a rule does.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Act {
+pub(super) enum RuleAction {
     Refuse(Refusal),
     Delay(Duration),
     Drop,
@@ -86,12 +86,12 @@ pub(super) enum Act {
     Hang,
     RateLimit(Rate),
     NoCapacity(Shortage),
-    Spell(Spell),
+    Machine(MachineFault),
 }
 
 /// What a rule does to a machine rather than to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Spell {
+pub(crate) enum MachineFault {
     /// The registry loses it, and its processes end.
     Forget,
     /// It cannot be seen for so long.
@@ -99,14 +99,14 @@ pub(crate) enum Spell {
     /// Its image takes so long to come.
     SlowPull(Duration),
     /// It stays in a state, for ever or for so long.
-    Stick(Sticky, Option<Duration>),
+    Stick(StuckIn, Option<Duration>),
     /// Its host does not answer.
     Unreachable,
 }
 
 /// States in which a machine can be made to stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sticky {
+pub(crate) enum StuckIn {
     /// Before its start.
     Created,
     /// During its start.
@@ -139,13 +139,13 @@ impl fmt::Display for Rule {
 }
 
 fn parse(text: &str) -> Result<Rule, String> {
-    let (on, act) = words::split(text)?;
+    let (on, action) = words::split(text)?;
     let on = parse_match(on)?;
-    let act = parse_act(act, on.call)?;
+    let action = parse_action(action, on.call)?;
     Ok(Rule {
         text: text.to_owned(),
         on,
-        act,
+        action,
     })
 }
 
@@ -178,32 +178,36 @@ fn parse_match(mut words: Words) -> Result<Match, String> {
     Ok(found)
 }
 
-fn parse_act(mut words: Words, call: Option<&str>) -> Result<Act, String> {
-    let newborns_only = |act: Act| match call {
-        Some("create") => Ok(act),
+fn parse_action(mut words: Words, call: Option<&str>) -> Result<RuleAction, String> {
+    let create_only = |action: RuleAction| match call {
+        Some("create") => Ok(action),
         _ => Err("it is about create only".to_owned()),
     };
-    let act = match words.head.as_str() {
-        "refuse" => Act::Refuse(parse_refusal(&mut words)?),
-        "delay" => Act::Delay(parse_ms(&mut words)?),
-        "drop" => Act::Drop,
-        "lose" => Act::Lose(parse_status(&mut words)?),
-        "cut" => Act::Cut,
-        "hang" => Act::Hang,
-        "rate-limit" => Act::RateLimit(parse_rate(&mut words)?),
-        "no-capacity" => Act::NoCapacity(match words.text("kind") {
+    let action = match words.head.as_str() {
+        "refuse" => RuleAction::Refuse(parse_refusal(&mut words)?),
+        "delay" => RuleAction::Delay(parse_ms(&mut words)?),
+        "drop" => RuleAction::Drop,
+        "lose" => RuleAction::Lose(parse_status(&mut words)?),
+        "cut" => RuleAction::Cut,
+        "hang" => RuleAction::Hang,
+        "rate-limit" => RuleAction::RateLimit(parse_rate(&mut words)?),
+        "no-capacity" => RuleAction::NoCapacity(match words.text("kind") {
             None => Shortage::Region,
             Some(kind) => Shortage::parse(&kind)?,
         }),
-        "forget" => Act::Spell(Spell::Forget),
-        "hide" => newborns_only(Act::Spell(Spell::Hide(parse_ms(&mut words)?)))?,
-        "slow-pull" => newborns_only(Act::Spell(Spell::SlowPull(parse_ms(&mut words)?)))?,
-        "stick" => Act::Spell(parse_stick(&mut words)?),
-        "unreachable" => Act::Spell(Spell::Unreachable),
+        "forget" => RuleAction::Machine(MachineFault::Forget),
+        "hide" => create_only(RuleAction::Machine(MachineFault::Hide(parse_ms(
+            &mut words,
+        )?)))?,
+        "slow-pull" => create_only(RuleAction::Machine(MachineFault::SlowPull(parse_ms(
+            &mut words,
+        )?)))?,
+        "stick" => RuleAction::Machine(parse_stick(&mut words)?),
+        "unreachable" => RuleAction::Machine(MachineFault::Unreachable),
         other => return Err(format!("there is no action '{other}'")),
     };
     words.finish()?;
-    Ok(act)
+    Ok(action)
 }
 
 fn parse_status(words: &mut Words) -> Result<Option<u16>, String> {
@@ -251,19 +255,22 @@ fn parse_rate(words: &mut Words) -> Result<Rate, String> {
     }
 }
 
-fn parse_stick(words: &mut Words) -> Result<Spell, String> {
+fn parse_stick(words: &mut Words) -> Result<MachineFault, String> {
     let state = match words.text("state").as_deref() {
-        Some("created") => Sticky::Created,
-        Some("starting") => Sticky::Starting,
-        Some("stopping") => Sticky::Stopping,
-        Some("restarting") => Sticky::Restarting,
-        Some("replacing") => Sticky::Replacing,
-        Some("destroying") => Sticky::Destroying,
+        Some("created") => StuckIn::Created,
+        Some("starting") => StuckIn::Starting,
+        Some("stopping") => StuckIn::Stopping,
+        Some("restarting") => StuckIn::Restarting,
+        Some("replacing") => StuckIn::Replacing,
+        Some("destroying") => StuckIn::Destroying,
         Some(other) => return Err(format!("a machine cannot be made to stay in '{other}'")),
         None => return Err("'stick' needs state=".to_owned()),
     };
     let for_ms: Option<u64> = words.number("ms")?;
-    Ok(Spell::Stick(state, for_ms.map(Duration::from_millis)))
+    Ok(MachineFault::Stick(
+        state,
+        for_ms.map(Duration::from_millis),
+    ))
 }
 
 #[cfg(test)]
@@ -282,26 +289,26 @@ mod tests {
         assert_eq!(refuse.on.call, Some("create"));
         assert_eq!(refuse.on.app.as_deref(), Some("a"));
         assert_eq!(refuse.on.times, Some(3));
-        let Act::Refuse(refusal) = &refuse.act else {
+        let RuleAction::Refuse(refusal) = &refuse.action else {
             panic!("{refuse:?}");
         };
         assert_eq!(
             (refusal.status, refusal.error.as_ref()),
             (503, "try \"again\"")
         );
-        assert_eq!(rule("* : drop").act, Act::Drop);
+        assert_eq!(rule("* : drop").action, RuleAction::Drop);
         assert_eq!(rule("*: lose").on.call, None);
         assert_eq!(
-            rule("create: hide ms=20").act,
-            Act::Spell(Spell::Hide(Duration::from_millis(20)))
+            rule("create: hide ms=20").action,
+            RuleAction::Machine(MachineFault::Hide(Duration::from_millis(20)))
         );
         assert_eq!(
-            rule("delete: stick state=destroying").act,
-            Act::Spell(Spell::Stick(Sticky::Destroying, None))
+            rule("delete: stick state=destroying").action,
+            RuleAction::Machine(MachineFault::Stick(StuckIn::Destroying, None))
         );
         assert_eq!(
-            rule("create region=ams: no-capacity kind=memory").act,
-            Act::NoCapacity(Shortage::Memory)
+            rule("create region=ams: no-capacity kind=memory").action,
+            RuleAction::NoCapacity(Shortage::Memory)
         );
         assert_eq!(refuse.to_string(), refuse.text);
     }
@@ -309,7 +316,7 @@ mod tests {
     #[test]
     fn a_body_may_hold_anything() {
         let body = rule(r#"get: refuse status=200 body="{\"id\": \"x: y\"}""#);
-        let Act::Refuse(refusal) = &body.act else {
+        let RuleAction::Refuse(refusal) = &body.action else {
             panic!("{body:?}");
         };
         assert_eq!(refusal.error, r#"{"id": "x: y"}"#);

@@ -6,7 +6,7 @@ use crate::clock::UnixMs;
 use crate::local::check;
 use crate::local::refusal::Refusal;
 use crate::local::registry::list::Cursor;
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::local::registry::view::Reply;
 use crate::local::registry::{Done, Registry};
 use crate::local::routes::action::Page;
@@ -31,7 +31,7 @@ pub(super) struct App {
 
 impl App {
     /// Moves a machine from the living to the gone and frees its name. Says whether it was there.
-    pub(super) fn retire(&mut self, machine: &Machine) -> bool {
+    pub(super) fn retire(&mut self, machine: &MachineRecord) -> bool {
         if self.names.get(&machine.name) == Some(&machine.id) {
             self.names.remove(&machine.name);
         }
@@ -42,7 +42,7 @@ impl App {
         true
     }
 
-    /// Refuses a name that a machine of the app bears.
+    /// Refuses a name that a machine of the app has.
     pub(super) fn check_free(&self, name: &str) -> Result<(), Refusal> {
         let Some(id) = self.names.get(name) else {
             return Ok(());

@@ -12,18 +12,18 @@ impl Registry {
     /// Carries out a request about one machine, as far as that needs no waiting and no image.
     ///
     /// # Errors
-    /// The answer that says no.
-    pub(crate) fn act(
+    /// Why it is refused.
+    pub(crate) fn apply(
         &mut self,
         app: &str,
         id: &str,
         nonce: Option<&str>,
-        act: MachineAction,
+        action: MachineAction,
         now: UnixMs,
     ) -> Result<Done, Refusal> {
         self.reap(now);
         let shown = self.read(app, id, now);
-        match act {
+        match action {
             MachineAction::Get { version, leases } => {
                 let shown = Shown::version(shown?, version.as_deref(), leases, now)?;
                 return Ok(Done::only(Reply::Machine(Box::new(shown))));
@@ -45,24 +45,24 @@ impl Registry {
         if self.find(app, id).is_none() {
             return Err(Refusal::no_machine());
         }
-        self.change(id, nonce, act, now)
+        self.change(id, nonce, action, now)
     }
 
     fn change(
         &mut self,
         id: &str,
         nonce: Option<&str>,
-        act: MachineAction,
+        action: MachineAction,
         now: UnixMs,
     ) -> Result<Done, Refusal> {
         let labels = self.rules.labels.clone();
         let done = self.with(id, now, |machine, now| -> Result<_, Refusal> {
-            if needs_lease(&act) {
+            if needs_lease(&action) {
                 lease::guard(machine, nonce, now.ms)?;
             }
             reachable(machine)?;
             let ok = |effect| (Reply::Ok, effect);
-            Ok(match act {
+            Ok(match action {
                 MachineAction::Start => {
                     let answer = StartAnswer {
                         previous_state: Some(machine.state.clone()),
@@ -113,9 +113,9 @@ impl Registry {
 }
 
 /// The calls that a lease forbids to those who do not hold it.
-fn needs_lease(act: &MachineAction) -> bool {
+fn needs_lease(action: &MachineAction) -> bool {
     matches!(
-        act,
+        action,
         MachineAction::Start
             | MachineAction::Stop(_)
             | MachineAction::Suspend

@@ -8,14 +8,14 @@ use crate::local::image::{Image, image_ref};
 use crate::local::refusal::Refusal;
 use crate::local::registry::lease;
 use crate::local::registry::life;
-use crate::local::registry::machine::{Curse, Machine, Next};
+use crate::local::registry::machine::{InjectedFaults, MachineRecord, Next};
 use crate::local::registry::view::{Reply, Shown};
 use crate::local::registry::{Done, Registry};
 use crate::machines::wire::{CreateMachine, ImageRef, MachineConfig, MachineState};
 
-/// A machine about to be made: everything that had to be found out first.
+/// A machine to be created, with its image and region resolved.
 #[derive(Debug)]
-pub(crate) struct Newborn {
+pub(crate) struct NewMachine {
     /// Its app.
     pub(crate) app: String,
     /// What was asked for.
@@ -26,8 +26,8 @@ pub(crate) struct Newborn {
     pub(crate) region: String,
     /// How many bytes the request took.
     pub(crate) weight: usize,
-    /// What faults are laid upon it.
-    pub(crate) curse: Curse,
+    /// Faults injected into it.
+    pub(crate) injected: InjectedFaults,
 }
 
 impl Registry {
@@ -57,18 +57,18 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::admit`].
-    pub(crate) fn create(&mut self, newborn: Newborn, now: UnixMs) -> Result<Done, Refusal> {
-        let Newborn {
+    pub(crate) fn create(&mut self, new: NewMachine, now: UnixMs) -> Result<Done, Refusal> {
+        let NewMachine {
             app,
             request,
             image,
             region,
             weight,
-            curse,
-        } = newborn;
+            injected,
+        } = new;
         self.reap(now);
         self.admit(&app, request.name.as_deref(), weight)?;
-        let mut machine = Machine {
+        let mut machine = MachineRecord {
             id: self.fresh_id(),
             name: self.fresh_name(&app, request.name),
             app,
@@ -90,7 +90,7 @@ impl Registry {
             process: None,
             next: Next::Policy,
             restarts: 0,
-            curse,
+            injected,
             weight,
         };
         self.sequence += 1;
@@ -98,7 +98,7 @@ impl Registry {
         self.most_live = self.most_live.max(self.live);
         self.config_bytes += weight;
         let skip_launch = request.skip_launch == Some(true);
-        let effect = life::born(&mut machine, skip_launch, &mut self.now(now));
+        let effect = life::create(&mut machine, skip_launch, &mut self.now(now));
         let nonce = request
             .lease_ttl
             .filter(|&ttl| ttl > 0)

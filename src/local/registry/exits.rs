@@ -4,13 +4,18 @@ use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
 use crate::local::engine::Exit;
-use crate::local::registry::machine::{Machine, Next};
+use crate::local::registry::machine::{MachineRecord, Next};
 use crate::local::stamp;
 use crate::machines::wire::ExitEvent;
 
 /// The `request` of an exit event. The fields of `exit_event` are those of the real service; what
 /// it does not tell and this server knows stands under `cofferdam`.
-pub(crate) fn request(machine: &Machine, exit: &Exit, restarting: bool, now: UnixMs) -> Value {
+pub(crate) fn request(
+    machine: &MachineRecord,
+    exit: &Exit,
+    restarting: bool,
+    now: UnixMs,
+) -> Value {
     let event = ExitEvent {
         exit_code: Some(code(exit)),
         guest_exit_code: Some(0),
@@ -40,7 +45,7 @@ pub(crate) fn request(machine: &Machine, exit: &Exit, restarting: bool, now: Uni
 }
 
 /// A program that a signal ended has no exit code; the service shows 128 and the signal's number.
-/// An end that nobody saw is not passed off as a good one.
+/// An end whose status is not known is not reported as a success.
 fn code(exit: &Exit) -> i64 {
     match (exit.code, exit.signal) {
         (Some(code), _) => i64::from(code),

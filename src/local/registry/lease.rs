@@ -3,14 +3,14 @@
 use crate::clock::UnixMs;
 use crate::local::ids::Ids;
 use crate::local::refusal::Refusal;
-use crate::local::registry::machine::{Lease, Machine};
+use crate::local::registry::machine::{Lease, MachineRecord};
 use crate::local::registry::view::Reply;
 use crate::local::stamp;
 use crate::machines::wire::{self, LeaseRequest, StrippedLease};
 
-/// Who holds the leases of this server: it has one token.
+/// The owner of all leases of this server: it has one token.
 const OWNER: &str = "local@cofferdam";
-/// How long a lease lasts when nobody says, in seconds.
+/// How long a lease lasts by default, in seconds.
 const DEFAULT_TTL_S: u64 = 120;
 /// The longest that a lease lasts, in seconds: a day.
 const LONGEST_TTL_S: u64 = 86_400;
@@ -19,7 +19,11 @@ const LONGEST_TTL_S: u64 = 86_400;
 ///
 /// # Errors
 /// 409 with the holder and the end of the lease.
-pub(super) fn guard(machine: &Machine, nonce: Option<&str>, now: UnixMs) -> Result<(), Refusal> {
+pub(super) fn guard(
+    machine: &MachineRecord,
+    nonce: Option<&str>,
+    now: UnixMs,
+) -> Result<(), Refusal> {
     match held_by_other(machine, nonce, now) {
         None => Ok(()),
         Some(text) => Err(Refusal::new(409, text)),
@@ -31,7 +35,7 @@ pub(super) fn guard(machine: &Machine, nonce: Option<&str>, now: UnixMs) -> Resu
 /// # Errors
 /// 409 while somebody else holds it, 400 for a time that is too long.
 pub(super) fn acquire(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     nonce: Option<&str>,
     request: LeaseRequest,
     now: UnixMs,
@@ -64,7 +68,7 @@ pub(super) fn acquire(
 
 /// Puts a lease on a machine and gives its nonce.
 pub(super) fn take(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     nonce: Option<String>,
     ttl_s: u64,
     now: UnixMs,
@@ -86,7 +90,7 @@ pub(super) fn take(
 /// # Errors
 /// 400 without a nonce, 404 without a lease, 409 for a nonce that is not its.
 pub(super) fn release(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     nonce: Option<&str>,
     now: UnixMs,
 ) -> Result<Reply, Refusal> {
@@ -110,7 +114,7 @@ pub(super) fn release(
 ///
 /// # Errors
 /// 404 when none holds.
-pub(super) fn show(machine: &Machine, now: UnixMs) -> Result<Reply, Refusal> {
+pub(super) fn show(machine: &MachineRecord, now: UnixMs) -> Result<Reply, Refusal> {
     match machine.live_lease(now) {
         Some(lease) => Ok(Reply::Lease(show_whole(lease))),
         None => Err(Refusal::lease(404, "lease not found")),
@@ -136,7 +140,7 @@ fn show_whole(lease: &Lease) -> wire::Lease {
     }
 }
 
-fn held_by_other(machine: &Machine, nonce: Option<&str>, now: UnixMs) -> Option<String> {
+fn held_by_other(machine: &MachineRecord, nonce: Option<&str>, now: UnixMs) -> Option<String> {
     let lease = machine.live_lease(now)?;
     if nonce == Some(lease.nonce.as_str()) {
         return None;

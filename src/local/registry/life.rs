@@ -10,8 +10,7 @@
 //! ```
 //!
 //! Functions here change one value and say what is to be done about it; they do nothing else.
-//! Whoever runs the process reports with the number of the start, and reports of earlier starts
-//! are dropped.
+//! The keeper reports with the number of the start; reports of earlier starts are dropped.
 
 use std::time::Duration;
 
@@ -22,16 +21,16 @@ use crate::local::engine::Exit;
 use crate::local::ids::Ids;
 use crate::local::refusal::Refusal;
 use crate::local::registry::exits;
-use crate::local::registry::machine::{Happening, Machine, Next, Process};
+use crate::local::registry::machine::{EventDetails, MachineRecord, Next, Process};
 use crate::local::routes::action::Ending;
 use crate::local::routes::read::signal;
 use crate::machines::wire::{MachineState, RestartPolicy};
 
-/// How long a program has to end when nobody says otherwise.
+/// How long a program has to end by default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// The signal it gets when nobody says otherwise: SIGINT.
+/// The signal it gets by default: SIGINT.
 const STOP_SIGNAL: i32 = 2;
-/// How often a program that fails is started again when nobody says otherwise.
+/// How often a program that fails is started again by default.
 const MAX_RETRIES: u32 = 10;
 /// The pause before a first restart; it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -101,23 +100,23 @@ pub(crate) struct Now<'a> {
 }
 
 impl Now<'_> {
-    fn note(&mut self, machine: &mut Machine, what: Happening) {
+    fn note(&mut self, machine: &mut MachineRecord, what: EventDetails) {
         machine.note(what, self.ms, self.ids);
     }
 }
 
-/// Begins a life: called once, on a machine that is `created`.
-pub(crate) fn born(machine: &mut Machine, skip_launch: bool, now: &mut Now<'_>) -> Effect {
-    now.note(machine, Happening::asked("launch", "created"));
+/// Creates a machine: called once, on a machine that is `created`.
+pub(crate) fn create(machine: &mut MachineRecord, skip_launch: bool, now: &mut Now<'_>) -> Effect {
+    now.note(machine, EventDetails::asked("launch", "created"));
     machine.enter(MachineState::Created, now.ms);
     launch(machine, Duration::ZERO, skip_launch, now)
 }
 
-/// Starts a machine that rests.
+/// Starts a machine that is stopped.
 ///
 /// # Errors
-/// 412 when it does not rest.
-pub(crate) fn start(machine: &mut Machine, now: &mut Now<'_>) -> Result<Effect, Refusal> {
+/// 412 when it is not stopped.
+pub(crate) fn start(machine: &mut MachineRecord, now: &mut Now<'_>) -> Result<Effect, Refusal> {
     match &machine.state {
         MachineState::Stopped | MachineState::Suspended => {}
         MachineState::Starting | MachineState::Restarting => {
@@ -140,7 +139,7 @@ pub(crate) fn start(machine: &mut Machine, now: &mut Now<'_>) -> Result<Effect, 
         }
     }
     machine.restarts = 0;
-    now.note(machine, Happening::asked("start", "starting"));
+    now.note(machine, EventDetails::asked("start", "starting"));
     machine.enter(MachineState::Starting, now.ms);
     Ok(launch(machine, Duration::ZERO, false, now))
 }
@@ -150,7 +149,7 @@ pub(crate) fn start(machine: &mut Machine, now: &mut Now<'_>) -> Result<Effect, 
 /// # Errors
 /// 412 when it is being replaced or destroyed, 404 when it is gone.
 pub(crate) fn stop(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     ending: Ending,
     now: &mut Now<'_>,
 ) -> Result<Option<Effect>, Refusal> {
@@ -160,7 +159,7 @@ pub(crate) fn stop(
         | MachineState::Starting
         | MachineState::Started
         | MachineState::Restarting => {
-            now.note(machine, Happening::asked("stop", "stopping"));
+            now.note(machine, EventDetails::asked("stop", "stopping"));
             machine.enter(MachineState::Stopping, now.ms);
         }
         MachineState::Stopping => {}
@@ -178,9 +177,9 @@ pub(crate) fn stop(
 /// Ends a machine's program and starts it again; starts one that has stopped.
 ///
 /// # Errors
-/// As [`start`], for a machine that neither runs nor rests.
+/// As [`start`], for a machine that is neither started nor stopped.
 pub(crate) fn restart(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     ending: Ending,
     force_stop: bool,
     now: &mut Now<'_>,
@@ -188,7 +187,7 @@ pub(crate) fn restart(
     if machine.state != MachineState::Started {
         return start(machine, now).map(Some);
     }
-    now.note(machine, Happening::asked("restart", "restarting"));
+    now.note(machine, EventDetails::asked("restart", "restarting"));
     machine.enter(MachineState::Restarting, now.ms);
     machine.next = Next::Restart;
     let process = machine.process;
@@ -198,10 +197,14 @@ pub(crate) fn restart(
     })
 }
 
-/// Gives way to a new version, which the caller has put in place already.
-pub(crate) fn replace(machine: &mut Machine, start: bool, now: &mut Now<'_>) -> Option<Effect> {
+/// Replaces the running version by the new one, which the caller has put in place already.
+pub(crate) fn replace(
+    machine: &mut MachineRecord,
+    start: bool,
+    now: &mut Now<'_>,
+) -> Option<Effect> {
     machine.restarts = 0;
-    now.note(machine, Happening::asked("update", "replacing"));
+    now.note(machine, EventDetails::asked("update", "replacing"));
     machine.enter(MachineState::Replacing, now.ms);
     machine.next = Next::Replace { start };
     match machine.process {
@@ -214,7 +217,7 @@ pub(crate) fn replace(machine: &mut Machine, start: bool, now: &mut Now<'_>) -> 
 ///
 /// # Errors
 /// 412 when nothing runs that could take it.
-pub(crate) fn pass_signal(machine: &Machine, signal: i32) -> Result<Effect, Refusal> {
+pub(crate) fn pass_signal(machine: &MachineRecord, signal: i32) -> Result<Effect, Refusal> {
     match (&machine.state, machine.process) {
         (MachineState::Started | MachineState::Stopping, Some(process)) => {
             Ok(Effect::Order(process.generation, Order::Signal(signal)))
@@ -231,7 +234,7 @@ pub(crate) fn pass_signal(machine: &Machine, signal: i32) -> Result<Effect, Refu
 /// 404 when it is gone, 412 when it is active and no force was asked for; one that was never
 /// started, was suspended or has failed is not.
 pub(crate) fn destroy(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     force: bool,
     now: &mut Now<'_>,
 ) -> Result<Option<Effect>, Refusal> {
@@ -246,7 +249,7 @@ pub(crate) fn destroy(
         }
         _ => {}
     }
-    now.note(machine, Happening::asked("destroy", "destroying"));
+    now.note(machine, EventDetails::asked("destroy", "destroying"));
     machine.enter(MachineState::Destroying, now.ms);
     machine.next = Next::Destroy;
     Ok(kill_or_finish(machine))
@@ -254,7 +257,7 @@ pub(crate) fn destroy(
 
 /// Takes in what was seen of a machine's process. `None` for a report of an earlier start.
 pub(crate) fn observe(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     generation: u64,
     seen: Observation,
     now: &mut Now<'_>,
@@ -274,7 +277,7 @@ pub(crate) fn observe(
         Observation::Started => {
             process.up = true;
             if undisturbed {
-                now.note(machine, Happening::seen("start", "started"));
+                now.note(machine, EventDetails::seen("start", "started"));
                 machine.enter(MachineState::Started, now.ms);
             }
             None
@@ -302,16 +305,21 @@ pub(crate) fn observe(
     })
 }
 
-/// Ends a life: nothing runs, and the machine is gone.
-pub(crate) fn finish(machine: &mut Machine, now: &mut Now<'_>) {
-    now.note(machine, Happening::seen("destroy", "destroyed"));
+/// Marks a machine as destroyed: nothing runs any more.
+pub(crate) fn finish(machine: &mut MachineRecord, now: &mut Now<'_>) {
+    now.note(machine, EventDetails::seen("destroy", "destroyed"));
     machine.process = None;
     machine.lease = None;
     machine.enter(MachineState::Destroyed, now.ms);
     machine.strip();
 }
 
-fn launch(machine: &mut Machine, pause: Duration, prepare_only: bool, now: &mut Now<'_>) -> Effect {
+fn launch(
+    machine: &mut MachineRecord,
+    pause: Duration,
+    prepare_only: bool,
+    now: &mut Now<'_>,
+) -> Effect {
     *now.generation += 1;
     let generation = *now.generation;
     machine.next = Next::Policy;
@@ -327,16 +335,16 @@ fn launch(machine: &mut Machine, pause: Duration, prepare_only: bool, now: &mut 
 }
 
 /// What follows the end of a process, or the lack of one.
-fn go_on(machine: &mut Machine, exit: Option<Exit>, now: &mut Now<'_>) -> Option<Effect> {
+fn go_on(machine: &mut MachineRecord, exit: Option<Exit>, now: &mut Now<'_>) -> Option<Effect> {
     let again = exit
         .as_ref()
         .is_some_and(|exit| machine.next == Next::Policy && wants_restart(machine, exit));
     if let Some(exit) = &exit {
         let restarting = again || machine.next == Next::Restart;
         let request = exits::request(machine, exit, restarting, now.ms);
-        let told = Happening {
+        let told = EventDetails {
             request,
-            ..Happening::seen("exit", "stopped")
+            ..EventDetails::seen("exit", "stopped")
         };
         now.note(machine, told);
     }
@@ -361,31 +369,31 @@ fn go_on(machine: &mut Machine, exit: Option<Exit>, now: &mut Now<'_>) -> Option
     }
 }
 
-fn rest(machine: &mut Machine, now: &Now<'_>) -> Option<Effect> {
+fn rest(machine: &mut MachineRecord, now: &Now<'_>) -> Option<Effect> {
     machine.next = Next::Policy;
     machine.enter(MachineState::Stopped, now.ms);
     None
 }
 
 /// A first start that fails takes the machine with it; a later one leaves it `failed`.
-fn could_not_start(machine: &mut Machine, reason: &str, now: &mut Now<'_>) -> Option<Effect> {
+fn could_not_start(machine: &mut MachineRecord, reason: &str, now: &mut Now<'_>) -> Option<Effect> {
     let request = json!({ "error": reason });
     if machine.next == Next::Destroy {
         return Some(Effect::Finish);
     }
     let was_up = machine.events.iter().any(|event| event.status == "started");
     if was_up {
-        let told = Happening {
+        let told = EventDetails {
             request,
-            ..Happening::seen("start", "failed")
+            ..EventDetails::seen("start", "failed")
         };
         now.note(machine, told);
         machine.enter(MachineState::Failed, now.ms);
         return None;
     }
-    let told = Happening {
+    let told = EventDetails {
         request,
-        ..Happening::seen("launch", "launch_failed")
+        ..EventDetails::seen("launch", "launch_failed")
     };
     now.note(machine, told);
     machine.enter(MachineState::LaunchFailed, now.ms);
@@ -393,14 +401,14 @@ fn could_not_start(machine: &mut Machine, reason: &str, now: &mut Now<'_>) -> Op
     Some(Effect::Finish)
 }
 
-fn kill_or_finish(machine: &Machine) -> Option<Effect> {
+fn kill_or_finish(machine: &MachineRecord) -> Option<Effect> {
     Some(match machine.process {
         Some(process) => Effect::Order(process.generation, Order::Kill),
         None => Effect::Finish,
     })
 }
 
-fn end_process(machine: &Machine, ending: Ending) -> Option<Effect> {
+fn end_process(machine: &MachineRecord, ending: Ending) -> Option<Effect> {
     let process = machine.process?;
     let configured = machine.config.stop_config.as_ref();
     let configured_signal = || signal(configured?.signal.as_ref()?).ok();
@@ -418,7 +426,7 @@ fn end_process(machine: &Machine, ending: Ending) -> Option<Effect> {
     Some(Effect::Order(process.generation, order))
 }
 
-fn wants_restart(machine: &Machine, exit: &Exit) -> bool {
+fn wants_restart(machine: &MachineRecord, exit: &Exit) -> bool {
     let restart = machine.config.restart.as_ref();
     match restart.and_then(|restart| restart.policy.as_ref()) {
         Some(RestartPolicy::No) => false,

@@ -9,19 +9,19 @@ use crate::clock::UnixMs;
 use crate::local::refusal::Refusal;
 use crate::local::registry::Registry;
 use crate::local::registry::apps::App;
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::local::routes::action::{Filter, Page};
 
 /// How long the pages of one listing can be asked for: 30 minutes.
 const CURSOR_LIFE_MS: u64 = 30 * 60 * 1000;
-/// A page of an organisation's machines when nobody says how many.
+/// A page of an organisation's machines by default.
 const ORG_PAGE: usize = 1000;
 
-/// A page of machines, unfiltered as to what a reader has to look at: [`Listing::kept`] does that,
+/// A page of machines, before filtering: [`Listing::kept`] does that,
 /// outside of any lock.
 #[derive(Debug)]
 pub(crate) struct Listing {
-    machines: Vec<Arc<Machine>>,
+    machines: Vec<Arc<MachineRecord>>,
     cursor: Cursor,
     limit: usize,
 }
@@ -69,12 +69,16 @@ impl Cursor {
 
 impl Listing {
     /// The machines of this page, and the cursor of the next one if there is one.
-    pub(crate) fn kept(self, filter: &Filter, now: UnixMs) -> (Vec<Arc<Machine>>, Option<String>) {
+    pub(crate) fn kept(
+        self,
+        filter: &Filter,
+        now: UnixMs,
+    ) -> (Vec<Arc<MachineRecord>>, Option<String>) {
         let mut rest = self
             .machines
             .into_iter()
             .filter(|machine| matches(machine, filter, now));
-        let page: Vec<Arc<Machine>> = rest.by_ref().take(self.limit).collect();
+        let page: Vec<Arc<MachineRecord>> = rest.by_ref().take(self.limit).collect();
         let next = match (rest.next(), page.last()) {
             (Some(_), Some(last)) => Some(self.cursor.next(&last.sequence.to_string())),
             _ => None,
@@ -121,7 +125,7 @@ impl Registry {
     ) -> Result<Listing, Refusal> {
         let cursor = Cursor::resume(page, now)?;
         let after = sequence(&cursor)?;
-        let wanted = |m: &Machine| match after {
+        let wanted = |m: &MachineRecord| match after {
             Some(after) => m.sequence > after,
             None => updated_after.is_none_or(|time| m.updated_ms > time),
         };
@@ -148,8 +152,8 @@ impl Registry {
         app: &App,
         filter: &Filter,
         now: UnixMs,
-        wanted: impl Fn(&Machine) -> bool,
-    ) -> Vec<Arc<Machine>> {
+        wanted: impl Fn(&MachineRecord) -> bool,
+    ) -> Vec<Arc<MachineRecord>> {
         let gone = filter.include_deleted.then_some(&app.gone);
         app.live
             .values()
@@ -169,7 +173,7 @@ fn sequence(cursor: &Cursor) -> Result<Option<u64>, Refusal> {
     }
 }
 
-fn matches(machine: &Machine, filter: &Filter, now: UnixMs) -> bool {
+fn matches(machine: &MachineRecord, filter: &Filter, now: UnixMs) -> bool {
     let region = filter
         .region
         .as_ref()

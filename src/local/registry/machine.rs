@@ -7,21 +7,21 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::clock::UnixMs;
-use crate::local::faults::rule::{Spell, Sticky};
+use crate::local::faults::rule::{MachineFault, StuckIn};
 use crate::local::ids::Ids;
 use crate::local::image::Image;
 use crate::machines::wire::{ImageRef, MachineConfig, MachineEvent, MachineState};
 
 /// Events kept of one machine, as many as a call can ask for.
 const EVENTS_KEPT: usize = 50;
-/// Changes of state kept of one machine: more than happen between two looks of a wait.
+/// Changes of state kept of one machine: more than happen between two checks of a wait.
 const CHANGES_KEPT: usize = 64;
 /// Older versions kept of one machine.
 const VERSIONS_KEPT: usize = 20;
 
 /// One machine.
 #[derive(Clone, Debug)]
-pub(crate) struct Machine {
+pub(crate) struct MachineRecord {
     /// 14 hexadecimal digits.
     pub(crate) id: String,
     /// Its app's name.
@@ -64,8 +64,8 @@ pub(crate) struct Machine {
     pub(crate) next: Next,
     /// How often it was started again after ending by itself.
     pub(crate) restarts: u32,
-    /// What faults were laid upon it.
-    pub(crate) curse: Curse,
+    /// Faults injected into it.
+    pub(crate) injected: InjectedFaults,
     /// How many bytes its configuration took on the wire.
     pub(crate) weight: usize,
 }
@@ -90,7 +90,7 @@ pub(crate) struct Version {
     pub(crate) config: Arc<MachineConfig>,
 }
 
-/// The process that runs a machine. Each start has a number of its own, so that a word from an
+/// The process that runs a machine. Each start has a number of its own, so that a report of an
 /// earlier one is not taken for a later one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -118,20 +118,20 @@ pub(crate) enum Next {
     Destroy,
 }
 
-/// What faults were laid upon a machine.
+/// Faults injected into a machine.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Curse {
+pub(crate) struct InjectedFaults {
     /// It cannot be seen before that time.
     pub(crate) hidden_until_ms: UnixMs,
     /// Its image takes so long to come.
     pub(crate) slow_pull: Duration,
     /// It stays in a state, for ever or for so long.
-    pub(crate) stick: Option<(Sticky, Option<Duration>)>,
+    pub(crate) stick: Option<(StuckIn, Option<Duration>)>,
     /// Its host does not answer.
     pub(crate) unreachable: bool,
 }
 
-/// Who alone may change a machine, and until when.
+/// The exclusive right to change a machine, and until when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lease {
     /// The word that shows it.
@@ -146,7 +146,7 @@ pub(crate) struct Lease {
 
 /// What an event says, besides its time and id.
 #[derive(Clone, Debug)]
-pub(crate) struct Happening {
+pub(crate) struct EventDetails {
     /// What kind of thing.
     pub(crate) kind: &'static str,
     /// Where it led.
@@ -157,23 +157,23 @@ pub(crate) struct Happening {
     pub(crate) request: Value,
 }
 
-impl Curse {
-    /// Lays one more fault upon the machine. To forget it is not the machine's own doing.
-    pub(crate) fn add(&mut self, spell: &Spell, now: UnixMs) {
-        match spell {
-            Spell::Hide(length) => {
+impl InjectedFaults {
+    /// Adds a fault. `Forget` is carried out by the registry instead.
+    pub(crate) fn add(&mut self, fault: &MachineFault, now: UnixMs) {
+        match fault {
+            MachineFault::Hide(length) => {
                 let length_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
                 self.hidden_until_ms = now.saturating_add(length_ms);
             }
-            Spell::SlowPull(length) => self.slow_pull += *length,
-            Spell::Stick(state, length) => self.stick = Some((*state, *length)),
-            Spell::Unreachable => self.unreachable = true,
-            Spell::Forget => {}
+            MachineFault::SlowPull(length) => self.slow_pull += *length,
+            MachineFault::Stick(state, length) => self.stick = Some((*state, *length)),
+            MachineFault::Unreachable => self.unreachable = true,
+            MachineFault::Forget => {}
         }
     }
 }
 
-impl Happening {
+impl EventDetails {
     /// Something that somebody asked for.
     pub(crate) fn asked(kind: &'static str, status: &'static str) -> Self {
         Self {
@@ -193,9 +193,9 @@ impl Happening {
     }
 }
 
-impl Machine {
+impl MachineRecord {
     /// Notes an event.
-    pub(crate) fn note(&mut self, what: Happening, now: UnixMs, ids: &mut Ids) {
+    pub(crate) fn note(&mut self, what: EventDetails, now: UnixMs, ids: &mut Ids) {
         self.events.push_front(MachineEvent {
             id: Some(ids.ulid(now)),
             kind: what.kind.to_owned(),
@@ -247,10 +247,10 @@ impl Machine {
 
     /// Whether readers can see it yet.
     pub(crate) fn is_visible(&self, now: UnixMs) -> bool {
-        self.curse.hidden_until_ms <= now
+        self.injected.hidden_until_ms <= now
     }
 
-    /// An address that looks like those of the real service. Nothing answers there.
+    /// An address in the format of the real service. Nothing listens there.
     pub(crate) fn private_ip(&self) -> String {
         let bits = u64::from_str_radix(&self.id, 16).unwrap_or_default();
         let part = |shift: u32| (bits >> shift) & 0xffff;
@@ -288,8 +288,8 @@ pub(crate) mod tests {
 
     /// A machine that was in these states one after the other. Its events are numbered from 1, its
     /// version is `v1`, and it had a version `v0` before.
-    pub(crate) fn machine_that_was(states: &[&str]) -> Machine {
-        let mut machine = Machine {
+    pub(crate) fn machine_that_was(states: &[&str]) -> MachineRecord {
+        let mut machine = MachineRecord {
             id: "1857156b526dd8".to_owned(),
             app: "boxes".to_owned(),
             name: "quiet-river-1".to_owned(),
@@ -314,11 +314,11 @@ pub(crate) mod tests {
             process: None,
             next: Next::Policy,
             restarts: 0,
-            curse: Curse::default(),
+            injected: InjectedFaults::default(),
             weight: 0,
         };
         for (at, state) in states.iter().enumerate() {
-            machine.note(Happening::seen("test", "test"), 0, &mut Ids::seeded(0));
+            machine.note(EventDetails::seen("test", "test"), 0, &mut Ids::seeded(0));
             machine.events[0].id = Some((at + 1).to_string());
             machine.enter(MachineState::from(*state), 0);
         }
@@ -330,7 +330,7 @@ pub(crate) mod tests {
         let mut machine = machine_that_was(&["created"]);
         let mut ids = Ids::seeded(1);
         for at in 0..200 {
-            machine.note(Happening::seen("start", "started"), at, &mut ids);
+            machine.note(EventDetails::seen("start", "started"), at, &mut ids);
             machine.enter(MachineState::Started, at);
             machine.replace_config(ids.ulid(at), MachineConfig::default());
         }

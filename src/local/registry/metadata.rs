@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::clock::UnixMs;
 use crate::local::refusal::Refusal;
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::local::registry::view::Reply;
 use crate::machines::wire::{MetadataPatch, MetadataValue};
 
@@ -17,7 +17,7 @@ const MOST_BYTES: usize = 8 * 1024;
 ///
 /// # Errors
 /// 404 when it is not there.
-pub(super) fn key(machine: &Machine, key: &str) -> Result<Reply, Refusal> {
+pub(super) fn key(machine: &MachineRecord, key: &str) -> Result<Reply, Refusal> {
     match machine.metadata.get(key) {
         Some(value) => Ok(Reply::MetadataValue(MetadataValue {
             value: value.clone(),
@@ -31,7 +31,7 @@ pub(super) fn key(machine: &Machine, key: &str) -> Result<Reply, Refusal> {
 /// # Errors
 /// 400 for a key that is the server's own, or a value that is too long.
 pub(super) fn set(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     key: String,
     value: Option<String>,
     labels: &BTreeMap<String, String>,
@@ -49,7 +49,7 @@ pub(super) fn set(
 /// # Errors
 /// 412 for a version that is not current, 400 as [`set`].
 pub(super) fn patch(
-    machine: &mut Machine,
+    machine: &mut MachineRecord,
     patch: MetadataPatch,
     labels: &BTreeMap<String, String>,
     now: UnixMs,
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::local::registry::machine::tests::machine_that_was;
 
-    fn change(machine: &mut Machine, patch: serde_json::Value) -> Result<Reply, Refusal> {
+    fn change(machine: &mut MachineRecord, patch: serde_json::Value) -> Result<Reply, Refusal> {
         let patch = serde_json::from_value(patch).expect("a patch");
         let labels = BTreeMap::from([("cofferdam_limits".to_owned(), "none".to_owned())]);
         super::patch(machine, patch, &labels, 1)

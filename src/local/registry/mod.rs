@@ -1,8 +1,8 @@
 //! Apps and machines as values: requests and observations in, answers and effects out.
 //!
 //! There is no I/O, no waiting and no clock here. Every method takes the time, does what it does
-//! at once, and hands back what is to be done outside. A machine sits behind an [`Arc`], so that
-//! whoever reads it takes a pointer under the lock and does the rest without it.
+//! at once, and returns the effects to be carried out. A machine is behind an [`Arc`], so that
+//! a reader takes a pointer under the lock and does the rest without it.
 //!
 //! - [`machine`]: what is known of one machine; [`life`]: what happens to it; [`exits`]: how its
 //!   end is told.
@@ -31,12 +31,12 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::UnixMs;
-use crate::local::faults::rule::Spell;
+use crate::local::faults::rule::MachineFault;
 use crate::local::ids::Ids;
 use crate::local::refusal::Refusal;
 use crate::local::registry::apps::App;
 use crate::local::registry::life::{Effect, Now, Observation};
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::local::registry::view::Reply;
 use crate::machines::wire::{HostStatus, MachineConfig};
 
@@ -65,7 +65,7 @@ pub(crate) struct Registry {
     rules: Rules,
     ids: Ids,
     apps: BTreeMap<String, App>,
-    machines: HashMap<String, Arc<Machine>>,
+    machines: HashMap<String, Arc<MachineRecord>>,
     /// Destroyed machines, the oldest first, with the time of their end.
     destroyed: VecDeque<(UnixMs, String)>,
     live: usize,
@@ -124,7 +124,12 @@ impl Registry {
     ///
     /// # Errors
     /// 404 when it is not there, not there any more, or not to be seen yet.
-    pub(crate) fn read(&self, app: &str, id: &str, now: UnixMs) -> Result<Arc<Machine>, Refusal> {
+    pub(crate) fn read(
+        &self,
+        app: &str,
+        id: &str,
+        now: UnixMs,
+    ) -> Result<Arc<MachineRecord>, Refusal> {
         self.find(app, id)
             .filter(|machine| machine.is_visible(now) && !self.is_expired(machine, now))
             .map(Arc::clone)
@@ -132,12 +137,12 @@ impl Registry {
     }
 
     /// A machine, whether readers see it or not.
-    pub(crate) fn find(&self, app: &str, id: &str) -> Option<&Arc<Machine>> {
+    pub(crate) fn find(&self, app: &str, id: &str) -> Option<&Arc<MachineRecord>> {
         self.machines.get(id).filter(|machine| machine.app == app)
     }
 
     /// A machine by its id alone.
-    pub(crate) fn by_id(&self, id: &str) -> Option<&Arc<Machine>> {
+    pub(crate) fn by_id(&self, id: &str) -> Option<&Arc<MachineRecord>> {
         self.machines.get(id)
     }
 
@@ -164,10 +169,10 @@ impl Registry {
         })?
     }
 
-    /// Lays a fault upon a machine that is there.
-    pub(crate) fn curse(&mut self, id: &str, spell: &Spell, now: UnixMs) {
+    /// Injects a fault into an existing machine.
+    pub(crate) fn inject(&mut self, id: &str, fault: &MachineFault, now: UnixMs) {
         if let Some(machine) = self.machines.get_mut(id) {
-            Arc::make_mut(machine).curse.add(spell, now);
+            Arc::make_mut(machine).injected.add(fault, now);
         }
     }
 
@@ -176,7 +181,7 @@ impl Registry {
         &mut self,
         id: &str,
         now: UnixMs,
-        change: impl FnOnce(&mut Machine, &mut Now<'_>) -> T,
+        change: impl FnOnce(&mut MachineRecord, &mut Now<'_>) -> T,
     ) -> Option<T> {
         let machine = Arc::make_mut(self.machines.get_mut(id)?);
         let mut now = Now {
@@ -201,14 +206,14 @@ impl Registry {
         metadata
     }
 
-    fn is_expired(&self, machine: &Machine, now: UnixMs) -> bool {
+    fn is_expired(&self, machine: &MachineRecord, now: UnixMs) -> bool {
         let retention = u64::try_from(self.rules.retention.as_millis()).unwrap_or(u64::MAX);
         machine.state.is_gone() && machine.updated_ms.saturating_add(retention) <= now
     }
 }
 
 /// A machine whose host does not answer cannot be changed; the API gives up after a while.
-fn reachable(machine: &Machine) -> Result<(), Refusal> {
+fn reachable(machine: &MachineRecord) -> Result<(), Refusal> {
     match view::host_status(machine) {
         HostStatus::Ok => Ok(()),
         _ => Err(Refusal::new(

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::local::engine::Exit;
-use crate::local::registry::create::Newborn;
+use crate::local::registry::create::NewMachine;
 use crate::local::registry::life::Order;
-use crate::local::registry::machine::Curse;
+use crate::local::registry::machine::InjectedFaults;
 use crate::local::routes::action::{Ending, MachineAction};
 use crate::machines::wire::{CreateApp, CreateMachine, MachineState, Restart, UpdateMachine};
 
@@ -17,7 +17,7 @@ const APP: &str = "boxes";
 
 /// One thing that happens. Numbers choose among what is there.
 #[derive(Clone, Debug)]
-enum Act {
+enum Event {
     Create {
         name: u8,
         policy: u8,
@@ -46,24 +46,24 @@ enum Act {
     Stale(usize),
 }
 
-fn act() -> impl Strategy<Value = Act> {
+fn event() -> impl Strategy<Value = Event> {
     let which = 0..8_usize;
     prop_oneof![
         3 => (0..4_u8, 0..3_u8, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
-            |(name, policy, auto_destroy, skip_launch)| Act::Create {
+            |(name, policy, auto_destroy, skip_launch)| Event::Create {
                 name, policy, auto_destroy, skip_launch,
             }
         ),
-        1 => which.clone().prop_map(Act::Start),
-        2 => which.clone().prop_map(Act::Stop),
-        1 => which.clone().prop_map(Act::Restart),
+        1 => which.clone().prop_map(Event::Start),
+        2 => which.clone().prop_map(Event::Stop),
+        1 => which.clone().prop_map(Event::Restart),
         1 => (which.clone(), any::<bool>())
-            .prop_map(|(which, skip_launch)| Act::Update { which, skip_launch }),
+            .prop_map(|(which, skip_launch)| Event::Update { which, skip_launch }),
         2 => (which.clone(), any::<bool>())
-            .prop_map(|(which, force)| Act::Delete { which, force }),
-        8 => (which.clone(), 0..2_i32).prop_map(|(which, code)| Act::Advance { which, code }),
-        1 => which.clone().prop_map(Act::Fail),
-        1 => which.prop_map(Act::Stale),
+            .prop_map(|(which, force)| Event::Delete { which, force }),
+        8 => (which.clone(), 0..2_i32).prop_map(|(which, code)| Event::Advance { which, code }),
+        1 => which.clone().prop_map(Event::Fail),
+        1 => which.prop_map(Event::Stale),
     ]
 }
 
@@ -152,9 +152,9 @@ impl World {
         }
     }
 
-    fn act(&mut self, which: usize, act: MachineAction) {
+    fn act(&mut self, which: usize, action: MachineAction) {
         if let Some(id) = self.id(which) {
-            let done = self.registry.act(APP, &id, None, act, self.now);
+            let done = self.registry.apply(APP, &id, None, action, self.now);
             self.done(done);
         }
     }
@@ -195,25 +195,25 @@ impl World {
         self.see(id, generation, seen);
     }
 
-    fn apply(&mut self, act: Act) {
+    fn apply(&mut self, event: Event) {
         self.now += 7;
-        match act {
-            Act::Create {
+        match event {
+            Event::Create {
                 name,
                 policy,
                 auto_destroy,
                 skip_launch,
             } => {
-                let newborn = newborn(name, policy, auto_destroy, skip_launch);
-                let done = self.registry.create(newborn, self.now);
+                let new = new(name, policy, auto_destroy, skip_launch);
+                let done = self.registry.create(new, self.now);
                 if let Ok(done) = &done {
                     self.ids.push(done.touched[0].0.clone());
                 }
                 self.done(done);
             }
-            Act::Start(which) => self.act(which, MachineAction::Start),
-            Act::Stop(which) => self.act(which, MachineAction::Stop(Ending::default())),
-            Act::Restart(which) => {
+            Event::Start(which) => self.act(which, MachineAction::Start),
+            Event::Stop(which) => self.act(which, MachineAction::Stop(Ending::default())),
+            Event::Restart(which) => {
                 let ending = Ending::default();
                 self.act(
                     which,
@@ -223,7 +223,7 @@ impl World {
                     },
                 );
             }
-            Act::Update { which, skip_launch } => {
+            Event::Update { which, skip_launch } => {
                 let Some(id) = self.id(which) else { return };
                 let request = UpdateMachine {
                     skip_launch: Some(skip_launch),
@@ -235,20 +235,20 @@ impl World {
                     .update(APP, &id, None, request, image, self.now);
                 self.done(done);
             }
-            Act::Delete { which, force } => self.act(which, MachineAction::Delete { force }),
-            Act::Advance { which, code } => {
+            Event::Delete { which, force } => self.act(which, MachineAction::Delete { force }),
+            Event::Advance { which, code } => {
                 if let Some(id) = self.id(which) {
                     self.advance(&id, code);
                 }
             }
-            Act::Fail(which) => {
+            Event::Fail(which) => {
                 let Some(id) = self.id(which) else { return };
                 if let Some((generation, Step::Start, _)) = self.processes.get(&id).copied() {
                     self.processes.remove(&id);
                     self.see(&id, generation, Observation::Failed("no".into()));
                 }
             }
-            Act::Stale(which) => {
+            Event::Stale(which) => {
                 let Some(id) = self.id(which) else { return };
                 let seen = Observation::Exited(Exit::default());
                 assert!(self.registry.observe(&id, 0, seen, self.now).is_none());
@@ -293,7 +293,7 @@ impl World {
     }
 }
 
-fn newborn(name: u8, policy: u8, auto_destroy: bool, skip_launch: bool) -> Newborn {
+fn new(name: u8, policy: u8, auto_destroy: bool, skip_launch: bool) -> NewMachine {
     let policy = ["no", "always", "on-failure"][usize::from(policy)];
     let config = MachineConfig {
         auto_destroy: Some(auto_destroy),
@@ -304,7 +304,7 @@ fn newborn(name: u8, policy: u8, auto_destroy: bool, skip_launch: bool) -> Newbo
         }),
         ..MachineConfig::default()
     };
-    Newborn {
+    NewMachine {
         app: APP.to_owned(),
         request: CreateMachine {
             name: (name > 0).then(|| format!("m{name}")),
@@ -315,13 +315,13 @@ fn newborn(name: u8, policy: u8, auto_destroy: bool, skip_launch: bool) -> Newbo
         image: Arc::default(),
         region: "local".to_owned(),
         weight: 10,
-        curse: Curse::default(),
+        injected: InjectedFaults::default(),
     }
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_the_registry_agrees_with_itself(acts in prop::collection::vec(act(), 1..120)) {
+    fn whatever_happens_the_registry_agrees_with_itself(acts in prop::collection::vec(event(), 1..120)) {
         let mut world = World::new();
         for act in acts {
             world.apply(act);
@@ -329,7 +329,7 @@ proptest! {
         }
         // Everybody is sent away, and what still runs ends: nothing is left in between.
         for id in world.ids.clone() {
-            let done = world.registry.act(APP, &id, None, MachineAction::Delete { force: true }, world.now);
+            let done = world.registry.apply(APP, &id, None, MachineAction::Delete { force: true }, world.now);
             world.done(done);
         }
         for id in world.ids.clone() {
@@ -345,7 +345,7 @@ proptest! {
 fn destroyed_machines_are_kept_for_a_time_and_in_a_number() {
     let mut world = World::new();
     for _ in 0..6 {
-        world.apply(Act::Create {
+        world.apply(Event::Create {
             name: 0,
             policy: 0,
             auto_destroy: true,
@@ -357,7 +357,7 @@ fn destroyed_machines_are_kept_for_a_time_and_in_a_number() {
             world.advance(&id, 0);
         }
     }
-    world.apply(Act::Start(0));
+    world.apply(Event::Start(0));
     assert_eq!(
         world.registry.destroyed.len(),
         3,
@@ -367,7 +367,7 @@ fn destroyed_machines_are_kept_for_a_time_and_in_a_number() {
     assert!(world.registry.read(APP, &newest, world.now).is_ok());
     world.now += 60_000;
     assert!(world.registry.read(APP, &newest, world.now).is_err());
-    world.apply(Act::Start(0));
+    world.apply(Event::Start(0));
     assert!(world.registry.machines.is_empty());
     world.check();
 }

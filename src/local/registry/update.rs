@@ -7,7 +7,7 @@ use crate::local::image::Image;
 use crate::local::refusal::Refusal;
 use crate::local::registry::create::shown_image;
 use crate::local::registry::life;
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::local::registry::view::{Reply, Shown};
 use crate::local::registry::{Done, Registry, lease, reachable};
 use crate::machines::wire::{MachineState, UpdateMachine};
@@ -61,7 +61,7 @@ impl Registry {
         })
     }
 
-    fn may_update(&self, machine: &Machine, request: &UpdateMachine) -> Result<(), Refusal> {
+    fn may_update(&self, machine: &MachineRecord, request: &UpdateMachine) -> Result<(), Refusal> {
         reachable(machine)?;
         let stale = request
             .current_version

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::clock::UnixMs;
 use crate::local::refusal::Refusal;
 use crate::local::registry::lease;
-use crate::local::registry::machine::Machine;
+use crate::local::registry::machine::MachineRecord;
 use crate::local::routes::action::Filter;
 use crate::local::stamp;
 use crate::machines::wire::{
@@ -43,7 +43,7 @@ pub(crate) enum Reply {
     /// Events, newest first.
     Events(Vec<MachineEvent>),
     /// The configurations a machine has and had.
-    Versions(Arc<Machine>),
+    Versions(Arc<MachineRecord>),
     /// An app.
     App(Box<App>),
     /// An app that was just made: 201.
@@ -58,7 +58,7 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Shown {
     /// The machine.
-    pub(crate) machine: Arc<Machine>,
+    pub(crate) machine: Arc<MachineRecord>,
     /// The nonce of the lease that was taken with it.
     pub(crate) nonce: Option<String>,
     /// An older version of it.
@@ -70,7 +70,7 @@ pub(crate) struct Shown {
 
 impl Shown {
     /// All of a machine.
-    pub(crate) fn whole(machine: Arc<Machine>) -> Self {
+    pub(crate) fn whole(machine: Arc<MachineRecord>) -> Self {
         Self {
             machine,
             nonce: None,
@@ -82,7 +82,7 @@ impl Shown {
     }
 
     /// A machine in a listing.
-    pub(crate) fn listed(machine: Arc<Machine>, filter: &Filter, now: UnixMs) -> Self {
+    pub(crate) fn listed(machine: Arc<MachineRecord>, filter: &Filter, now: UnixMs) -> Self {
         Self {
             lease: filter.leases,
             summary: filter.summary,
@@ -96,7 +96,7 @@ impl Shown {
     /// # Errors
     /// 404 for a version that it never had, or that was forgotten.
     pub(crate) fn version(
-        machine: Arc<Machine>,
+        machine: Arc<MachineRecord>,
         version: Option<&str>,
         lease: bool,
         now: UnixMs,
@@ -167,8 +167,8 @@ impl Shown {
 }
 
 /// Whether a machine's host can be reached.
-pub(crate) fn host_status(machine: &Machine) -> HostStatus {
-    match machine.curse.unreachable {
+pub(crate) fn host_status(machine: &MachineRecord) -> HostStatus {
+    match machine.injected.unreachable {
         true => HostStatus::Unreachable,
         false => HostStatus::Ok,
     }
@@ -176,7 +176,7 @@ pub(crate) fn host_status(machine: &Machine) -> HostStatus {
 
 /// A page of an organisation's machines.
 pub(crate) fn org_page(
-    page: &[Arc<Machine>],
+    page: &[Arc<MachineRecord>],
     filter: &Filter,
     next_cursor: Option<String>,
 ) -> OrgMachines {
@@ -190,7 +190,7 @@ pub(crate) fn org_page(
     }
 }
 
-fn org_machine(machine: &Arc<Machine>, filter: &Filter) -> OrgMachine {
+fn org_machine(machine: &Arc<MachineRecord>, filter: &Filter) -> OrgMachine {
     let mut shown = Shown::listed(Arc::clone(machine), filter, 0).to_wire();
     shown.config = (!filter.summary).then(|| MachineConfig {
         image: machine.config.image.clone(),
@@ -207,7 +207,7 @@ fn org_machine(machine: &Arc<Machine>, filter: &Filter) -> OrgMachine {
 }
 
 /// The configurations a machine has and had, the newest first.
-pub(crate) fn versions(machine: &Machine) -> Vec<MachineVersion> {
+pub(crate) fn versions(machine: &MachineRecord) -> Vec<MachineVersion> {
     let now = MachineVersion {
         version: machine.version.clone(),
         user_config: config(machine),
@@ -221,7 +221,7 @@ pub(crate) fn versions(machine: &Machine) -> Vec<MachineVersion> {
 
 /// A configuration with the metadata as it is now, not as it was sent. The contents of files are
 /// left out where they are large: answers are read often, and by clients with bounds.
-fn config(machine: &Machine) -> MachineConfig {
+fn config(machine: &MachineRecord) -> MachineConfig {
     let sent = &*machine.config;
     let lengths = sent
         .files

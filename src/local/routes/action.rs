@@ -61,7 +61,7 @@ pub(crate) enum Action {
         /// The lease nonce that came along.
         nonce: Option<String>,
         /// What.
-        act: MachineAction,
+        action: MachineAction,
     },
     /// Read an app's logs.
     Logs {

@@ -83,7 +83,7 @@ pub(crate) fn read(
             app,
             id: route.machine.clone(),
             nonce: nonce(headers),
-            act: machine(route, query, body)?,
+            action: machine(route, query, body)?,
         },
     })
 }

@@ -1,4 +1,4 @@
-//! Lengths of time as they stand in the API: in the notation of the Go language.
+//! Durations of the API: in the notation of the Go language.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A length of time as it stands in the API: `"1m30s"`, or a number of nanoseconds.
+/// A duration of the API: `"1m30s"`, or a number of nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GoDuration(pub Duration);
 
-/// A text that is not a length of time.
+/// A text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid duration {0:?}")]
 pub struct InvalidDuration(String);

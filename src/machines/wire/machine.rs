@@ -266,7 +266,7 @@ pub struct ExitEvent {
     /// Signal that ended the program; -1 for none. Read it with [`ExitEvent::ended_by`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<i64>,
-    /// The kernel killed the program for want of memory.
+    /// The kernel killed the program because it ran out of memory.
     #[serde(default, deserialize_with = "or_default")]
     pub oom_killed: bool,
     /// Someone asked the machine to stop.

@@ -37,9 +37,9 @@ async fn only_the_token_opens_the_server() {
 async fn a_server_without_a_token_does_not_open() {
     let state = tempfile::tempdir().unwrap();
     for token in ["", " ", "Bearer "] {
-        let settings = cofferdam::local::Settings::new(token.into(), state.path().into());
+        let settings = cofferdam::local::ServerSettings::new(token.into(), state.path().into());
         let shutdown = cofferdam::shutdown::Shutdown::new();
-        let opened = cofferdam::local::Machines::open(settings, &shutdown).await;
+        let opened = cofferdam::local::LocalServer::open(settings, &shutdown).await;
         assert!(matches!(opened, Err(cofferdam::local::Error::NoToken)));
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cofferdam::machines::wire::{CreateMachine, MachineState};
 use cofferdam::machines::{
-    Call, Client, Decision, Force, ListFilter, Settings, Token, Wait, judge,
+    Call, Client, ClientSettings, Decision, Force, ListFilter, Token, Wait, judge,
 };
 use serde_json::json;
 
@@ -33,7 +33,7 @@ fn real() -> Option<Place> {
         return None;
     };
     let base = named("FLY_API_URL").unwrap_or_else(|| "https://api.machines.dev/v1".to_owned());
-    let settings = Settings::new(base.parse().unwrap(), Token::new(token));
+    let settings = ClientSettings::new(base.parse().unwrap(), Token::new(token));
     Some(Place {
         client: Client::new(settings).unwrap(),
         app,
@@ -124,7 +124,7 @@ async fn refusals(place: &Place) {
     );
     let error = client.get(app, "00000000000000").await.unwrap_err();
     assert_eq!(judge(Call::Get, &error).decision, Decision::Gone);
-    let settings = Settings::new(client.base().clone(), Token::new("fm2_none"));
+    let settings = ClientSettings::new(client.base().clone(), Token::new("fm2_none"));
     let stranger = Client::new(settings).unwrap();
     let error = stranger.app(app).await.unwrap_err();
     assert_eq!(judge(Call::App, &error).decision, Decision::Unauthorized);

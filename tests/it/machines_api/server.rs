@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use cofferdam::local::{Bounds, FaultSettings, Guests, Machines, Rule, Settings, engine};
+use cofferdam::local::{Bounds, FaultSettings, Guests, LocalServer, Rule, ServerSettings, engine};
 use cofferdam::machines::client::Client;
-use cofferdam::machines::settings::{Settings as ClientSettings, Token};
+use cofferdam::machines::settings::{ClientSettings, Token};
 use cofferdam::shutdown::Shutdown;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ pub(super) async fn sandboxed() -> Option<Server> {
 
 /// As [`sandboxed`], with other settings.
 #[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
-pub(super) async fn sandboxed_with(change: impl FnOnce(&mut Settings)) -> Option<Server> {
+pub(super) async fn sandboxed_with(change: impl FnOnce(&mut ServerSettings)) -> Option<Server> {
     match Server::open(change).await {
         Ok(server) => Some(server),
         Err(cofferdam::local::Error::Engine(engine::Error::Unavailable { reason, .. })) => {
@@ -70,7 +70,7 @@ pub(super) async fn sandboxed_with(change: impl FnOnce(&mut Settings)) -> Option
 }
 
 /// No processes: for what is about the server alone.
-pub(super) async fn simulated(change: impl FnOnce(&mut Settings)) -> Server {
+pub(super) async fn simulated(change: impl FnOnce(&mut ServerSettings)) -> Server {
     let opened = Server::open(|settings| {
         settings.guests = Guests::Simulated(Duration::from_secs(3600));
         change(settings);
@@ -90,9 +90,11 @@ pub(super) async fn with_faults(rules: &[&str]) -> Server {
 }
 
 impl Server {
-    async fn open(change: impl FnOnce(&mut Settings)) -> Result<Self, cofferdam::local::Error> {
+    async fn open(
+        change: impl FnOnce(&mut ServerSettings),
+    ) -> Result<Self, cofferdam::local::Error> {
         let state = tempfile::tempdir().unwrap();
-        let mut settings = Settings::new(TOKEN.to_owned(), state.path().to_owned());
+        let mut settings = ServerSettings::new(TOKEN.to_owned(), state.path().to_owned());
         settings.apps = vec![APP.to_owned()];
         settings.bounds = Bounds {
             drain: Duration::from_secs(30),
@@ -100,7 +102,7 @@ impl Server {
         };
         change(&mut settings);
         let shutdown = Shutdown::new();
-        let machines = Machines::open(settings, &shutdown).await?;
+        let machines = LocalServer::open(settings, &shutdown).await?;
         let report = machines.report().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cofferdam::http::reply::{self, Body};
 use cofferdam::machines::wire::{CreateMachine, MachineState, StopRequest};
 use cofferdam::machines::{
-    Call, Certainty, Class, Client, Error, Force, ListFilter, Observer, Settings, Wait,
+    Call, Certainty, Class, Client, ClientSettings, Error, Force, ListFilter, Observer, Wait,
 };
 use hyper::header::{HeaderName, HeaderValue, SET_COOKIE};
 use hyper::{Response, StatusCode};
@@ -250,7 +250,7 @@ async fn every_call_is_counted_by_how_it_ended() {
     let counted = Arc::new(Mutex::new(Vec::new()));
     let counts = Arc::clone(&counted);
     let observer = Observer::new(move |call| counts.lock().unwrap().push((call.call, call.class)));
-    let client = Client::new(Settings {
+    let client = Client::new(ClientSettings {
         observer,
         ..settings(&server.url)
     })

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cofferdam::http::reply::{self, Body};
 use cofferdam::http::serve::{Limits, serve};
-use cofferdam::machines::{Client, Settings, Token};
+use cofferdam::machines::{Client, ClientSettings, Token};
 use cofferdam::shutdown::Shutdown;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HeaderName};
 use hyper::{Request, Response, StatusCode};
@@ -142,8 +142,8 @@ enum Then {
     StaySilent,
 }
 
-fn settings(url: &str) -> Settings {
-    Settings::new(url.parse().unwrap(), Token::new(TOKEN))
+fn settings(url: &str) -> ClientSettings {
+    ClientSettings::new(url.parse().unwrap(), Token::new(TOKEN))
 }
 
 fn client(url: &str) -> Client {
@@ -151,7 +151,7 @@ fn client(url: &str) -> Client {
 }
 
 fn impatient(url: &str) -> Client {
-    Client::new(Settings {
+    Client::new(ClientSettings {
         timeout: Duration::from_millis(200),
         ..settings(url)
     })

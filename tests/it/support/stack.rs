@@ -180,7 +180,7 @@ impl Stack {
         let server = Shutdown::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let mut settings = local::Settings::new(TOKEN.to_owned(), folder.path().to_owned());
+        let mut settings = local::ServerSettings::new(TOKEN.to_owned(), folder.path().to_owned());
         settings.apps.clone_from(&plan.apps);
         if let Some(regions) = plan.regions {
             settings.regions = regions;
@@ -195,7 +195,7 @@ impl Stack {
             .map(|rule| rule.parse().unwrap())
             .collect();
         settings.faults.control = true;
-        let opened = local::Machines::open(settings, &server).await.unwrap();
+        let opened = local::LocalServer::open(settings, &server).await.unwrap();
         let report = opened.report().to_owned();
         server.spawn(opened.serve(listener));
 
@@ -428,7 +428,7 @@ impl Stack {
 
 fn client(base: &str, timeout: Duration) -> Client {
     let mut settings =
-        machines::Settings::new(Url::parse(base).unwrap(), machines::Token::new(TOKEN));
+        machines::ClientSettings::new(Url::parse(base).unwrap(), machines::Token::new(TOKEN));
     settings.timeout = timeout;
     Client::new(settings).unwrap()
 }
