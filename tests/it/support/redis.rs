@@ -38,6 +38,8 @@ const START_LOOKS: u32 = 1000;
 pub(crate) struct Server {
     folder: PathBuf,
     port: u16,
+    /// Options beside the usual ones.
+    options: Vec<String>,
     running: Option<Running>,
 }
 
@@ -72,6 +74,17 @@ pub(crate) fn namespace() -> String {
 impl Server {
     /// Starts a server with an append-only file, on a socket and a free port.
     pub(crate) fn start() -> Self {
+        Self::start_with(Vec::new())
+    }
+
+    /// Starts a node of a Redis Cluster that has no slots yet.
+    pub(crate) fn start_clustered() -> Self {
+        let bus = free_port().to_string();
+        let options = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+        Self::start_with(options.map(str::to_owned).into())
+    }
+
+    fn start_with(options: Vec<String>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("cofferdam-redis-")
             .tempdir()
@@ -80,6 +93,7 @@ impl Server {
         let mut server = Self {
             folder,
             port: free_port(),
+            options,
             running: None,
         };
         server.resume();
@@ -94,6 +108,11 @@ impl Server {
     /// Its address as a URL, over TCP.
     pub(crate) fn tcp_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The port at which other nodes of its cluster reach it.
+    pub(crate) fn cluster_port(&self) -> String {
+        self.options.last().expect("a node of a cluster").clone()
     }
 
     /// Fresh keys on it, as settings.
@@ -114,7 +133,7 @@ impl Server {
     pub(crate) fn resume(&mut self) {
         assert!(self.running.is_none(), "the server is running");
         let _ = fs::remove_file(self.folder.join("keep"));
-        let running = watched(&self.folder, &self.socket(), self.port);
+        let running = watched(&self.folder, &self.socket(), self.port, &self.options);
         self.running = Some(running);
         self.wait_until_it_answers();
     }
@@ -188,7 +207,7 @@ impl Drop for Server {
     }
 }
 
-fn watched(folder: &Path, socket: &Path, port: u16) -> Running {
+fn watched(folder: &Path, socket: &Path, port: u16, options: &[String]) -> Running {
     let mut watcher = Command::new("sh")
         .args(["-c", WATCH])
         .arg(folder)
@@ -207,6 +226,7 @@ fn watched(folder: &Path, socket: &Path, port: u16) -> Running {
         .arg(folder)
         .arg("--unixsocket")
         .arg(socket)
+        .args(options)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
