@@ -169,6 +169,12 @@ Examples:
         /// The shell
         shell: Shell,
     },
+    /// Write the manual pages of all commands, for packages
+    #[command(hide = true)]
+    Man {
+        /// The folder, made if it is not there
+        folder: PathBuf,
+    },
 }
 
 /// How the local Machines server is to misbehave, so that what depends on it can be tried out.

@@ -10,6 +10,7 @@ mod doctor;
 mod human;
 mod images;
 mod logs;
+mod man;
 mod patience;
 mod place;
 mod progress;
@@ -96,6 +97,7 @@ async fn dispatch(
             service::machines(args, MachinesServer::parse(lookup)?, say).await
         }
         Command::Completions { shell } => Ok(completions(*shell)),
+        Command::Man { folder } => man::write(folder),
     }
 }
 

@@ -136,3 +136,58 @@ fn every_mutation_can_be_made() {
     }
     assert!(made >= 10, "{made} mutations");
 }
+
+/// Each command has its page, and no page shows a secret of the environment.
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = Command::new(env!("CARGO_BIN_EXE_cofferdam"))
+        .arg("man")
+        .arg(folder.path())
+        .env("FLY_API_TOKEN", "hush-hush")
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{ran:?}");
+    for help in
+        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/help")).unwrap()
+    {
+        let page = help.unwrap().path().with_extension("1");
+        let page = folder.path().join(page.file_name().unwrap());
+        let text = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{page:?}: {error}"));
+        assert!(!text.contains("hush-hush"), "{page:?}");
+    }
+}
+
+/// The package asks for every file by name; one that is gone would only be missed at a release.
+#[test]
+fn what_the_package_takes_is_there() {
+    let manifest = read("Cargo.toml");
+    let (_, rest) = manifest.split_once("[package.metadata.deb]").unwrap();
+    let rest = rest.split("\n[").next().unwrap();
+    let mut count = 0;
+    for line in rest.lines().filter(|line| line.starts_with("    [\"")) {
+        let source = line.split('"').nth(1).unwrap();
+        let folder = source.split('*').next().unwrap();
+        // What a build makes is not there before it.
+        if !source.starts_with("target/") {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            assert!(path.exists(), "{source}");
+            count += 1;
+        }
+    }
+    assert!(count >= 4, "{count} files");
+}
+
+/// Units give a process the time to drain, and start it again when it ends.
+#[test]
+fn units_wait_for_the_drain_and_start_again() {
+    let drain_s: u64 = table::DRAIN_S.default_shown().parse().unwrap();
+    for unit in ["machines", "serve", "worker@"] {
+        let text = read(&format!("packaging/systemd/cofferdam-{unit}.service"));
+        let (_, rest) = text.split_once("\nTimeoutStopSec=").unwrap();
+        let stop_s: u64 = rest.lines().next().unwrap().parse().unwrap();
+        assert!(stop_s > drain_s, "{unit}");
+        assert!(text.contains("\nRestart=always\n"), "{unit}");
+        assert!(text.contains("\nNoNewPrivileges=yes\n"), "{unit}");
+    }
+}
