@@ -138,6 +138,30 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    /// A copy of its data as they are now.
+    pub(crate) fn copy(&self) -> Vec<u8> {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.write_all(b"SAVE\r\n").unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+        fs::read(self.folder.join("dump.rdb")).unwrap()
+    }
+
+    /// Kills it, and starts it again with the data of a [`Server::copy`]: as what its append-only
+    /// file begins with.
+    pub(crate) fn restore(&mut self, copy: &[u8]) {
+        self.stop();
+        let folder = self.folder.join("appendonlydir");
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let base = "appendonly.aof.1.base.rdb";
+        fs::write(folder.join(base), copy).unwrap();
+        let manifest = format!("file {base} seq 1 type b\n");
+        fs::write(folder.join("appendonly.aof.manifest"), manifest).unwrap();
+        self.resume();
+    }
+
     /// As [`Server::resume`]; whether it was seen refusing commands because it was loading.
     pub(crate) fn resume_loading(&mut self) -> bool {
         let (socket, done) = (self.socket(), AtomicBool::new(false));
@@ -275,6 +299,10 @@ fn a_stopped_server_comes_back_with_its_data_and_leaves_nothing() {
     server.stop();
     assert!(UnixStream::connect(server.socket()).is_err());
     server.resume();
+    say(&server, "GET kept\r\n", "$3\r\nyes\r\n");
+    let copy = server.copy();
+    say(&server, "SET kept no\r\n", "+OK\r\n");
+    server.restore(&copy);
     say(&server, "GET kept\r\n", "$3\r\nyes\r\n");
     drop(server);
     assert!(!folder.exists());
