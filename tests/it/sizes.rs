@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::support::command::Daemon;
 use crate::support::fleet::Fleet;
+use crate::support::memory::MemoryLimit;
 use crate::support::raw::Raw;
 use crate::support::redis::Server;
 use crate::support::throttle::Throttle;
@@ -15,7 +16,8 @@ use crate::support::until::until_within;
 const MIB: usize = 1 << 20;
 /// What a worker needs at the most, as `docs/architecture.md` says: `fly.toml` gives it 512 MB.
 const NEEDED_KIB: u64 = 384 << 10;
-const BOUND: Duration = Duration::from_secs(120);
+/// A minute is enough on a computer that does nothing else.
+const BOUND: Duration = Duration::from_secs(240);
 
 async fn submit(raw: &Raw, id: &str, bytes: usize) {
     let request = json!({"id": id, "cmd": ["true"], "input": "x".repeat(bytes)});
@@ -57,7 +59,12 @@ async fn twenty_of_the_largest_requests_brought_a_worker_down() {
         raw.add("runs", &[("run", &request.to_string())]).await;
     }
     let (worker, _) = fleet.worker().await;
+    let limit = MemoryLimit::of_fly();
+    if let Some(limit) = &limit {
+        limit.hold(worker.pid());
+    }
     all_end(&raw, &worker, 20).await;
+    assert_eq!(limit.as_ref().map_or(0, MemoryLimit::kills), 0);
     let peak = peak_kib(worker.pid());
     println!("a worker needed {} MiB", peak / 1024);
     assert!(peak < NEEDED_KIB, "{peak} KiB");

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::Guest;
 use crate::support::command::Daemon;
 use crate::support::fleet::{self, Fleet};
+use crate::support::memory::MemoryLimit;
 use crate::support::parts;
 use crate::support::raw::Raw;
 use crate::support::redis;
@@ -112,6 +113,10 @@ impl Scene {
 #[tokio::test(flavor = "multi_thread")]
 async fn inputs_that_nobody_reads_fill_no_memory_and_keep_nobody_waiting() {
     let scene = Scene::new(json!({"input": "x".repeat(15 * MIB)})).await;
+    let limit = MemoryLimit::of_fly();
+    if let Some(limit) = &limit {
+        limit.hold(scene.fleet.serve.pid());
+    }
     let mut unread = Vec::new();
     for _ in 0..32 {
         unread.push(scene.call("GET /input", "", "").await);
@@ -145,6 +150,7 @@ async fn inputs_that_nobody_reads_fill_no_memory_and_keep_nobody_waiting() {
         }
     })
     .await;
+    assert_eq!(limit.as_ref().map_or(0, MemoryLimit::kills), 0);
     scene.end().await;
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod command;
 pub(crate) mod cutter;
 pub(crate) mod faults;
 pub(crate) mod fleet;
+pub(crate) mod memory;
 pub(crate) mod parts;
 pub(crate) mod raw;
 pub(crate) mod redis;
