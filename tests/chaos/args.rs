@@ -8,6 +8,8 @@ use std::str::FromStr;
 pub(crate) enum Kind {
     /// Kills, stops, restarts and faults at random.
     Storm,
+    /// A storm in which Redis loses all it has, and later is put back to an older copy of its data.
+    Forgetful,
     /// Every process but Redis and the Machines server is replaced every three seconds.
     Rolling,
 }
@@ -36,6 +38,8 @@ pub(crate) struct Args {
     pub(crate) log: String,
     /// The command that is tried; the one of this build if `None`.
     pub(crate) command: Option<PathBuf>,
+    /// Keep the folder with the processes' logs, however the storm ends.
+    pub(crate) keeps: bool,
     /// Print the plan and end.
     pub(crate) only_plan: bool,
 }
@@ -51,6 +55,7 @@ impl Default for Args {
             tenant_cap: 24,
             log: "info".to_owned(),
             command: None,
+            keeps: false,
             only_plan: false,
         }
     }
@@ -69,6 +74,10 @@ impl Args {
                 args.only_plan = true;
                 continue;
             }
+            if word == "--keep" {
+                args.keeps = true;
+                continue;
+            }
             let value = words
                 .next()
                 .ok_or_else(|| format!("{word} needs a value"))?;
@@ -82,6 +91,7 @@ impl Args {
                 "--plan" => {
                     args.kind = match value {
                         "storm" => Kind::Storm,
+                        "forgetful" => Kind::Forgetful,
                         "rolling" => Kind::Rolling,
                         other => return Err(format!("there is no plan {other:?}")),
                     }

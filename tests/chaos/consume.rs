@@ -1,6 +1,5 @@
 //! The consumer: reads results with a group of its own, as a customer would.
 
-use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use crate::produce::Progress;
 /// The consumer's group.
 pub(crate) const GROUP: &str = "customer";
 
-/// Reads until all is over. Answers the ids of the runs whose results it got.
-pub(crate) async fn consume(mut link: Link, progress: Rc<Progress>) -> HashSet<String> {
+/// Reads until all is over.
+pub(crate) async fn consume(mut link: Link, progress: Rc<Progress>) {
     let mut make = redis::pipe();
     make.cmd("XGROUP")
         .arg("CREATE")
@@ -23,10 +22,9 @@ pub(crate) async fn consume(mut link: Link, progress: Rc<Progress>) -> HashSet<S
         .arg("0")
         .arg("MKSTREAM");
     let _: Result<(), _> = link.once(&make).await;
-    let mut seen = HashSet::new();
     // What was read before the connection was lost comes again.
     let mut from = "0";
-    while !progress.over.get() {
+    while !progress.is_over.get() {
         let mut read = redis::pipe();
         read.cmd("XREADGROUP").arg("GROUP").arg(GROUP).arg("one");
         read.arg("COUNT").arg(500).arg("BLOCK").arg(200);
@@ -46,13 +44,13 @@ pub(crate) async fn consume(mut link: Link, progress: Rc<Progress>) -> HashSet<S
         let mut done = redis::pipe();
         done.cmd("XACK").arg("cofferdam:results").arg(GROUP);
         for entry in &entries {
-            seen.insert(entry.get::<String>("run_id").unwrap());
+            let run = entry.get::<String>("run_id").unwrap();
+            progress.read.borrow_mut().insert(run);
             done.arg(&entry.id);
         }
-        progress.ended.set(seen.len());
+        progress.ended.set(progress.read.borrow().len());
         if link.once::<(i64,)>(&done).await.is_err() {
             from = "0";
         }
     }
-    seen
 }

@@ -10,7 +10,7 @@ use crate::consume;
 use crate::fleet::APPS;
 use crate::link::Link;
 use crate::neighbour;
-use crate::produce::Sent;
+use crate::produce::{Kept, Sent};
 
 /// Entries read in one go.
 const PAGE: usize = 2000;
@@ -32,6 +32,8 @@ pub(crate) struct Count {
     pub(crate) over: Vec<String>,
     /// Results by outcome and reason.
     pub(crate) outcomes: BTreeMap<String, usize>,
+    /// Runs whose deadline passed, by how far they had come.
+    pub(crate) deadlines: BTreeMap<String, usize>,
     /// Ids of all runs with a result.
     pub(crate) ended: HashSet<String>,
 }
@@ -85,6 +87,9 @@ impl Count {
                 Some(code) if code != outcome => format!("{outcome}:{code}"),
                 _ => outcome.to_owned(),
             };
+            if how == "timed_out:deadline" {
+                *self.deadlines.entry(progress(&result)).or_default() += 1;
+            }
             *self.outcomes.entry(how).or_default() += 1;
             *entries.entry(run).or_default() += 1;
         }
@@ -177,20 +182,31 @@ impl Count {
     }
 
     /// Compares the most machines that there were at once with what was allowed.
-    pub(crate) fn caps(&mut self, args: &Args, most: usize, most_of_tenant: usize) {
-        let cap = args.cap + neighbour::CAP;
+    pub(crate) fn caps(&mut self, args: &Args, most: usize, most_of_tenant: usize, forgot: usize) {
+        // What Redis forgot takes no place, and has its machines until their deadlines.
+        let at_once = 1 + forgot;
+        let cap = args.cap * at_once + neighbour::CAP;
         if most > cap {
             self.over
                 .push(format!("{most} machines where {cap} may be"));
         }
         // The other installation's runs look like the first tenant's.
-        let cap = args.tenant_cap + neighbour::CAP;
+        let cap = args.tenant_cap * at_once + neighbour::CAP;
         if most_of_tenant > cap {
             self.over.push(format!(
                 "{most_of_tenant} machines of a tenant where {cap} may be"
             ));
         }
     }
+}
+
+/// How far a run had come.
+fn progress(result: &Value) -> String {
+    let state = match &result["running_at_ms"] {
+        Value::Null => "booting",
+        _ => "running",
+    };
+    format!("{state} in attempt {}", result["attempts"])
 }
 
 /// Whether nothing is left to be done, at a glance.
@@ -201,10 +217,54 @@ pub(crate) async fn is_quiet(link: &mut Link) -> bool {
     runs + control + due == 0
 }
 
+/// Which runs Redis has: unread, under way and ended. What is not there yet when it is looked for
+/// comes later in this order.
+pub(crate) async fn kept(link: &mut Link) -> Kept {
+    let mut kept = Kept::default();
+    for stream in ["cofferdam:runs", "cofferdam:control", "cofferdam:dead"] {
+        for (entry, fields) in entries(link, stream).await {
+            for (name, value) in fields {
+                let value = value.strip_prefix(b"\xff").unwrap_or(&value);
+                let text = String::from_utf8_lossy(value).into_owned();
+                match serde_json::from_str::<Value>(&text) {
+                    Ok(request) if name == b"run" && stream == "cofferdam:runs" => {
+                        let id = request["id"].as_str().map(str::to_owned);
+                        kept.runs.insert(id.unwrap_or_else(|| entry.clone()));
+                    }
+                    _ => drop(kept.garbage.insert(text)),
+                }
+            }
+        }
+    }
+    let mut cursor = "0".to_owned();
+    loop {
+        let words = ["SCAN", &cursor, "MATCH", "cofferdam:run:*", "COUNT", "1000"];
+        let (next, keys): (String, Vec<String>) = link.ask(&words).await;
+        let ids = keys
+            .iter()
+            .filter_map(|key| key.strip_prefix("cofferdam:run:"));
+        kept.runs.extend(ids.map(str::to_owned));
+        cursor = next;
+        if cursor == "0" {
+            break;
+        }
+    }
+    for entry in all(link, "cofferdam:results").await {
+        kept.runs.insert(entry.get("run_id").unwrap());
+    }
+    kept
+}
+
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// The fields of every entry, which need not be text.
 async fn bytes_of_all(link: &mut Link, stream: &str) -> Vec<Fields> {
+    let entries = entries(link, stream).await;
+    entries.into_iter().map(|(_, fields)| fields).collect()
+}
+
+/// Every entry, with its id.
+async fn entries(link: &mut Link, stream: &str) -> Vec<(String, Fields)> {
     let mut found: Vec<(String, Fields)> = Vec::new();
     loop {
         let from = found
@@ -215,7 +275,7 @@ async fn bytes_of_all(link: &mut Link, stream: &str) -> Vec<Fields> {
             .ask(&["XRANGE", stream, &from, "+", "COUNT", &count])
             .await;
         if page.is_empty() {
-            return found.into_iter().map(|(_, fields)| fields).collect();
+            return found;
         }
         found.extend(page.into_iter().map(|(id, words)| {
             let pairs = words

@@ -1,6 +1,7 @@
 //! The processes: Redis, the Machines server, workers, endpoints, and a balancer before those.
 
 use std::cell::RefCell;
+use std::fs;
 use std::net::TcpListener as Listener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -19,6 +20,8 @@ use crate::process::{Leaving, Process};
 
 /// Apps that machines are booted in.
 pub(crate) const APPS: &str = "sandboxes-a,sandboxes-b";
+/// What Redis's files are called.
+const REDIS: &str = "redis";
 /// What the API asks for.
 pub(crate) const TOKEN: &str = "token-of-the-storm";
 /// What another installation signs with.
@@ -39,6 +42,7 @@ pub(crate) struct Fleet {
     /// Redis and the worker of another installation.
     neighbours: [Process; 2],
     doors: Rc<RefCell<Vec<u16>>>,
+    folder: PathBuf,
     /// What went wrong that should not have.
     pub(crate) troubles: Vec<String>,
     pub(crate) redis_url: String,
@@ -69,7 +73,7 @@ impl Fleet {
         let cofferdam =
             |name: &str, words: &[String]| Process::new(name, &command, words, &env, folder);
         let (workers, serves) = match args.kind {
-            Kind::Storm => (3, 2),
+            Kind::Storm | Kind::Forgetful => (3, 2),
             Kind::Rolling => (2, 1),
         };
         let worker = |n| cofferdam(&format!("worker-{n}"), &["worker".to_owned()]);
@@ -87,19 +91,20 @@ impl Fleet {
             words.extend(["--simulate".to_owned(), ms.to_string()]);
         }
         let mut fleet = Self {
-            redis: redis("redis", redis_port, folder),
+            redis: redis(REDIS, redis_port, folder),
             machines: cofferdam("machines", &words),
             workers: (0..workers).map(worker).collect(),
             serves: (0..serves).map(&mut serve).collect(),
             leaving: Vec::new(),
             neighbours,
             doors: Rc::default(),
+            folder: folder.to_owned(),
             troubles: Vec::new(),
             redis_url,
             neighbour_url,
             machines_url: format!("http://127.0.0.1:{machines_port}"),
         };
-        if args.kind == Kind::Storm {
+        if args.kind != Kind::Rolling {
             let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("redis://{}", slow.local_addr().unwrap());
             spawn_local(slow_link(slow, redis_port));
@@ -146,6 +151,25 @@ impl Fleet {
     pub(crate) fn kill(&mut self, who: Who) {
         self.get(who).kill();
         self.begin(who);
+    }
+
+    /// Starts Redis with a copy of its data in place of what it has: as what its append-only file
+    /// begins with.
+    pub(crate) fn restore(&mut self, copy: &[u8]) {
+        self.redis.kill();
+        let folder = self.folder.join(REDIS);
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let base = format!("{REDIS}.aof.1.base.rdb");
+        fs::write(folder.join(&base), copy).unwrap();
+        let manifest = format!("file {base} seq 1 type b\n");
+        fs::write(folder.join(format!("{REDIS}.aof.manifest")), manifest).unwrap();
+        self.redis.start();
+    }
+
+    /// What Redis wrote when it was told to save its data.
+    pub(crate) fn saved(&self) -> Vec<u8> {
+        fs::read(self.folder.join("dump.rdb")).unwrap()
     }
 
     /// Tells one to end and starts another beside it.
@@ -241,7 +265,8 @@ fn settings(
         ("COFFERDAM_BOOT_RATE", "0"),
         ("COFFERDAM_MAX_IN_FLIGHT", &cap),
         ("COFFERDAM_TENANT_MAX_IN_FLIGHT", &tenant_cap),
-        ("COFFERDAM_RUN_TIMEOUT_S", "20"),
+        // A machine that is lost at once is noticed after twenty seconds.
+        ("COFFERDAM_RUN_TIMEOUT_S", "60"),
         ("COFFERDAM_IMAGE_PULL_TIMEOUT_S", "10"),
         ("COFFERDAM_BOOT_TIMEOUT_S", "10"),
         ("COFFERDAM_LEASE_S", "3"),

@@ -70,7 +70,7 @@ async fn storm(args: &Args) -> (String, bool) {
     };
     println!("{line}");
     let is_clean = evidence.is_empty();
-    if !is_clean {
+    if args.keeps || !is_clean {
         let folder = folder.keep();
         fs::write(folder.join("evidence"), &evidence).unwrap();
         println!("{evidence}evidence and logs: {}", folder.display());
@@ -124,19 +124,25 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
         progress.ended.get() >= results
     })
     .await;
-    progress.over.set(true);
+    progress.is_over.set(true);
     let sent = producing.await.unwrap();
-    let read = consuming.await.unwrap();
+    consuming.await.unwrap();
     limiting.await.unwrap();
     let harmed = neighbour.await.unwrap();
     count.results(&mut link, &sent).await;
+    let read = progress.read.take();
     let unread = count.ended.difference(&read);
     count
         .stuck
         .extend(unread.map(|run| format!("{run}: its result was not read")));
     count.open(&mut link).await;
     count.leaked.extend(storm.provider.names.iter().cloned());
-    count.caps(args, storm.provider.most, storm.provider.most_of_tenant);
+    count.caps(
+        args,
+        storm.provider.most,
+        storm.provider.most_of_tenant,
+        storm.done.forgot,
+    );
 
     let Storm {
         fleet,
@@ -159,6 +165,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     let faults = provider.total();
     println!("faults: {:?}", provider.faults());
     println!("outcomes: {:?}", count.outcomes);
+    println!("deadlines passed: {:?}", count.deadlines);
     println!(
         "at most {} machines (cap {}), {} of one tenant (cap {}), in {} looks",
         provider.most, args.cap, provider.most_of_tenant, args.tenant_cap, provider.looks
@@ -172,7 +179,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     } = sent;
     let line = format!(
         "chaos seed={} plan={} runs={} kills={} (machines server {}) stops={} replaced={} \
-         redis_restarts={} redis_full={} faults={faults} cancels={cancels} repeats={repeats} pauses={} \
+         redis_restarts={} redis_forgot={} redis_full={} faults={faults} cancels={cancels} repeats={repeats} pauses={} \
          isolation={isolation} minutes={minutes:.1}: {}",
         args.seed,
         plan.digest(),
@@ -182,6 +189,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
         done.stops,
         done.replaced,
         done.redis_restarts,
+        done.forgot,
         done.full,
         done.pauses,
         count.line()
@@ -236,6 +244,16 @@ fn a_small_storm_loses_doubles_and_leaves_nothing() {
     check(&Args {
         runs: 300,
         seed: 7,
+        ..Args::default()
+    });
+}
+
+#[test]
+fn a_storm_in_which_redis_forgets_ends_what_redis_then_has() {
+    check(&Args {
+        kind: Kind::Forgetful,
+        runs: 400,
+        seed: 5,
         ..Args::default()
     });
 }

@@ -23,7 +23,7 @@ const EVERY: usize = 100;
 /// Asks for runs as long as the storm goes on, and waits for their end. Answers what went wrong.
 pub(crate) async fn live(mut link: Link, progress: Rc<Progress>) -> Vec<String> {
     let mut asked = 0;
-    while !progress.all_sent.get() && !progress.over.get() {
+    while !progress.all_sent.get() && !progress.is_over.get() {
         while asked * EVERY <= progress.ended.get() {
             let request = json!({"id": id(asked), "cmd": ["sleep", "60"], "timeout_s": TIMEOUT_S,
                 "env": {"SIMULATED_GUEST": "hangs", "STORM": format!("of-{}", std::process::id())}});
@@ -35,7 +35,7 @@ pub(crate) async fn live(mut link: Link, progress: Rc<Progress>) -> Vec<String> 
         }
         sleep(Duration::from_millis(50)).await;
     }
-    while !progress.over.get() && !crate::count::is_quiet(&mut link).await {
+    while !progress.is_over.get() && !crate::count::is_quiet(&mut link).await {
         sleep(Duration::from_millis(200)).await;
     }
     progress.neighbour_is_quiet.set(true);

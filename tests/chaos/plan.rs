@@ -8,10 +8,15 @@ use crate::args::{Args, Guests, Kind};
 /// Tenants whose runs have ids that name them.
 pub(crate) const TENANTS: usize = 5;
 
+/// Requests that may be without a result before more are sent, at the most.
+const AHEAD_MAX: usize = 2000;
+
 /// All that will happen.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) requests: Vec<Request>,
+    /// Requests that may be without a result before more are sent.
+    pub(crate) ahead: usize,
     pub(crate) acts: Vec<Timed>,
 }
 
@@ -63,7 +68,7 @@ pub(crate) struct Timed {
 }
 
 /// When it is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum When {
     /// As soon as so many runs have ended.
     Ended(usize),
@@ -91,6 +96,12 @@ pub(crate) enum Act {
     Replace(Who),
     /// Other fault rules.
     Weather(Vec<String>),
+    /// Redis's data are copied.
+    Copy,
+    /// The copy is put back, and Redis knows nothing of what came after it.
+    Restore,
+    /// Redis knows nothing any more.
+    Wipe,
     /// Redis's memory is full for so many milliseconds.
     Full(u64),
     /// A tenant, or `*`, is paused for so many milliseconds.
@@ -104,13 +115,19 @@ impl Plan {
     pub(crate) fn new(args: &Args) -> Self {
         let mut rng = Rng::with_seed(args.seed);
         let request = |rng: &mut Rng| match args.kind {
-            Kind::Storm => request(rng, args.guests),
+            Kind::Storm | Kind::Forgetful => request(rng, args.guests),
             Kind::Rolling => plain(rng),
         };
         Self {
             requests: (0..args.runs).map(|_| request(&mut rng)).collect(),
+            ahead: match args.kind {
+                // Some come before Redis forgets and some after it.
+                Kind::Forgetful => AHEAD_MAX.min(args.runs / 10),
+                Kind::Storm | Kind::Rolling => AHEAD_MAX,
+            },
             acts: match args.kind {
                 Kind::Storm => storm(&mut rng, args),
+                Kind::Forgetful => forgetful(storm(&mut rng, args), args.runs),
                 Kind::Rolling => rolling(args),
             },
         }
@@ -222,6 +239,18 @@ fn storm(rng: &mut Rng, args: &Args) -> Vec<Timed> {
         let when = When::Ended(ended);
         acts.push(Timed { when, act });
     }
+}
+
+/// What is done to Redis's data, at each fifth of the way, among what is done otherwise.
+fn forgetful(acts: Vec<Timed>, runs: usize) -> Vec<Timed> {
+    let mut all = acts;
+    for (act, fifth) in [Act::Wipe, Act::Copy, Act::Restore].into_iter().zip(1..) {
+        let ended = runs * fifth / 5;
+        let at = all.partition_point(|timed| timed.when <= When::Ended(ended));
+        let when = When::Ended(ended);
+        all.insert(at, Timed { when, act });
+    }
+    all
 }
 
 fn act(rng: &mut Rng, guests: Guests) -> Act {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cofferdam::clock::Clock;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::link::Link;
@@ -14,8 +14,6 @@ use crate::plan::{Plan, Request, Shape, tenant_name};
 
 /// Entries sent in one go.
 const BATCH: usize = 20;
-/// Requests that may be without a result before more are sent.
-const AHEAD: usize = 2000;
 
 /// The tenant of requests without an id.
 pub(crate) const NAMELESS: &str = "nameless";
@@ -27,16 +25,32 @@ pub(crate) struct Progress {
     pub(crate) sent: Cell<usize>,
     /// Runs whose results were read.
     pub(crate) ended: Cell<usize>,
+    /// Ids of these runs.
+    pub(crate) read: RefCell<HashSet<String>>,
+    /// Runs that Redis forgot before they ended.
+    pub(crate) forgotten: Cell<usize>,
+    /// Whether the producer is to wait, and whether it does.
+    pub(crate) hold: Cell<bool>,
+    pub(crate) is_held: Cell<bool>,
+    /// What Redis still has, when it forgot the rest.
+    pub(crate) kept: RefCell<Option<Kept>>,
     /// Whether the producer has sent everything.
     pub(crate) all_sent: Cell<bool>,
     /// Whether all runs of the other installation have ended.
     pub(crate) neighbour_is_quiet: Cell<bool>,
     /// Whether everybody should stop.
-    pub(crate) over: Cell<bool>,
+    pub(crate) is_over: Cell<bool>,
     /// What Redis's `maxmemory` is to be, where that is still to be told.
     pub(crate) maxmemory: Cell<Option<&'static str>>,
     /// Orders for the control stream that are still to be sent.
     pub(crate) orders: RefCell<Vec<(String, String)>>,
+}
+
+/// What Redis has, by ids and marks.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) runs: HashSet<String>,
+    pub(crate) garbage: HashSet<String>,
 }
 
 /// What the provider owes a result for, and what it does not.
@@ -48,6 +62,29 @@ pub(crate) struct Sent {
     pub(crate) garbage: HashSet<String>,
     pub(crate) cancels: usize,
     pub(crate) repeats: usize,
+}
+
+impl Progress {
+    /// Runs that have ended or are forgotten.
+    pub(crate) fn over(&self) -> usize {
+        self.ended.get() + self.forgotten.get()
+    }
+
+    /// Waits while the producer must, and takes note of what Redis forgot meanwhile.
+    async fn wait_while_held(&self, sent: &mut Sent) {
+        while self.hold.get() {
+            self.is_held.set(true);
+            sleep(Duration::from_millis(5)).await;
+        }
+        self.is_held.set(false);
+        let Some(kept) = self.kept.take() else { return };
+        let read = self.read.borrow();
+        let gone = sent.accepted.difference(&kept.runs);
+        let forgotten = gone.filter(|run| !read.contains(*run)).count();
+        self.forgotten.set(self.forgotten.get() + forgotten);
+        sent.accepted = kept.runs;
+        sent.garbage.retain(|mark| kept.garbage.contains(mark));
+    }
 }
 
 /// The id of a request that has one.
@@ -96,10 +133,12 @@ pub(crate) async fn produce(plan: Rc<Plan>, mut link: Link, progress: Rc<Progres
     // What is to be sent along with later requests.
     let mut later: BTreeMap<usize, Vec<(&str, &str, String)>> = BTreeMap::new();
     for first in (0..plan.requests.len()).step_by(BATCH) {
-        while first > progress.ended.get() + sent.garbage.len() + AHEAD && !progress.over.get() {
+        while first > progress.over() + sent.garbage.len() + plan.ahead && !progress.is_over.get() {
+            progress.wait_while_held(&mut sent).await;
             give_orders(&mut link, &progress).await;
             sleep(Duration::from_millis(20)).await;
         }
+        progress.wait_while_held(&mut sent).await;
         let last = plan.requests.len().min(first + BATCH);
         let mut entries = Vec::new();
         for n in first..last {
@@ -124,7 +163,8 @@ pub(crate) async fn produce(plan: Rc<Plan>, mut link: Link, progress: Rc<Progres
     let rest = later.into_values().flatten().map(|extra| (None, extra));
     send(&plan, &rest.collect::<Vec<_>>(), &mut link, &mut sent).await;
     progress.all_sent.set(true);
-    while !progress.over.get() {
+    while !progress.is_over.get() {
+        progress.wait_while_held(&mut sent).await;
         give_orders(&mut link, &progress).await;
         sleep(Duration::from_millis(20)).await;
     }
@@ -153,9 +193,12 @@ async fn send(plan: &Plan, entries: &[Entry], link: &mut Link, sent: &mut Sent) 
                 "control" => sent.cancels += 1,
                 _ => sent.repeats += 1,
             }
-            // A request without an id is another run each time.
-            if *stream == "runs" && value.contains(NAMELESS) {
-                sent.accepted.insert(entry);
+            // A request without an id is another run each time, and one with an id is if Redis has
+            // forgotten the first.
+            if *stream == "runs" {
+                let request: Value = serde_json::from_str(value).unwrap();
+                let id = request["id"].as_str().map(str::to_owned);
+                sent.accepted.insert(id.unwrap_or(entry));
             }
             continue;
         };

@@ -7,7 +7,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
+use crate::count;
 use crate::fleet::Fleet;
+use crate::link::Link;
 use crate::plan::{Act, Plan, When, Who};
 use crate::produce::Progress;
 use crate::provider::Provider;
@@ -28,6 +30,8 @@ pub(crate) struct Done {
     pub(crate) redis_restarts: usize,
     pub(crate) machines_kills: usize,
     pub(crate) pauses: usize,
+    /// How often Redis lost data.
+    pub(crate) forgot: usize,
     /// How often Redis's memory was full.
     pub(crate) full: usize,
 }
@@ -48,6 +52,9 @@ pub(crate) struct Storm<'a> {
     pub(crate) provider: Provider,
     pub(crate) progress: Rc<Progress>,
     pub(crate) done: Done,
+    link: Link,
+    /// Redis's data of some time ago.
+    copy: Option<Vec<u8>>,
     began: Instant,
     later: Vec<(Instant, Later)>,
     /// The rules that should be in force, and whether they are.
@@ -60,6 +67,8 @@ impl<'a> Storm<'a> {
     pub(crate) fn new(fleet: Fleet, progress: Rc<Progress>) -> Self {
         Self {
             provider: Provider::new(&fleet.machines_url),
+            link: Link::new(&fleet.redis_url),
+            copy: None,
             fleet,
             progress,
             done: Done::default(),
@@ -85,8 +94,8 @@ impl<'a> Storm<'a> {
                 looked = Instant::now();
                 self.look().await;
             }
-            if self.progress.ended.get() != ended {
-                (moved, ended) = (Instant::now(), self.progress.ended.get());
+            if self.progress.over() != ended {
+                (moved, ended) = (Instant::now(), self.progress.over());
             }
             let is_over = ended >= expected && self.progress.all_sent.get();
             let stands_still = moved.elapsed() > STILL_MAX;
@@ -153,6 +162,24 @@ impl<'a> Storm<'a> {
             .push((word.to_owned(), value));
     }
 
+    async fn hold_the_producer(&mut self) {
+        self.progress.hold.set(true);
+        while !self.progress.is_held.get() {
+            // It may wait for Redis to go on.
+            self.end_what_is_due(false);
+            self.fleet.look_after();
+            sleep(BEAT).await;
+        }
+    }
+
+    /// Tells it what Redis has now.
+    async fn let_the_producer_go(&mut self) {
+        let kept = count::kept(&mut self.link).await;
+        self.done.forgot += 1;
+        self.progress.kept.replace(Some(kept));
+        self.progress.hold.set(false);
+    }
+
     async fn act(&mut self, act: &'a Act) {
         let after = |ms: u64| Instant::now() + Duration::from_millis(ms);
         match act {
@@ -184,6 +211,24 @@ impl<'a> Storm<'a> {
                 self.weather = rules;
                 self.is_current = false;
                 self.look().await;
+            }
+            Act::Copy => {
+                let saved: String = self.link.ask(&["SAVE"]).await;
+                assert_eq!(saved, "OK");
+                self.copy = Some(self.fleet.saved());
+            }
+            Act::Restore => {
+                let copy = self.copy.take().unwrap();
+                self.hold_the_producer().await;
+                self.fleet.restore(&copy);
+                self.done.redis_restarts += 1;
+                self.let_the_producer_go().await;
+            }
+            Act::Wipe => {
+                self.hold_the_producer().await;
+                let wiped: String = self.link.ask(&["FLUSHALL"]).await;
+                assert_eq!(wiped, "OK");
+                self.let_the_producer_go().await;
             }
             Act::Full(ms) => {
                 self.progress.maxmemory.set(Some("1mb"));
