@@ -1,4 +1,4 @@
-//! From settings to parts: the one place where the services' needs are put together.
+//! Makes the parts of a service from its settings: store, clock, metrics, Machines client, keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::telemetry::{AnswerClass, MachinesCall, Metrics};
 use crate::token::fleet::Use;
 use crate::token::{KeyError, KeyRing};
 
-/// Looks at a Redis that is not there yet, and the pause between two.
-const STORE_LOOKS: u32 = 60;
+/// Attempts to reach a Redis that is not there yet, and the pause between two.
+const STORE_TRIES: u32 = 60;
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-/// Why the parts cannot be put together.
+/// Why the parts cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Redis is not there, too old, or its address is none.
@@ -31,18 +31,18 @@ pub enum Error {
     /// There can be no client for the Machines API with these settings.
     #[error(transparent)]
     Machines(#[from] machines::Error),
-    /// The signing keys make no ring.
+    /// The signing keys are unusable.
     #[error(transparent)]
     Keys(#[from] KeyError),
 }
 
-/// How often a process looks at the clock that it follows.
-const CLOCK_LOOK: Duration = Duration::from_secs(10);
-/// By how much a clock must be wrong for it to be told.
-const CLOCK_WRONG_MS: u64 = 1000;
+/// How often a process sets its clock by that of Redis.
+const CLOCK_SYNC_INTERVAL: Duration = Duration::from_secs(10);
+/// A clock that is wrong by this much is logged.
+const CLOCK_SKEW_LOGGED_MS: u64 = 1000;
 
 /// How often the processes compare their signing keys.
-const KEYS_LOOK: Duration = Duration::from_secs(15);
+const KEYS_INTERVAL: Duration = Duration::from_secs(15);
 
 /// Store, clock and metrics. The clock is that of Redis from the beginning. Waits half a minute for
 /// a Redis that is not there yet or goes away meanwhile, as when both are started together.
@@ -51,15 +51,15 @@ const KEYS_LOOK: Duration = Duration::from_secs(15);
 /// [`Error::Store`].
 pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Error> {
     let core = Core {
-        store: patiently(async || Ok(Store::connect(redis).await?)).await?,
+        store: retry_until_available(async || Ok(Store::connect(redis).await?)).await?,
         clock: Clock::steady(),
         metrics: Arc::new(Metrics::new()),
         runs: Arc::new(runs),
     };
     core.store.count_failures(&core.metrics);
-    match patiently(async || follow(&core).await).await {
+    match retry_until_available(async || sync_clock(&core).await).await {
         Err(Error::Store(error)) if error.is_denied() => {
-            warn!(%error, "redis does not tell the time; this computer's clock counts");
+            warn!(%error, "no permission to read the time of redis; using this computer's clock");
         }
         answer => answer?,
     }
@@ -70,16 +70,21 @@ pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Err
 ///
 /// # Errors
 /// [`Error::Store`].
-pub async fn follow(core: &Core) -> Result<(), Error> {
+pub async fn sync_clock(core: &Core) -> Result<(), Error> {
     let asked = core.clock.now_ms();
     let theirs = core.store.time().await?;
     match core.clock.follow(theirs, asked) {
-        Some(Followed::Set(behind_ms)) if behind_ms.unsigned_abs() >= CLOCK_WRONG_MS => warn!(
-            behind_ms,
-            "this clock is wrong by that of redis, which counts"
-        ),
+        Some(Followed::Set(behind_ms)) if behind_ms.unsigned_abs() >= CLOCK_SKEW_LOGGED_MS => {
+            warn!(
+                behind_ms,
+                "this computer's clock differs from that of redis, which is used"
+            )
+        }
         Some(Followed::Doubted(by_ms)) => {
-            error!(by_ms, "the clock of redis jumped; followed if it stays so");
+            error!(
+                by_ms,
+                "the clock of redis jumped; it is used if the jump persists"
+            );
             core.metrics.clock_jumps.inc();
         }
         Some(Followed::Set(_)) | None => {}
@@ -87,20 +92,20 @@ pub async fn follow(core: &Core) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps the clock with that of Redis until the end begins.
-pub async fn keep_time(core: Core, shutdown: Shutdown) {
+/// Sets the clock by that of Redis, again and again, until shutdown begins.
+pub async fn keep_clock_synced(core: Core, shutdown: Shutdown) {
     let quiet = shutdown.quiet();
     while quiet
-        .run_until_cancelled(tokio::time::sleep(CLOCK_LOOK))
+        .run_until_cancelled(tokio::time::sleep(CLOCK_SYNC_INTERVAL))
         .await
         .is_some()
     {
-        // The next look tells as well.
-        let _ = follow(&core).await;
+        // A failure is retried at the next interval.
+        let _ = sync_clock(&core).await;
     }
 }
 
-/// What the process `name` tells the others of its signing keys.
+/// What the process `name` publishes about its signing keys: their fingerprints.
 #[must_use]
 pub fn keys(name: &str, uses: Use, ring: &KeyRing) -> Arc<Keys> {
     let host = rustix::system::uname();
@@ -108,40 +113,41 @@ pub fn keys(name: &str, uses: Use, ring: &KeyRing) -> Arc<Keys> {
     Arc::new(Keys::new(&name, uses, ring))
 }
 
-/// Tells the other processes of this one's signing keys and hears of theirs, until the end begins.
-pub async fn keep_keys(core: Core, keys: Arc<Keys>, shutdown: Shutdown) {
+/// Publishes the fingerprints of this process's signing keys and compares them with those of the
+/// others, until shutdown begins.
+pub async fn keep_keys_published(core: Core, keys: Arc<Keys>, shutdown: Shutdown) {
     let quiet = shutdown.quiet();
-    let mut is_told = false;
+    let mut is_logged = false;
     loop {
         match core.store.tell_keys(&keys.own, core.clock.now_ms()).await {
             Ok(holders) => keys.compare(&holders),
-            Err(error) if !is_told => {
-                warn!(%error, "the signing keys of worker and serve are not compared");
-                is_told = true;
+            Err(error) if !is_logged => {
+                warn!(%error, "the signing keys of worker and serve cannot be compared");
+                is_logged = true;
             }
             Err(_) => {}
         }
-        let pause = tokio::time::sleep(KEYS_LOOK);
+        let pause = tokio::time::sleep(KEYS_INTERVAL);
         if quiet.run_until_cancelled(pause).await.is_none() {
             break;
         }
     }
-    // What is not withdrawn is forgotten a little later.
+    // Without this they expire a little later.
     let _ = core
         .store
         .withdraw_keys(&keys.own, core.clock.now_ms())
         .await;
 }
 
-async fn patiently<T>(look: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
-    let mut looks = 1;
+async fn retry_until_available<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
+    let mut tries = 1;
     loop {
-        match look().await {
-            Err(Error::Store(error)) if error.may_pass() && looks < STORE_LOOKS => {
-                if looks == 1 {
+        match attempt().await {
+            Err(Error::Store(error)) if error.may_pass() && tries < STORE_TRIES => {
+                if tries == 1 {
                     warn!(%error, "waiting for redis");
                 }
-                looks += 1;
+                tries += 1;
                 tokio::time::sleep(STORE_PAUSE).await;
             }
             answer => return answer,
@@ -171,7 +177,7 @@ pub fn deps(
     })
 }
 
-/// A ring of the configured keys.
+/// The configured keys as a keyring.
 ///
 /// # Errors
 /// [`KeyError`]; not for keys that the settings let pass.

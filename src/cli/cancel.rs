@@ -1,12 +1,12 @@
-//! `cancel`: runs end with a result that says so.
+//! `cancel`: ends runs with the outcome `cancelled`.
 
 use serde_json::json;
 
 use crate::cli::args::Cancel;
-use crate::cli::place;
-use crate::cli::say::Say;
+use crate::cli::output::Output;
 use crate::cli::show;
 use crate::cli::status::Status;
+use crate::cli::target;
 use crate::cli::tenants::tenant_name;
 use crate::clock::Clock;
 use crate::config::Tool;
@@ -15,27 +15,27 @@ use crate::run::outcome::{Ending, Outcome, ReasonCode};
 use crate::store::Store;
 use crate::store::acts::{Settlement, Transition};
 
-/// What came of it.
+/// The outcome of a cancellation.
 enum Cancelled {
     /// It is cancelled.
     Now,
-    /// It is as soon as its request is read.
+    /// It will be, when a worker reads its request.
     WhenRead,
-    /// It is not, for this reason.
+    /// It is not cancelled, for this reason.
     Not(String),
 }
 
-pub(crate) async fn run(args: &Cancel, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
+pub(crate) async fn run(args: &Cancel, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
     if let Some(name) = &args.tenant {
         let tenant = tenant_name(name)?;
-        let order = place::store(tool)
+        let order = target::store(tool)
             .await?
             .order("cancel_tenant", tenant.as_str())
             .await?;
         if args.format.json {
-            say.json(&json!({"tenant": tenant.as_str(), "order": order}))?;
+            out.json(&json!({"tenant": tenant.as_str(), "order": order}))?;
         } else {
-            say.line(&format!(
+            out.line(&format!(
                 "the workers cancel what {tenant} has asked for until now"
             ))?;
         }
@@ -46,7 +46,7 @@ pub(crate) async fn run(args: &Cancel, tool: &Tool, say: &mut Say) -> anyhow::Re
         .iter()
         .map(|run| show::run_id(run))
         .collect::<Result<_, _>>()?;
-    let store = place::store(tool).await?;
+    let store = target::store(tool).await?;
     let mut status = Status::Done;
     for id in ids {
         let (word, line) = match cancel(&store, tool, &id).await? {
@@ -56,15 +56,15 @@ pub(crate) async fn run(args: &Cancel, tool: &Tool, say: &mut Say) -> anyhow::Re
                 format!("{id} is cancelled as soon as a worker has read its request"),
             ),
             Cancelled::Not(why) => {
-                say.note(&format!("run {id} {why}"))?;
+                out.note(&format!("run {id} {why}"))?;
                 status = Status::Failed;
                 continue;
             }
         };
         if args.format.json {
-            say.json(&json!({"run_id": id, "outcome": word}))?;
+            out.json(&json!({"run_id": id, "outcome": word}))?;
         } else {
-            say.line(&line)?;
+            out.line(&line)?;
         }
     }
     Ok(status)
@@ -89,7 +89,7 @@ async fn cancel(store: &Store, tool: &Tool, id: &RunId) -> anyhow::Result<Cancel
             let outcome = view.outcome.map_or("ended", Outcome::as_str);
             Cancelled::Not(format!("had ended already: {outcome}"))
         }
-        // Its request may be among those that no worker has read.
+        // Its request may be among those that no worker has read yet.
         Transition::Unknown if store.census(now).await?.unread > 0 => {
             store.order("cancel", id.as_str()).await?;
             Cancelled::WhenRead

@@ -1,55 +1,55 @@
-//! `dead`: requests and orders that could not be read.
+//! `dead`: requests and orders that could not be read, and putting them back.
 
 use serde::Serialize;
 use serde_json::json;
 
-use crate::cli::args::{DEAD_LISTED, Dead, DeadWhat};
+use crate::cli::args::{DEAD_LISTED, Dead, DeadCommand};
 use crate::cli::human;
-use crate::cli::place;
-use crate::cli::say::{Cell, Say, Tone};
+use crate::cli::output::{Cell, Output, Tone};
 use crate::cli::status::{Status, WrongUse};
+use crate::cli::target;
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::store::Store;
 use crate::store::requests::Entry;
 
-/// Dead entries kept at the most are fewer than this.
+/// More than the number of dead entries that are kept.
 const ALL: usize = 100_000;
-/// Fields that a line of the table shows at the most.
+/// Most fields in a line of the table.
 const SHOWN_FIELDS: usize = 8;
 
-pub(crate) async fn run(args: &Dead, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
+pub(crate) async fn run(args: &Dead, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
     let as_json = args.format.json;
-    let listed = DeadWhat::List { limit: DEAD_LISTED };
-    match args.what.as_ref().unwrap_or(&listed) {
-        DeadWhat::List { limit } => {
-            let store = place::store(tool).await?;
+    let listed = DeadCommand::List { limit: DEAD_LISTED };
+    match args.command.as_ref().unwrap_or(&listed) {
+        DeadCommand::List { limit } => {
+            let store = target::store(tool).await?;
             let most = usize::try_from(*limit).unwrap_or(usize::MAX);
             let entries = store.newest_dead(most).await?;
             if as_json {
-                list_json(say, &entries)
+                list_json(out, &entries)
             } else {
-                list(say, &entries)
+                list(out, &entries)
             }
         }
-        DeadWhat::Requeue { entries, all } => {
+        DeadCommand::Requeue { entries, all } => {
             if let Some(odd) = entries.iter().find(|id| !is_entry(id)) {
                 return Err(WrongUse::new(format!("{odd:?} is no entry's id")).into());
             }
-            let store = place::store(tool).await?;
+            let store = target::store(tool).await?;
             let ids = if *all {
                 every_id(&store).await?
             } else {
                 entries.clone()
             };
-            requeue(&store, &ids, say, as_json).await
+            requeue(&store, &ids, out, as_json).await
         }
     }
 }
 
 /// A dead entry as JSON.
 #[derive(Debug, Serialize)]
-struct Told<'a> {
+struct DeadRow<'a> {
     entry: &'a str,
     source_id: String,
     reason: String,
@@ -59,9 +59,9 @@ struct Told<'a> {
     fields: Vec<(String, String)>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> DeadRow<'a> {
     fn new(entry: &'a Entry) -> Self {
-        // The last fields of these names are ours; the entry may have had such fields itself.
+        // Ours are the last fields of these names; the entry may have had such fields itself.
         let field = |name: &str| {
             let mut last = entry.fields.iter().rev();
             let found = last.find(|(known, _)| known == name.as_bytes());
@@ -72,9 +72,9 @@ impl<'a> Told<'a> {
             true => 3,
             false => 2,
         };
-        let came = entry.fields.len().saturating_sub(ours);
+        let original = entry.fields.len().saturating_sub(ours);
         let (mut run, mut fields) = (None, Vec::new());
-        for (name, value) in entry.fields.iter().take(came) {
+        for (name, value) in entry.fields.iter().take(original) {
             if name == b"run" && run.is_none() {
                 run = Some(escaped(value));
             } else {
@@ -115,32 +115,32 @@ fn escaped(bytes: &[u8]) -> String {
     text
 }
 
-fn list_json(say: &mut Say, entries: &[Entry]) -> anyhow::Result<Status> {
+fn list_json(out: &mut Output, entries: &[Entry]) -> anyhow::Result<Status> {
     for entry in entries {
-        say.json(&Told::new(entry))?;
+        out.json(&DeadRow::new(entry))?;
     }
     Ok(Status::Done)
 }
 
-fn list(say: &mut Say, entries: &[Entry]) -> anyhow::Result<Status> {
+fn list(out: &mut Output, entries: &[Entry]) -> anyhow::Result<Status> {
     let now = Clock::system().now_ms();
     let rows: Vec<_> = entries
         .iter()
         .map(|entry| {
-            let told = Told::new(entry);
+            let row = DeadRow::new(entry);
             vec![
-                Cell::plain(told.entry),
+                Cell::plain(row.entry),
                 Cell::plain(human::ago(entry.appended_at_ms(now), now)),
-                Cell::new(Tone::Bad, human::one_line(&told.reason, 80)),
-                Cell::new(Tone::Faint, human::one_line(&told.body(), 60)),
+                Cell::new(Tone::Bad, human::one_line(&row.reason, 80)),
+                Cell::new(Tone::Faint, human::one_line(&row.body(), 60)),
             ]
         })
         .collect();
     if rows.is_empty() {
-        say.note("no dead entries")?;
+        out.note("no dead entries")?;
         return Ok(Status::Done);
     }
-    say.table(&["ENTRY", "SET ASIDE", "REASON", "REQUEST"], &rows)?;
+    out.table(&["ENTRY", "SET ASIDE", "REASON", "REQUEST"], &rows)?;
     Ok(Status::Done)
 }
 
@@ -160,17 +160,17 @@ async fn every_id(store: &Store) -> anyhow::Result<Vec<String>> {
 async fn requeue(
     store: &Store,
     ids: &[String],
-    say: &mut Say,
+    out: &mut Output,
     as_json: bool,
 ) -> anyhow::Result<Status> {
     let mut status = Status::Done;
     for id in ids {
         match store.revive(id).await? {
-            Some(entry) if as_json => say.json(&json!({"from": id, "entry": entry}))?,
-            Some(entry) => say.line(&format!("{id} is back as {entry}"))?,
+            Some(entry) if as_json => out.json(&json!({"from": id, "entry": entry}))?,
+            Some(entry) => out.line(&format!("{id} is back as {entry}"))?,
             None => {
                 status = Status::Failed;
-                say.note(&format!("there is no dead entry {id}"))?;
+                out.note(&format!("there is no dead entry {id}"))?;
             }
         }
     }

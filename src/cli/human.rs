@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Numbers and text from outside, formatted for people.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) fn duration(length: Duration) -> String {
     }
 }
 
-/// How long ago something was. What lies ahead, by a clock that differs, is now.
+/// How long ago something was; a time in the future, by another clock, counts as now.
 pub(crate) fn ago(then_ms: u64, now_ms: u64) -> String {
     format!(
         "{} ago",
@@ -45,8 +45,8 @@ pub(crate) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// Outside text on one line of a terminal: what could steer the terminal is replaced, and what is
-/// too long is cut.
+/// Text from outside on one line: characters that control a terminal are replaced, and the end of a
+/// long text is cut off.
 pub(crate) fn one_line(text: &str, longest: usize) -> String {
     let line: String = text
         .chars()
@@ -61,7 +61,7 @@ pub(crate) fn one_line(text: &str, longest: usize) -> String {
     line
 }
 
-/// Outside text without what could steer a terminal; its lines stay.
+/// Text from outside without characters that control a terminal; line feeds stay.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars()
         .map(|c| if c == '\n' { c } else { telemetry::shown(c) })
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_text_cannot_steer_the_terminal() {
+    fn text_from_outside_cannot_control_the_terminal() {
         assert_eq!(
             one_line("a\x1b[31mb\nc\u{202e}d", 20),
             "a\u{fffd}[31mb c\u{fffd}d"

@@ -7,7 +7,7 @@ use cofferdam_images::{Image, Limits, Store};
 
 use crate::cli::args::Images;
 use crate::cli::human;
-use crate::cli::say::{Cell, Say, Tone};
+use crate::cli::output::{Cell, Output, Tone};
 use crate::cli::status::Status;
 use crate::config;
 
@@ -18,7 +18,7 @@ const DIGEST_SHOWN: usize = 19;
 pub(super) fn run(
     args: &Images,
     settings: &config::Images,
-    say: &mut Say,
+    out: &mut Output,
 ) -> anyhow::Result<Status> {
     let limits = Limits {
         ratio: settings.max_ratio,
@@ -26,8 +26,8 @@ pub(super) fn run(
     };
     let store = Store::open_with(&settings.state_dir, limits)?;
     match args {
-        Images::Import { name, source } => import(&store, name, source, say)?,
-        Images::List { format } => list(&store.list()?, format.json, say)?,
+        Images::Import { name, source } => import(&store, name, source, out)?,
+        Images::List { format } => list(&store.list()?, format.json, out)?,
         Images::Remove { name } => {
             let removed = store.remove(name)?;
             let rest = if removed.deleted {
@@ -35,13 +35,13 @@ pub(super) fn run(
             } else {
                 "; its files stay while they are in use"
             };
-            say.line(&format!("removed {}{rest}", removed.name))?;
+            out.line(&format!("removed {}{rest}", removed.name))?;
         }
     }
     Ok(Status::Done)
 }
 
-fn import(store: &Store, name: &str, source: &Path, say: &mut Say) -> anyhow::Result<()> {
+fn import(store: &Store, name: &str, source: &Path, out: &mut Output) -> anyhow::Result<()> {
     let imported = if source == Path::new("-") {
         store.import_archive(name, io::stdin())?
     } else {
@@ -54,24 +54,24 @@ fn import(store: &Store, name: &str, source: &Path, say: &mut Say) -> anyhow::Re
         ""
     };
     let line = format!("imported {} ({size}{how})", imported.name);
-    say.line(&line)?;
-    let digest = say.paint(Tone::Faint, &imported.digest);
-    Ok(say.line(&digest)?)
+    out.line(&line)?;
+    let digest = out.paint(Tone::Faint, &imported.digest);
+    Ok(out.line(&digest)?)
 }
 
-fn list(images: &[Image], as_json: bool, say: &mut Say) -> anyhow::Result<()> {
+fn list(images: &[Image], as_json: bool, out: &mut Output) -> anyhow::Result<()> {
     if as_json {
         for image in images {
-            say.json(image)?;
+            out.json(image)?;
         }
         return Ok(());
     }
     if images.is_empty() {
-        say.note("no images; `host`, this computer's own /usr, is always there")?;
+        out.note("no images; `host`, this computer's own /usr, is always there")?;
         return Ok(());
     }
     let rows: Vec<_> = images.iter().map(row).collect();
-    Ok(say.table(&["IMAGE", "SIZE", "LAYERS", "IN USE", "DIGEST"], &rows)?)
+    Ok(out.table(&["IMAGE", "SIZE", "LAYERS", "IN USE", "DIGEST"], &rows)?)
 }
 
 fn row(image: &Image) -> Vec<Cell> {

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::human;
 
-/// Redraws of the spinner, apart.
+/// Between two redraws of the spinner.
 const TICK: Duration = Duration::from_millis(100);
 
 /// A line with the phases of one run and how long each has taken; the last one is still on.
@@ -25,7 +25,7 @@ impl Line {
         self.0.set_message(joined(phases));
     }
 
-    /// Prints without tearing the line.
+    /// Prints without disturbing the line.
     pub(crate) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }
@@ -64,7 +64,7 @@ impl Bar {
         self.0.inc(1);
     }
 
-    /// Prints without tearing the bar.
+    /// Prints without disturbing the bar.
     pub(crate) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
         self.0.suspend(print)
     }

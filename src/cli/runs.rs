@@ -2,9 +2,9 @@
 
 use crate::cli::args::{Runs, StateName};
 use crate::cli::human;
-use crate::cli::place;
-use crate::cli::say::{Cell, Say, Tone};
+use crate::cli::output::{Cell, Output, Tone};
 use crate::cli::status::Status;
+use crate::cli::target;
 use crate::cli::view;
 use crate::clock::{Clock, UnixMs};
 use crate::config::Tool;
@@ -24,8 +24,8 @@ impl From<StateName> for State {
     }
 }
 
-pub(crate) async fn run(args: &Runs, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
-    let store = place::store(tool).await?;
+pub(crate) async fn run(args: &Runs, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
+    let store = target::store(tool).await?;
     let now = Clock::system().now_ms();
     let filter = Filter {
         state: args.state.map(State::from),
@@ -35,13 +35,13 @@ pub(crate) async fn run(args: &Runs, tool: &Tool, say: &mut Say) -> anyhow::Resu
     let views = store.list(&filter, most).await?;
     if args.format.json {
         for view in &views {
-            say.json(view)?;
+            out.json(view)?;
         }
         return Ok(Status::Done);
     }
     let rows: Vec<_> = views.iter().map(|view| row(view, now)).collect();
     if !rows.is_empty() {
-        say.table(
+        out.table(
             &[
                 "RUN",
                 "STATE",
@@ -70,8 +70,8 @@ pub(crate) async fn run(args: &Runs, tool: &Tool, say: &mut Say) -> anyhow::Resu
         "{shown} shown · {} waiting · {} with a machine{unread}",
         census.queued, census.in_flight
     );
-    let summary = say.paint_note(Tone::Faint, &summary);
-    say.note(&summary)?;
+    let summary = out.paint_note(Tone::Faint, &summary);
+    out.note(&summary)?;
     Ok(Status::Done)
 }
 

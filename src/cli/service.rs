@@ -1,4 +1,4 @@
-//! `worker`, `serve` and `machines`: processes that stay until they are told to end.
+//! `worker`, `serve` and `machines`: processes that run until a signal.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,8 +10,8 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::assembly;
-use crate::cli::args::Misbehave;
-use crate::cli::say::Say;
+use crate::cli::args::FaultArgs;
+use crate::cli::output::Output;
 use crate::cli::settings;
 use crate::cli::status::{Status, WrongUse};
 use crate::config::{self, AdminListen, Daemon, MachinesServer, Runs, Serve, Unknown, Worker};
@@ -29,7 +29,7 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     start_log(&settings.daemon)?;
     let mut signals = signals()?;
     let listener = bind_admin(settings.admin_listen).await?;
-    let core = unless_told(&mut signals, core(&settings.redis, settings.runs)).await?;
+    let core = unless_signalled(&mut signals, core(&settings.redis, settings.runs)).await?;
     let deps = assembly::deps(core.clone(), &settings.machines, &settings.guests)?;
     let health = deps.health.clone();
     let shutdown = Shutdown::new();
@@ -37,11 +37,14 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let keys = assembly::keys(&name, Use::Signs, &deps.ring);
     shutdown.spawn_loop(
         "keys",
-        assembly::keep_keys(core.clone(), keys.clone(), shutdown.clone()),
+        assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
-    shutdown.spawn_loop("clock", assembly::keep_time(core.clone(), shutdown.clone()));
+    shutdown.spawn_loop(
+        "clock",
+        assembly::keep_clock_synced(core.clone(), shutdown.clone()),
+    );
     let metrics = core.metrics.clone();
     let readiness = Readiness::new(core.store.clone(), Some(health)).with_keys(keys);
     let probe = move || {
@@ -52,7 +55,7 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
         "admin",
         admin::serve(listener, metrics, probe, shutdown.clone()),
     );
-    until_told(signals, &shutdown, settings.daemon.drain).await
+    run_until_signalled(signals, &shutdown, settings.daemon.drain).await
 }
 
 pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
@@ -60,15 +63,18 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     let mut signals = signals()?;
     let listener = bind(settings.endpoint.listen).await?;
     let admin_listener = bind_admin(settings.admin_listen).await?;
-    let core = unless_told(&mut signals, core(&settings.redis, settings.runs)).await?;
+    let core = unless_signalled(&mut signals, core(&settings.redis, settings.runs)).await?;
     let ring = assembly::ring(&settings.endpoint.keys)?;
     let shutdown = Shutdown::new();
-    shutdown.spawn_loop("clock", assembly::keep_time(core.clone(), shutdown.clone()));
+    shutdown.spawn_loop(
+        "clock",
+        assembly::keep_clock_synced(core.clone(), shutdown.clone()),
+    );
     let metrics = core.metrics.clone();
     let keys = assembly::keys(&endpoint::unique_name(), Use::Verifies, &ring);
     shutdown.spawn_loop(
         "keys",
-        assembly::keep_keys(core.clone(), keys.clone(), shutdown.clone()),
+        assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
     let readiness = Readiness::new(core.store.clone(), None).with_keys(keys);
     let deps = endpoint::Deps {
@@ -88,13 +94,13 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
         "admin",
         admin::serve(admin_listener, metrics, probe, shutdown.clone()),
     );
-    until_told(signals, &shutdown, settings.daemon.drain).await
+    run_until_signalled(signals, &shutdown, settings.daemon.drain).await
 }
 
 pub(super) async fn machines(
-    args: &Misbehave,
+    args: &FaultArgs,
     settings: MachinesServer,
-    say: &mut Say,
+    out: &mut Output,
 ) -> anyhow::Result<Status> {
     let rules = rules(args)?;
     start_log(&settings.daemon)?;
@@ -109,28 +115,24 @@ pub(super) async fn machines(
     if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
         engine.require_limits = local.require_limits;
     }
-    misbehaving(&mut wanted, args, rules);
+    inject_faults(&mut wanted, args, rules);
     let shutdown = Shutdown::new();
     let machines = LocalServer::open(wanted, &shutdown).await?;
     let address = listener.local_addr()?;
-    say.line(&format!("http://{address}/v1  {}", machines.report()))?;
+    out.line(&format!("http://{address}/v1  {}", machines.report()))?;
     shutdown.spawn_loop("machines", machines.serve(listener));
-    until_told(signals, &shutdown, settings.daemon.drain).await
+    run_until_signalled(signals, &shutdown, settings.daemon.drain).await
 }
 
-/// The faults that the words ask for.
-pub(super) fn rules(args: &Misbehave) -> Result<Vec<Rule>, WrongUse> {
+/// The fault rules that the arguments name.
+pub(super) fn rules(args: &FaultArgs) -> Result<Vec<Rule>, WrongUse> {
     let rules = args.fault.iter().map(|text| text.parse::<Rule>());
     let rules: Result<Vec<_>, _> = rules.collect();
     rules.map_err(|error| WrongUse::new(error.to_string()))
 }
 
-/// Lets a local server misbehave as it is told.
-pub(super) fn misbehaving(
-    settings: &mut local::ServerSettings,
-    args: &Misbehave,
-    rules: Vec<Rule>,
-) {
+/// Sets the faults that a local server injects.
+pub(super) fn inject_faults(settings: &mut local::ServerSettings, args: &FaultArgs, rules: Vec<Rule>) {
     settings.faults.rules = rules;
     settings.faults.control = args.fault_control;
     settings.faults.documented_limits = args.documented_limits;
@@ -141,7 +143,7 @@ pub(super) fn misbehaving(
 
 /// SIGTERM and SIGINT, from before anything is started.
 pub(super) fn signals() -> anyhow::Result<Signals> {
-    Signals::listen().context("hear signals")
+    Signals::listen().context("install the signal handlers")
 }
 
 async fn core(redis: &config::Redis, runs: Runs) -> anyhow::Result<Core> {
@@ -150,9 +152,9 @@ async fn core(redis: &config::Redis, runs: Runs) -> anyhow::Result<Core> {
 
 pub(super) fn start_log(daemon: &Daemon) -> anyhow::Result<()> {
     telemetry::start(&daemon.log, daemon.log_format)?;
-    for Unknown { name, nearest } in settings::misspelt() {
+    for Unknown { name, nearest } in settings::unknown_variables() {
         let nearest = nearest.unwrap_or("none");
-        warn!(name, nearest, "no setting has this name; it has no effect");
+        warn!(name, nearest, "unknown setting, ignored");
     }
     Ok(())
 }
@@ -170,8 +172,8 @@ fn listening(
     Ok(listener)
 }
 
-/// Takes the address for metrics and health, or a free port when that is the default and taken: a
-/// worker and an endpoint on one host have the same default.
+/// Binds the address for metrics and health, or a free port when that address is the default and
+/// in use: a worker and an endpoint on one host have the same default.
 async fn bind_admin(listen: AdminListen) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(listen.address).await;
     match bound {
@@ -181,7 +183,7 @@ async fn bind_admin(listen: AdminListen) -> anyhow::Result<TcpListener> {
             warn!(
                 wanted = %listen.address,
                 address = %listener.local_addr()?,
-                "the port for metrics and health is taken; serving them on a free one"
+                "the port for metrics and health is in use; serving them on a free one"
             );
             Ok(listener)
         }
@@ -189,9 +191,10 @@ async fn bind_admin(listen: AdminListen) -> anyhow::Result<TcpListener> {
     }
 }
 
-/// Waits to be told to end, then ends in two steps; told again, it ends at once. A process that is
-/// broken ends in the same way, and fails: others do its work, and whoever started it starts another.
-async fn until_told(
+/// Waits for a signal, then shuts down in two steps; a second signal stops it at once. A process with
+/// a broken part shuts down in the same way and exits with a failure, so that its supervisor starts
+/// another.
+async fn run_until_signalled(
     mut signals: Signals,
     shutdown: &Shutdown,
     drain: Duration,
@@ -201,41 +204,41 @@ async fn until_told(
         why = shutdown.broken() => Some(why),
     };
     if let Some(why) = &broken {
-        error!(why, "this process is broken");
+        error!(why, "a part of this process has failed");
     }
     info!(
         drain_s = drain.as_secs(),
-        "ending: what is in hand is finished"
+        "shutting down: finishing work in progress"
     );
     let is_clean = tokio::select! {
         is_clean = shutdown.finish(drain) => is_clean,
-        () = hurried(&mut signals, shutdown) => false,
+        () = abort_on_second_signal(&mut signals, shutdown) => false,
     };
     if !is_clean {
-        warn!("what was in hand is left to others, who take it up when its lease ends");
+        warn!("unfinished work is left to other workers, who take it over when its lease ends");
     }
-    info!("ended");
+    info!("shut down");
     match broken {
         None => Ok(Status::Done),
         Some(why) => bail!(why),
     }
 }
 
-/// Ends what is in hand when this process is told to end a second time; never returns.
-pub(super) async fn hurried(signals: &mut Signals, shutdown: &Shutdown) {
+/// Aborts the work in progress at a second signal; never returns.
+pub(super) async fn abort_on_second_signal(signals: &mut Signals, shutdown: &Shutdown) {
     signals.told().await;
-    warn!("told again: ending at once");
+    warn!("second signal: stopping at once");
     shutdown.abort().cancel();
     std::future::pending().await
 }
 
-/// What comes of starting, unless this process is told to end first.
-pub(super) async fn unless_told<T>(
+/// The outcome of `start`, unless a signal comes first.
+pub(super) async fn unless_signalled<T>(
     signals: &mut Signals,
     start: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
     tokio::select! {
         started = start => started,
-        () = signals.told() => bail!("told to end before everything was there"),
+        () = signals.told() => bail!("stopped by a signal before startup had finished"),
     }
 }

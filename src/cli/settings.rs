@@ -1,14 +1,14 @@
-//! Settings as flags: each command gets one for every setting that it uses, made from the table.
+//! Settings as flags: each command has one for every setting that it reads, made from the table.
 
 use clap::{Arg, ArgMatches, Command as Clap};
 
 use crate::config::table::{self, SETTINGS, Setting, Unset};
 use crate::config::{self, Command, Unknown};
 
-/// The heading over them in a help text.
+/// The heading of the flags in a help text.
 const HEADING: &str = "Settings";
 
-/// Whether the command refuses to start without what is required by some.
+/// Whether this command needs a setting that the table calls required.
 fn is_required(setting: &Setting, command: Command) -> bool {
     match command {
         Command::Worker | Command::Serve => true,
@@ -17,7 +17,7 @@ fn is_required(setting: &Setting, command: Command) -> bool {
     }
 }
 
-/// Commands that have settings, and the words that lead to them.
+/// The commands that have settings, by name.
 const COMMANDS: &[(&str, Command)] = &[
     ("up", Command::Up),
     ("worker", Command::Worker),
@@ -36,15 +36,15 @@ const COMMANDS: &[(&str, Command)] = &[
     ("doctor", Command::Doctor),
 ];
 
-/// Adds the flags to every command. They may stand behind a further word too: `dead list --…`.
+/// Adds the flags to every command, and to its subcommands: `dead list --…`.
 pub(crate) fn with_flags(mut cli: Clap) -> Clap {
-    for (word, command) in COMMANDS {
-        cli = cli.mut_subcommand(word, |sub| {
-            let has_words = sub.has_subcommands();
+    for (name, command) in COMMANDS {
+        cli = cli.mut_subcommand(name, |sub| {
+            let has_subcommands = sub.has_subcommands();
             let used = SETTINGS
                 .iter()
                 .filter(|setting| setting.is_used_by(*command));
-            sub.args(used.map(|setting| flag(setting, *command).global(has_words)))
+            sub.args(used.map(|setting| flag(setting, *command).global(has_subcommands)))
         });
     }
     cli
@@ -73,7 +73,7 @@ fn help(setting: &Setting, command: Command) -> String {
         ""
     };
     let default = match setting.default {
-        // What a service requires, a tool can do without, and `up` makes.
+        // A tool does without it, and `up` makes it.
         Unset::Required if !is_required(setting, command) => "none".to_owned(),
         _ => setting.default_shown().replace('`', ""),
     };
@@ -94,8 +94,8 @@ fn value_name(name: &str) -> &'static str {
     }
 }
 
-/// Variables of this process that look like settings and are none.
-pub(crate) fn misspelt() -> Vec<Unknown> {
+/// Environment variables that look like settings but are not.
+pub(crate) fn unknown_variables() -> Vec<Unknown> {
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     config::unknown(names)
 }
@@ -103,7 +103,7 @@ pub(crate) fn misspelt() -> Vec<Unknown> {
 /// What was given for a setting, by flag or in the environment, or a variable of the system.
 pub(crate) fn lookup(matches: &ArgMatches, name: &str) -> Option<String> {
     if SETTINGS.iter().any(|setting| setting.name == name) {
-        // A setting that this command has no flag for is not asked for.
+        // `None` for a setting that this command does not read.
         return matches.try_get_one::<String>(name).ok().flatten().cloned();
     }
     std::env::var_os(name)?.into_string().ok()
@@ -123,21 +123,21 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn clap_accepts_the_command_line() {
         with_flags(Cli::command()).debug_assert();
     }
 
     #[test]
     fn every_setting_is_a_flag_of_each_command_that_uses_it() {
         let cli = with_flags(Cli::command());
-        for (word, command) in COMMANDS {
-            let sub = cli.find_subcommand(word).unwrap();
+        for (name, command) in COMMANDS {
+            let sub = cli.find_subcommand(name).unwrap();
             for setting in SETTINGS {
                 let found = sub.get_arguments().any(|arg| arg.get_id() == setting.name);
                 assert_eq!(
                     found,
                     setting.is_used_by(*command),
-                    "{word} and {}",
+                    "{name} and {}",
                     setting.name
                 );
             }
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_may_stand_behind_the_second_word() {
+    fn a_flag_may_follow_a_subcommand() {
         let found = matches(&["cofferdam", "dead", "list", "--namespace", "other"]);
         let (_, dead) = found.subcommand().unwrap();
         assert_eq!(

@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 
 use crate::cli::args::Show;
 use crate::cli::human;
-use crate::cli::place;
-use crate::cli::say::{Say, Tone};
+use crate::cli::output::{Output, Tone};
 use crate::cli::status::{Status, WrongUse};
-use crate::cli::view::{self, Shown};
+use crate::cli::target;
+use crate::cli::view::{self, RunJson};
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::run::id::RunId;
@@ -32,9 +32,9 @@ pub(crate) async fn known(store: &Store, id: &RunId) -> anyhow::Result<RunRecord
     })
 }
 
-pub(crate) async fn run(args: &Show, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
+pub(crate) async fn run(args: &Show, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
     let id = run_id(&args.run)?;
-    let store = place::store(tool).await?;
+    let store = target::store(tool).await?;
     let view = known(&store, &id).await?;
     let published = store.result_of(&view).await?;
     let now = Clock::system().now_ms();
@@ -45,19 +45,19 @@ pub(crate) async fn run(args: &Show, tool: &Tool, say: &mut Say) -> anyhow::Resu
     if args.format.json {
         let result =
             published.and_then(|found| RawValue::from_string(view::compact(&found.result)).ok());
-        say.json(&Shown {
+        out.json(&RunJson {
             view: &view,
             waiting,
             result,
         })?;
         return Ok(Status::Done);
     }
-    tell(say, &view, waiting.as_ref(), published.as_ref())?;
+    print_run(out, &view, waiting.as_ref(), published.as_ref())?;
     Ok(Status::Done)
 }
 
-fn tell(
-    say: &mut Say,
+fn print_run(
+    out: &mut Output,
     view: &RunRecord,
     waiting: Option<&Waiting>,
     published: Option<&Published>,
@@ -65,13 +65,13 @@ fn tell(
     let now = Clock::system().now_ms();
     let state = match view.outcome {
         Some(outcome) => {
-            let outcome = say.paint(view::tone(outcome), outcome.as_str());
+            let outcome = out.paint(view::tone(outcome), outcome.as_str());
             format!("{} · {outcome}", view.state)
         }
-        None => say.paint(Tone::Notice, view.state),
+        None => out.paint(Tone::Notice, view.state),
     };
     let mut lines = vec![
-        ("run", say.paint(Tone::Strong, view.id.as_str())),
+        ("run", out.paint(Tone::Strong, view.id.as_str())),
         ("state", state),
     ];
     if let Some(reason) = &view.reason {
@@ -84,7 +84,7 @@ fn tell(
         lines.push(("machine", format!("{machine} in {app}, {region}")));
     }
     for line in waiting
-        .map(|waiting| view::waits(waiting, now))
+        .map(|waiting| view::waiting_lines(waiting, now))
         .into_iter()
         .flatten()
     {
@@ -93,7 +93,7 @@ fn tell(
     if let ("running", Some(until)) = (view.state, view.preparing_until_ms)
         && until > now
     {
-        lines.push(("waits", view::prepares(view, now)));
+        lines.push(("waits", view::preparing_line(view, now)));
     }
     if let (Some(asked), Some(given)) = (view.timeout_asked_ms, view.timeout_ms) {
         let length = |ms| human::duration(Duration::from_millis(ms));
@@ -108,25 +108,25 @@ fn tell(
         lines.push((phase, human::duration(length)));
     }
     for (head, text) in lines {
-        let head = say.paint(Tone::Faint, &format!("{head:<10}"));
-        say.line(&format!("{head}{text}"))?;
+        let head = out.paint(Tone::Faint, &format!("{head:<10}"));
+        out.line(&format!("{head}{text}"))?;
     }
     match published {
-        Some(found) => tell_payload(say, found),
+        Some(found) => print_payload(out, found),
         None if view.outcome.is_some() => {
-            let gone = say.paint(Tone::Faint, "the result has left its stream");
-            Ok(say.line(&gone)?)
+            let gone = out.paint(Tone::Faint, "the result is no longer on its stream");
+            Ok(out.line(&gone)?)
         }
         None => Ok(()),
     }
 }
 
-fn tell_payload(say: &mut Say, published: &Published) -> anyhow::Result<()> {
-    let told = view::Told::read(&published.result);
-    if let Some(payload) = told.and_then(|told| told.payload) {
-        let head = say.paint(Tone::Faint, "payload");
-        say.line(&head)?;
-        say.foreign(&view::pretty(payload.get()))?;
+fn print_payload(out: &mut Output, published: &Published) -> anyhow::Result<()> {
+    let read = view::ResultSummary::read(&published.result);
+    if let Some(payload) = read.and_then(|read| read.payload) {
+        let head = out.paint(Tone::Faint, "payload");
+        out.line(&head)?;
+        out.untrusted(&view::pretty(payload.get()))?;
     }
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! Exit statuses, and how a failure is told.
+//! Exit statuses, and how a failure is printed.
 
 use std::io;
 use std::process::ExitCode;
 
 use crate::cli::human;
-use crate::cli::say::{Say, Tone};
+use crate::cli::output::{Output, Tone};
 use crate::config::Faults;
 
 /// How a command ended.
@@ -14,7 +14,7 @@ pub(crate) enum Status {
     Done,
     /// It could not be done.
     Failed,
-    /// The words or the settings are wrong; nothing was touched.
+    /// The arguments or the settings are wrong; nothing was done.
     WrongUse,
     /// A run that was waited for did not complete.
     NotCompleted,
@@ -31,7 +31,7 @@ impl From<Status> for ExitCode {
     }
 }
 
-/// Words that cannot be meant.
+/// Arguments that make no sense.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct WrongUse(String);
@@ -42,40 +42,38 @@ impl WrongUse {
     }
 }
 
-/// Characters of a failure that are told.
-const TOLD_MAX: usize = 4000;
+/// Most characters of a failure that are printed.
+const ERROR_MAX: usize = 4000;
 
-/// Tells a failure on standard error, with its causes, and says how to exit.
-pub(crate) fn told(say: &mut Say, error: &anyhow::Error) -> Status {
+/// Prints a failure and its causes on standard error and returns the exit status.
+pub(crate) fn report(out: &mut Output, error: &anyhow::Error) -> Status {
     if is_broken_pipe(error) {
-        // The reader, `head` perhaps, has seen enough.
+        // The reader, such as `head`, has closed the pipe.
         return Status::Done;
     }
-    let head = say.paint_note(Tone::Bad, "error:");
-    // Where standard error is gone too there is nobody left to tell.
-    let told = match error.is::<Faults>() {
+    let head = out.paint_note(Tone::Bad, "error:");
+    let text = match error.is::<Faults>() {
         true => chain(error),
-        // It may repeat what came from outside, and is one line.
-        false => human::one_line(&chain(error), TOLD_MAX),
+        // It may repeat text from outside, so it is put on one line.
+        false => human::one_line(&chain(error), ERROR_MAX),
     };
-    let _ = say.note(&format!("{head} {told}"));
+    let _ = out.note(&format!("{head} {text}"));
     if error.is::<Faults>() || error.is::<WrongUse>() {
         return Status::WrongUse;
     }
     Status::Failed
 }
 
-/// The error and its causes on one line; a cause that the line before it already tells is left
-/// out.
+/// The error and its causes on one line, without causes that the error's own text repeats.
 fn chain(error: &anyhow::Error) -> String {
-    let mut told = error.to_string();
+    let mut text = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
-        if !told.contains(&cause) {
-            told = format!("{told}: {cause}");
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
         }
     }
-    told
+    text
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -91,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_with_its_causes_once() {
+    fn a_failure_is_printed_with_each_cause_once() {
         let error = anyhow!("connection refused").context("ping redis: connection refused");
         assert_eq!(chain(&error), "ping redis: connection refused");
         let error = anyhow!("no such file")
@@ -101,13 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn faults_in_words_and_settings_are_wrong_use() {
-        let say = &mut Say::new();
-        assert_eq!(told(say, &Faults(Vec::new()).into()), Status::WrongUse);
-        assert_eq!(told(say, &WrongUse::new("x").into()), Status::WrongUse);
-        assert_eq!(told(say, &anyhow!("x")), Status::Failed);
+    fn faults_in_arguments_and_settings_are_wrong_use() {
+        let out = &mut Output::new();
+        assert_eq!(report(out, &Faults(Vec::new()).into()), Status::WrongUse);
+        assert_eq!(report(out, &WrongUse::new("x").into()), Status::WrongUse);
+        assert_eq!(report(out, &anyhow!("x")), Status::Failed);
         let gone: io::Result<()> = Err(io::ErrorKind::BrokenPipe.into());
         let gone = gone.context("print").unwrap_err();
-        assert_eq!(told(say, &gone), Status::Done);
+        assert_eq!(report(out, &gone), Status::Done);
     }
 }

@@ -1,70 +1,17 @@
-//! `tenants`: who has what, and what is set for whom.
+//! `tenants`: shows tenants and changes their settings.
 
-use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::cli::args::Format;
-use crate::cli::place;
-use crate::cli::say::{Cell, Say, Tone};
+use crate::cli::args::tenants::{Scope, Set, Tenants, TenantsCommand};
+use crate::cli::output::{Cell, Output, Tone};
 use crate::cli::status::{Status, WrongUse};
+use crate::cli::target;
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::run::id::Tenant;
 use crate::store::Store;
 use crate::store::tenants::{Change, TenantView, WEIGHTS};
-
-#[derive(Args, Debug)]
-pub(crate) struct Tenants {
-    #[command(subcommand)]
-    pub(crate) what: Option<What>,
-    #[command(flatten)]
-    pub(crate) format: Format,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum What {
-    /// List tenants that have settings, waiting runs or machines; so does `tenants` alone
-    List,
-    /// Show one tenant
-    Show {
-        /// Its name
-        tenant: String,
-    },
-    /// Change what is set for a tenant; what is not named stays
-    Set(Set),
-    /// Boot nothing more, of one tenant or at all; what runs goes on, and nothing is lost
-    Pause(Scope),
-    /// Boot again; with --all also in apps that were to wait because the provider said so
-    Resume(Scope),
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Set {
-    /// Its name
-    pub(crate) tenant: String,
-    /// Machines alive at once: a number, `none` for no limit but the fleet's, or `default`
-    #[arg(long, value_name = "N")]
-    pub(crate) max_in_flight: Option<String>,
-    /// Its share of the turns, 0.01 to 100, or `default` for 1
-    #[arg(long, value_name = "W")]
-    pub(crate) weight: Option<String>,
-    /// Runs that may wait: a number, `none` for no limit but that of all, or `default`
-    #[arg(long, value_name = "N")]
-    pub(crate) backlog_max: Option<String>,
-    /// Machine seconds on one UTC day, or `none`
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) budget_s: Option<String>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Scope {
-    /// Its name
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub(crate) tenant: Option<String>,
-    /// All of them
-    #[arg(long)]
-    pub(crate) all: bool,
-}
 
 /// A tenant's name as it was given.
 pub(crate) fn tenant_name(text: &str) -> Result<Tenant, WrongUse> {
@@ -72,22 +19,22 @@ pub(crate) fn tenant_name(text: &str) -> Result<Tenant, WrongUse> {
         .map_err(|error| WrongUse::new(format!("{text:?} is no tenant's name: {error}")))
 }
 
-pub(crate) async fn run(args: &Tenants, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
+pub(crate) async fn run(args: &Tenants, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
     let format = args.format;
-    match args.what.as_ref().unwrap_or(&What::List) {
-        What::List => list(&place::store(tool).await?, format, say).await?,
-        What::Show { tenant } => {
+    match args.command.as_ref().unwrap_or(&TenantsCommand::List) {
+        TenantsCommand::List => list(&target::store(tool).await?, format, out).await?,
+        TenantsCommand::Show { tenant } => {
             let tenant = tenant_name(tenant)?;
-            show(&place::store(tool).await?, &tenant, format, say).await?;
+            show(&target::store(tool).await?, &tenant, format, out).await?;
         }
-        What::Set(args) => {
+        TenantsCommand::Set(args) => {
             let (tenant, changes) = (tenant_name(&args.tenant)?, changes(args)?);
-            let store = place::store(tool).await?;
+            let store = target::store(tool).await?;
             store.configure(&tenant, &changes).await?;
-            show(&store, &tenant, format, say).await?;
+            show(&store, &tenant, format, out).await?;
         }
-        What::Pause(scope) => pause(scope, true, format, tool, say).await?,
-        What::Resume(scope) => pause(scope, false, format, tool, say).await?,
+        TenantsCommand::Pause(scope) => pause(scope, true, format, tool, out).await?,
+        TenantsCommand::Resume(scope) => pause(scope, false, format, tool, out).await?,
     }
     Ok(Status::Done)
 }
@@ -96,7 +43,7 @@ fn changes(args: &Set) -> Result<Vec<Change>, WrongUse> {
     let mut changes = Vec::new();
     if let Some(text) = &args.max_in_flight {
         let most = limit("--max-in-flight", text, 1_000_000)?;
-        // Such a number fits.
+        // `limit` lets no larger number pass.
         let most = most.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
         changes.push(Change::MaxInFlight(most));
     }
@@ -115,12 +62,12 @@ fn changes(args: &Set) -> Result<Vec<Change>, WrongUse> {
         changes.push(Change::Budget(budget));
     }
     if changes.is_empty() {
-        return Err(WrongUse::new("nothing to set is named; see --help"));
+        return Err(WrongUse::new("nothing to set; see --help"));
     }
     Ok(changes)
 }
 
-/// 0 stands for no limit, and `None` for what the workers' settings say.
+/// `Some(0)` stands for no limit, `None` for the default of the workers' settings.
 fn limit(flag: &str, text: &str, most: u64) -> Result<Option<u64>, WrongUse> {
     match text {
         "none" => Ok(Some(0)),
@@ -133,7 +80,7 @@ fn whole(flag: &str, text: &str, most: u64) -> Result<u64, WrongUse> {
     let number = text.parse().ok().filter(|n| (1..=most).contains(n));
     number.ok_or_else(|| {
         WrongUse::new(format!(
-            "{flag} {text:?} is neither a number from 1 to {most} nor a word of its help"
+            "{flag} {text:?} is neither a number from 1 to {most} nor a word that its help lists"
         ))
     })
 }
@@ -156,53 +103,53 @@ async fn pause(
     is_paused: bool,
     format: Format,
     tool: &Tool,
-    say: &mut Say,
+    out: &mut Output,
 ) -> anyhow::Result<()> {
     let word = if is_paused { "paused" } else { "resumed" };
     let Some(name) = &scope.tenant else {
-        let store = place::store(tool).await?;
+        let store = target::store(tool).await?;
         store.pause(None, is_paused, None).await?;
         if !is_paused {
             store.lift_holds().await?;
         }
         if format.json {
-            say.json(&json!({"all": true, "paused": is_paused}))?;
+            out.json(&json!({"all": true, "paused": is_paused}))?;
         } else {
-            say.line(&format!("everything is {word}"))?;
+            out.line(&format!("everything is {word}"))?;
         }
         return Ok(());
     };
     let tenant = tenant_name(name)?;
-    let store = place::store(tool).await?;
+    let store = target::store(tool).await?;
     store.pause(Some(&tenant), is_paused, None).await?;
     if format.json {
-        return show(&store, &tenant, format, say).await;
+        return show(&store, &tenant, format, out).await;
     }
-    say.line(&format!("{tenant} is {word}"))?;
+    out.line(&format!("{tenant} is {word}"))?;
     Ok(())
 }
 
-async fn list(store: &Store, format: Format, say: &mut Say) -> anyhow::Result<()> {
+async fn list(store: &Store, format: Format, out: &mut Output) -> anyhow::Result<()> {
     let views = store.tenants(Clock::system().now_ms()).await?;
     if format.json {
         for view in &views {
-            say.json(view)?;
+            out.json(view)?;
         }
         return Ok(());
     }
     if store.is_paused().await? {
-        let text = say.paint_note(Tone::Notice, "everything is paused");
-        say.note(&text)?;
+        let text = out.paint_note(Tone::Notice, "everything is paused");
+        out.note(&text)?;
     }
     if views.is_empty() {
-        say.note("no tenant has settings, waiting runs or machines")?;
+        out.note("no tenant has settings, waiting runs or machines")?;
         return Ok(());
     }
     let rows: Vec<_> = views.iter().map(row).collect();
     let head = [
         "TENANT", "WAITING", "MACHINES", "AT MOST", "WEIGHT", "BACKLOG", "TODAY", "BUDGET", "",
     ];
-    say.table(&head, &rows)?;
+    out.table(&head, &rows)?;
     Ok(())
 }
 
@@ -234,10 +181,15 @@ fn budget_shown(budget_s: Option<u64>) -> String {
     budget_s.map_or_else(|| "none".to_owned(), |seconds| format!("{seconds} s"))
 }
 
-async fn show(store: &Store, tenant: &Tenant, format: Format, say: &mut Say) -> anyhow::Result<()> {
+async fn show(
+    store: &Store,
+    tenant: &Tenant,
+    format: Format,
+    out: &mut Output,
+) -> anyhow::Result<()> {
     let view = store.tenant(tenant, Clock::system().now_ms()).await?;
     if format.json {
-        return Ok(say.json(&view)?);
+        return Ok(out.json(&view)?);
     }
     let set = &view.settings;
     let delayed = match view.delayed {
@@ -246,7 +198,7 @@ async fn show(store: &Store, tenant: &Tenant, format: Format, say: &mut Say) -> 
     };
     let at_most = limit_shown(set.max_in_flight.map(u64::from));
     let lines = [
-        ("tenant", say.paint(Tone::Strong, &view.tenant)),
+        ("tenant", out.paint(Tone::Strong, &view.tenant)),
         ("paused", if set.paused { "yes" } else { "no" }.to_owned()),
         ("weight", set.weight.unwrap_or(1.0).to_string()),
         (
@@ -271,8 +223,8 @@ async fn show(store: &Store, tenant: &Tenant, format: Format, say: &mut Say) -> 
         ),
     ];
     for (head, text) in lines {
-        let head = say.paint(Tone::Faint, &format!("{head:<10}"));
-        say.line(&format!("{head}{text}"))?;
+        let head = out.paint(Tone::Faint, &format!("{head:<10}"));
+        out.line(&format!("{head}{text}"))?;
     }
     Ok(())
 }

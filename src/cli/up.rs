@@ -1,41 +1,47 @@
-//! `up`: everything on this machine, until it is told to end.
+//! `up`: everything on this machine, until a signal.
 
 use anyhow::bail;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::cli::args::Misbehave;
+use crate::cli::args::FaultArgs;
 use crate::cli::human;
-use crate::cli::place;
-use crate::cli::say::{Say, Tone};
-use crate::cli::service::{hurried, misbehaving, rules, signals, start_log, unless_told};
+use crate::cli::output::{Output, Tone};
+use crate::cli::service::{
+    abort_on_second_signal, inject_faults, rules, signals, start_log, unless_signalled,
+};
 use crate::cli::status::Status;
+use crate::cli::target;
 use crate::config::Up;
 use crate::up::Running;
 
-pub(super) async fn run(args: &Misbehave, settings: Up, say: &mut Say) -> anyhow::Result<Status> {
+pub(super) async fn run(
+    args: &FaultArgs,
+    settings: Up,
+    out: &mut Output,
+) -> anyhow::Result<Status> {
     let rules = rules(args)?;
     start_log(&settings.daemon)?;
     let mut signals = signals()?;
     let begun = Instant::now();
     let folder = settings.state_dir.display().to_string();
     let start = Box::pin(Running::start(settings, |local| {
-        misbehaving(local, args, rules);
+        inject_faults(local, args, rules);
     }));
-    let mut running = unless_told(&mut signals, async { Ok(start.await?) }).await?;
-    tell(say, &running, &folder, begun)?;
+    let mut running = unless_signalled(&mut signals, async { Ok(start.await?) }).await?;
+    print_ready(out, &running, &folder, begun)?;
     let services = running.services().clone();
     let broken = tokio::select! {
         () = signals.told() => None,
         broken = running.broken() => Some(broken),
     };
     if let Some(why) = &broken {
-        error!(why, "a part of this process is broken");
+        error!(why, "a part of this process has failed");
     }
-    info!("ending");
+    info!("shutting down");
     tokio::select! {
         () = running.end() => {}
-        () = hurried(&mut signals, &services) => {}
+        () = abort_on_second_signal(&mut signals, &services) => {}
     }
     match broken {
         None => Ok(Status::Done),
@@ -44,14 +50,19 @@ pub(super) async fn run(args: &Misbehave, settings: Up, say: &mut Say) -> anyhow
 }
 
 /// The ready line, and where everything is.
-fn tell(say: &mut Say, running: &Running, folder: &str, begun: Instant) -> anyhow::Result<()> {
+fn print_ready(
+    out: &mut Output,
+    running: &Running,
+    folder: &str,
+    begun: Instant,
+) -> anyhow::Result<()> {
     let ready = &running.ready;
-    let head = say.paint(Tone::Good, "cofferdam is up");
-    say.line(&format!(
+    let head = out.paint(Tone::Good, "cofferdam is up");
+    out.line(&format!(
         "{head} after {}",
         human::duration(begun.elapsed())
     ))?;
-    let redis = place::without_password(&ready.redis_url.parse()?);
+    let redis = target::without_password(&ready.redis_url.parse()?);
     let machines = match running.isolation() {
         Some(isolation) => format!("{}  {isolation}", ready.fly_api_url),
         None => ready.fly_api_url.clone(),
@@ -64,8 +75,8 @@ fn tell(say: &mut Say, running: &Running, folder: &str, begun: Instant) -> anyho
         ("state", folder.to_owned()),
     ];
     for (head, text) in lines {
-        let head = say.paint(Tone::Faint, &format!("  {head:<10}"));
-        say.line(&format!("{head}{text}"))?;
+        let head = out.paint(Tone::Faint, &format!("  {head:<10}"));
+        out.line(&format!("{head}{text}"))?;
     }
     Ok(())
 }

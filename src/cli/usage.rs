@@ -1,62 +1,45 @@
-//! `usage`: what tenants used.
+//! `usage`: machine time and runs of tenants, by day.
 
 use std::time::Duration;
 
-use clap::Args;
-
-use crate::cli::args::Format;
+use crate::cli::args::tenants::Usage;
 use crate::cli::human;
-use crate::cli::place;
-use crate::cli::say::{Cell, Say};
+use crate::cli::output::{Cell, Output};
 use crate::cli::status::{Status, WrongUse};
+use crate::cli::target;
 use crate::cli::tenants::tenant_name;
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::run::day::Day;
-use crate::store::usage::Usage as Used;
+use crate::store::usage::Usage as DayUsage;
 
-/// How far back it looks unless told.
+/// How far back it goes by default.
 const SINCE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-#[derive(Args, Debug)]
-pub(crate) struct Usage {
-    /// Only this tenant; without it every tenant, found by going through all keys
-    #[arg(long)]
-    pub(crate) tenant: Option<String>,
-    /// From this UTC day on, such as 2026-11-01; 30 days back without it
-    #[arg(long, value_name = "DAY")]
-    pub(crate) since: Option<String>,
-    /// Until this UTC day
-    #[arg(long, value_name = "DAY")]
-    pub(crate) until: Option<String>,
-    #[command(flatten)]
-    pub(crate) format: Format,
-}
-
-pub(crate) async fn run(args: &Usage, tool: &Tool, say: &mut Say) -> anyhow::Result<Status> {
+pub(crate) async fn run(args: &Usage, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
     let now = Clock::system().now_ms();
     let back = now.saturating_sub(u64::try_from(SINCE.as_millis()).unwrap_or(u64::MAX));
     let since = day("--since", args.since.as_deref(), Day::of(back))?;
     let until = day("--until", args.until.as_deref(), Day::of(now))?;
     let tenant = args.tenant.as_deref().map(tenant_name).transpose()?;
-    let store = place::store(tool).await?;
+    let store = target::store(tool).await?;
     let used = match &tenant {
         Some(tenant) => store.usage(tenant, since, until).await?,
         None => store.usage_of_all(since, until).await?,
     };
     if args.format.json {
         for used in &used {
-            say.json(used)?;
+            out.json(used)?;
         }
         return Ok(Status::Done);
     }
     if used.is_empty() {
-        say.note(&format!("nothing was used from {since} to {until}"))?;
+        out.note(&format!("nothing was used from {since} to {until}"))?;
         return Ok(Status::Done);
     }
     let rows: Vec<_> = used.iter().map(row).collect();
     let head = ["DAY", "TENANT", "MACHINE TIME", "BY SIZE", "RUNS"];
-    say.table(&head, &rows)?;
+    out.table(&head, &rows)?;
     Ok(Status::Done)
 }
 
@@ -66,7 +49,7 @@ fn day(flag: &str, text: Option<&str>, usual: Day) -> Result<Day, WrongUse> {
         .map_err(|error| WrongUse::new(format!("{flag} {text:?} {error}")))
 }
 
-fn row(used: &Used) -> Vec<Cell> {
+fn row(used: &DayUsage) -> Vec<Cell> {
     let sizes: Vec<String> = used
         .machine_s_by_size
         .iter()

@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::cli::human;
-use crate::cli::say::{Cell, Tone};
+use crate::cli::output::{Cell, Tone};
 use crate::clock::UnixMs;
 use crate::run::outcome::{Outcome, Reason};
 use crate::run::wait::{WaitReason, Waiting};
 use crate::store::codec::RunRecord;
 
-/// The parts of a result that people are told. What is missing or strange in it is left out.
+/// The parts of a result that are printed for people; whatever is missing or malformed is left out.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct ResultSummary {
     #[serde(default)]
     pub(crate) reason: Option<Reason>,
     #[serde(default)]
@@ -25,7 +25,7 @@ pub(crate) struct Told {
     settled_at_ms: Option<UnixMs>,
 }
 
-impl Told {
+impl ResultSummary {
     pub(crate) fn read(result: &str) -> Option<Self> {
         serde_json::from_str(result).ok()
     }
@@ -35,8 +35,8 @@ impl Told {
         Some(between(self.submitted_at_ms?, self.settled_at_ms?))
     }
 
-    /// What there is to say in one line: the payload, or why there is none.
-    pub(crate) fn gist(&self, longest: usize) -> String {
+    /// One line: the payload, or the reason why there is none.
+    pub(crate) fn summary(&self, longest: usize) -> String {
         match (&self.reason, &self.payload) {
             (Some(reason), _) => human::one_line(&reason.to_string(), longest),
             (None, Some(payload)) => human::one_line(&compact(payload.get()), longest),
@@ -47,7 +47,7 @@ impl Told {
 
 /// A run with its result, as `show --json` prints it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Shown<'a> {
+pub(crate) struct RunJson<'a> {
     #[serde(flatten)]
     pub(crate) view: &'a RunRecord,
     /// Why it waits, while it does.
@@ -57,10 +57,14 @@ pub(crate) struct Shown<'a> {
     pub(crate) result: Option<Box<RawValue>>,
 }
 
-/// Where a waiting run stands and what holds it, a line each.
-pub(crate) fn waits(waiting: &Waiting, now: UnixMs) -> Vec<String> {
+/// What holds a waiting run back and how many are before it, a line each.
+pub(crate) fn waiting_lines(waiting: &Waiting, now: UnixMs) -> Vec<String> {
     let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let mut lines: Vec<String> = waiting.held_by.iter().map(|hold| held(hold, now)).collect();
+    let mut lines: Vec<String> = waiting
+        .held_by
+        .iter()
+        .map(|hold| hold_text(hold, now))
+        .collect();
     let Some(before) = waiting.runs_before else {
         return lines;
     };
@@ -75,14 +79,14 @@ pub(crate) fn waits(waiting: &Waiting, now: UnixMs) -> Vec<String> {
     lines
 }
 
-/// What a run waits for whose machine was not prepared when a sweep looked last.
-pub(crate) fn prepares(view: &RunRecord, now: UnixMs) -> String {
+/// What a run waits for whose machine was not prepared at the last sweep.
+pub(crate) fn preparing_line(view: &RunRecord, now: UnixMs) -> String {
     let by = view.prepared_by_ms.unwrap_or(now);
     let left = human::duration(between(now, by));
     format!("the provider fetches its image; the machine is given up in {left}")
 }
 
-fn held(hold: &WaitReason, now: UnixMs) -> String {
+fn hold_text(hold: &WaitReason, now: UnixMs) -> String {
     let until = |at: UnixMs| format!("for another {}", human::duration(between(now, at)));
     match hold {
         WaitReason::Paused => "everything is paused".to_owned(),
@@ -106,13 +110,13 @@ fn held(hold: &WaitReason, now: UnixMs) -> String {
         WaitReason::Limiter { until_ms } => format!("no app may boot {}", until(*until_ms)),
         WaitReason::Provider { says } => {
             let says = human::one_line(says, 600);
-            format!("the provider refuses us, and somebody must act: {says}")
+            format!("the provider refuses our calls until an operator acts: {says}")
         }
         WaitReason::Refused { until_ms } => format!(
-            "the provider had no machine for it; asked again {}, then it ends",
+            "the provider has no capacity for it; retried {}, then it fails",
             until(*until_ms)
         ),
-        WaitReason::NoWorker => "no worker is there".to_owned(),
+        WaitReason::NoWorker => "no worker is running".to_owned(),
     }
 }
 
@@ -126,7 +130,7 @@ pub(crate) fn phases(view: &RunRecord, now: UnixMs) -> Vec<(&'static str, Durati
         ("tear-down", view.settled_at_ms),
         ("", view.closed_at_ms),
     ];
-    // A run that is queued again has marks of its last boot, which is over.
+    // A run that is queued again still has the times of its last boot.
     let known = match view.state {
         "queued" => 1,
         "booting" => 2,
@@ -236,13 +240,13 @@ pub(crate) fn pretty(json: &str) -> String {
     text
 }
 
-/// Levels that are indented; deeper ones stand under the last, so that nesting cannot blow a
-/// small text up.
-const DEEPEST: usize = 16;
+/// Levels that are indented; deeper ones are indented like the last, so that nesting cannot make a
+/// small text huge.
+const INDENTED_MAX: usize = 16;
 
 fn new_line(text: &mut String, depth: usize) {
     text.push('\n');
-    text.extend(std::iter::repeat_n("  ", depth.min(DEEPEST)));
+    text.extend(std::iter::repeat_n("  ", depth.min(INDENTED_MAX)));
 }
 
 #[cfg(test)]
@@ -271,12 +275,16 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_told_in_one_line() {
-        let told = Told::read(r#"{"payload":{"a": 1},"submitted_at_ms":5,"settled_at_ms":1005}"#);
-        let told = told.unwrap();
-        assert_eq!(told.gist(80), r#"{"a":1}"#);
-        assert_eq!(told.took(), Some(Duration::from_secs(1)));
+    fn a_result_is_summarised_in_one_line() {
+        let read =
+            ResultSummary::read(r#"{"payload":{"a": 1},"submitted_at_ms":5,"settled_at_ms":1005}"#);
+        let read = read.unwrap();
+        assert_eq!(read.summary(80), r#"{"a":1}"#);
+        assert_eq!(read.took(), Some(Duration::from_secs(1)));
         let lost = r#"{"reason":{"code":"machine_lost","message":"gone"},"payload":null}"#;
-        assert_eq!(Told::read(lost).unwrap().gist(80), "machine_lost: gone");
+        assert_eq!(
+            ResultSummary::read(lost).unwrap().summary(80),
+            "machine_lost: gone"
+        );
     }
 }

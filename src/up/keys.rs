@@ -8,25 +8,25 @@ use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::config::{self, SigningKey};
-use crate::up::ready::{self, Held};
+use crate::up::ready::{self, LockedFolder};
 
 const FILE: &str = "signing-key";
 
 /// Bytes of a key, and of a token: as many as the digest of the guests' tokens has.
 const BYTES: usize = 32;
 
-/// The signing key of this state folder, made if there is none. It stays the same, so that guests
-/// of an earlier `up` are still heard.
+/// The signing key of this state folder, made if there is none. It stays the same, so that tokens
+/// of an earlier `up` stay valid.
 ///
 /// # Errors
-/// [`ready::Error::Files`] when it cannot be kept, or what is kept is no key.
-pub fn signing(held: &Held) -> Result<Vec<SigningKey>, ready::Error> {
-    let path = held.folder().join(FILE);
+/// [`ready::Error::Files`] when it cannot be written, or the file holds no key.
+pub fn signing(locked: &LockedFolder) -> Result<Vec<SigningKey>, ready::Error> {
+    let path = locked.path().join(FILE);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let text = format!("up:{}\n", STANDARD.encode(random()));
-            held.write(FILE, text.as_bytes())?;
+            locked.write(FILE, text.as_bytes())?;
             text
         }
         Err(source) => {
@@ -70,16 +70,16 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_kept_to_its_owner() {
         let temp = tempfile::tempdir().unwrap();
-        let held = Held::take(temp.path()).unwrap();
-        let first = signing(&held).unwrap();
-        assert_eq!(signing(&held).unwrap(), first);
+        let locked = LockedFolder::lock(temp.path()).unwrap();
+        let first = signing(&locked).unwrap();
+        assert_eq!(signing(&locked).unwrap(), first);
         let mode = fs::metadata(temp.path().join(FILE))
             .unwrap()
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
         fs::write(temp.path().join(FILE), "up:short").unwrap();
-        assert!(signing(&held).is_err());
+        assert!(signing(&locked).is_err());
     }
 
     #[test]

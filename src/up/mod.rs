@@ -1,9 +1,9 @@
 //! Everything on one machine: Redis, the local Machines server, worker, sweeper and endpoint in
 //! one process, with a Redis of its own beside it.
 //!
-//! What the settings name is used; what they do not name is made and kept in the state folder. The
-//! end goes backwards: first no new work is taken and what is in hand is finished, then the
-//! machines go, and Redis last, so that every step before is still written down.
+//! What the settings do not name is made and kept in the state folder. Shutdown goes backwards:
+//! worker and endpoint finish their work, then the machines are removed, and Redis ends last, so
+//! that every earlier step is still recorded.
 
 pub mod keys;
 pub mod own_redis;
@@ -26,22 +26,22 @@ use crate::stage::ready::Readiness;
 use crate::sweeper;
 use crate::token::fleet::Use;
 use crate::up::own_redis::OwnRedis;
-use crate::up::ready::{Held, Ready};
+use crate::up::ready::{LockedFolder, Ready};
 use crate::worker;
 
 /// Why not everything could be started; what was started by then has been ended.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The state folder cannot be held, or read, or written.
+    /// The state folder cannot be locked, or read, or written.
     #[error(transparent)]
     Folder(#[from] ready::Error),
-    /// There is no Redis.
+    /// Redis does not start.
     #[error(transparent)]
     Redis(#[from] own_redis::Error),
     /// The local Machines server does not open.
     #[error(transparent)]
     Local(#[from] local::Error),
-    /// Worker and endpoint cannot be put together.
+    /// Worker and endpoint cannot be assembled.
     #[error(transparent)]
     Parts(#[from] assembly::Error),
     /// An address cannot be listened on.
@@ -57,7 +57,7 @@ pub enum Error {
 /// Everything, running.
 #[derive(Debug)]
 pub struct Running {
-    held: Held,
+    locked: LockedFolder,
     redis: Option<OwnRedis>,
     machines: Option<Machines>,
     services: Shutdown,
@@ -87,10 +87,10 @@ impl Running {
         settings: Up,
         adjust: impl FnOnce(&mut local::ServerSettings),
     ) -> Result<Self, Error> {
-        let held = Held::take(&settings.state_dir)?;
+        let locked = LockedFolder::lock(&settings.state_dir)?;
         let redis = match &settings.redis_url {
             Some(_) => None,
-            None => Some(OwnRedis::start(&held.folder().join("redis")).await?),
+            None => Some(OwnRedis::start(&locked.path().join("redis")).await?),
         };
         let listener = bind(settings.listen).await?;
         let endpoint = reachable(local_address(&listener)?);
@@ -100,7 +100,7 @@ impl Running {
         };
         let started = services(
             &settings,
-            &held,
+            &locked,
             redis.as_ref(),
             machines.as_ref(),
             listener,
@@ -108,9 +108,9 @@ impl Running {
         .await;
         match started {
             Ok((services, ready)) => {
-                held.announce(&ready)?;
+                locked.announce(&ready)?;
                 Ok(Self {
-                    held,
+                    locked,
                     redis,
                     machines,
                     services,
@@ -133,7 +133,7 @@ impl Running {
             .map(|machines| machines.report.as_str())
     }
 
-    /// Returns when something has ended that should not have, and says what.
+    /// Returns when a part has ended unexpectedly, and says which.
     pub async fn broken(&mut self) -> String {
         let redis = async {
             match &mut self.redis {
@@ -154,7 +154,7 @@ impl Running {
         }
     }
 
-    /// The handle on the services, for an end that is wanted at once.
+    /// The handle on the services, for stopping them at once.
     #[must_use]
     pub fn services(&self) -> &Shutdown {
         &self.services
@@ -162,12 +162,12 @@ impl Running {
 
     /// Ends everything, Redis last, within the drain deadline and a few seconds for Redis.
     pub async fn end(self) {
-        // Nobody shall find what is about to go.
-        drop(self.held);
-        // The machines get what the services leave, and a third at the least.
+        // First remove the file by which other commands find this `up`.
+        drop(self.locked);
+        // The machines get the time that the services leave, and at least a third.
         let whole = self.drain;
         if !self.services.finish(whole.mul_f64(2.0 / 3.0)).await {
-            warn!("what was in hand is taken up again at the next start");
+            warn!("unfinished work is resumed at the next start");
         }
         info!("worker and endpoint have ended");
         unwind(self.machines, self.redis, whole).await;
@@ -220,15 +220,15 @@ impl Machines {
     }
 }
 
-/// Starts worker, sweeper, endpoint and admin over the parts that are there.
+/// Starts worker, sweeper, endpoint and admin with the given Redis and Machines API.
 async fn services(
     settings: &Up,
-    held: &Held,
+    locked: &LockedFolder,
     redis: Option<&OwnRedis>,
     machines: Option<&Machines>,
     listener: TcpListener,
 ) -> Result<(Shutdown, Ready), Error> {
-    let (settings, redis, api) = resolved(settings, held, redis, machines)?;
+    let (settings, redis, api) = resolved(settings, locked, redis, machines)?;
     let admin_listener = bind(settings.admin_listen).await?;
     let ready = Ready {
         redis_url: redis.url.expose().to_string(),
@@ -249,19 +249,22 @@ async fn services(
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
     let keys = assembly::keys(&name, Use::Both, &deps.ring);
-    let guests_door = endpoint::Deps {
+    let endpoint_deps = endpoint::Deps {
         core: core.clone(),
         ring: deps.ring.clone(),
         readiness: Readiness::new(core.store.clone(), None).with_keys(keys.clone()),
     };
     shutdown.spawn_loop(
         "endpoint",
-        endpoint::serve(listener, guests_door, shutdown.clone()),
+        endpoint::serve(listener, endpoint_deps, shutdown.clone()),
     );
-    shutdown.spawn_loop("clock", assembly::keep_time(core.clone(), shutdown.clone()));
+    shutdown.spawn_loop(
+        "clock",
+        assembly::keep_clock_synced(core.clone(), shutdown.clone()),
+    );
     shutdown.spawn_loop(
         "keys",
-        assembly::keep_keys(core.clone(), keys.clone(), shutdown.clone()),
+        assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
     let health = deps.health.clone();
     let crew = worker::start(deps, &name, &shutdown);
@@ -280,16 +283,16 @@ async fn services(
     Ok((shutdown, ready))
 }
 
-/// The settings with everything in them that was made.
+/// The settings, completed by what was made at start.
 fn resolved(
     settings: &Up,
-    held: &Held,
+    locked: &LockedFolder,
     redis: Option<&OwnRedis>,
     machines: Option<&Machines>,
 ) -> Result<(Up, config::Redis, config::Machines), Error> {
     let mut settings = settings.clone();
     if settings.keys.is_none() {
-        settings.keys = Some(keys::signing(held)?);
+        settings.keys = Some(keys::signing(locked)?);
     }
     let own_url = redis.map(|redis| redis.url().clone());
     let redis = config::Redis {
@@ -313,7 +316,7 @@ fn resolved(
     Ok((settings, redis, api))
 }
 
-/// Listens where it is wanted, or on a free local port.
+/// Listens on the given address, or on a free local port.
 async fn bind(wanted: Option<SocketAddr>) -> Result<TcpListener, Error> {
     let address = wanted.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let bound = TcpListener::bind(address).await;
@@ -328,7 +331,7 @@ fn local_address(listener: &TcpListener) -> Result<SocketAddr, Error> {
     })
 }
 
-/// An address as this computer reaches it: one that stands for all becomes the local one.
+/// An address as this computer reaches it: an unspecified one becomes loopback.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -344,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_stands_for_all_is_reached_locally() {
+    fn an_unspecified_address_is_reached_over_loopback() {
         let reached = |text: &str| reachable(text.parse().unwrap()).to_string();
         assert_eq!(reached("[::]:80"), "[::1]:80");
         assert_eq!(reached("0.0.0.0:80"), "127.0.0.1:80");

@@ -1,7 +1,7 @@
-//! A Redis of `up`'s own: in the state folder, reachable by its owner alone, dead when we are.
+//! A Redis of `up`'s own: in the state folder, reachable by its owner alone, ended with us.
 //!
-//! It is asked to be killed by the kernel when the thread that started it ends, so it has to be
-//! started by a thread that stays: the main one.
+//! The kernel kills it when the thread that started it ends (`PR_SET_PDEATHSIG`), so the main
+//! thread has to start it.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -22,17 +22,17 @@ use crate::store::{self, Store};
 /// The longest path that a socket's address holds.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// What loading the append-only file may take.
+/// How long loading the append-only file may take.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Between two looks at a Redis that starts.
-const LOOK: Duration = Duration::from_millis(20);
+/// Between two attempts to connect to a starting Redis.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What writing the last of the append-only file may take.
+/// How long writing the last of the append-only file may take.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of its log that are told when it does not start.
-const TOLD_BYTES: usize = 2000;
+/// Bytes of its log that the error shows when it does not start.
+const LOG_SHOWN_BYTES: usize = 2000;
 
 /// Why there is no Redis.
 #[derive(Debug, thiserror::Error)]
@@ -48,20 +48,20 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
-    /// It ended, or never answered.
-    #[error("redis-server does not serve: {why}; it said: {log}")]
-    Silent {
+    /// It ended, or did not answer.
+    #[error("redis-server does not serve: {why}; the end of its log: {log}")]
+    NotServing {
         /// What was seen instead.
         why: String,
         /// The end of its log.
         log: String,
     },
-    /// It is there, and not as it must be.
+    /// It serves, but cannot be used.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// A Redis that runs.
+/// A running Redis.
 #[derive(Debug)]
 pub struct OwnRedis {
     child: Child,
@@ -71,7 +71,7 @@ pub struct OwnRedis {
 
 /// How it is reached.
 #[derive(Clone, Debug)]
-enum Door {
+enum Address {
     Socket(PathBuf),
     /// A port with a password, where the path of a socket would be too long.
     Port(u16, Secret<String>),
@@ -85,24 +85,24 @@ impl OwnRedis {
     pub async fn start(folder: &Path) -> Result<Self, Error> {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(folder);
-        made.map_err(doing("make the folder of Redis"))?;
-        let door = Door::new(folder).map_err(doing("find a free port for Redis"))?;
-        if let Door::Socket(path) = &door {
-            // One that was killed leaves it behind.
+        made.map_err(io_error("make the folder of Redis"))?;
+        let address = Address::new(folder).map_err(io_error("find a free port for Redis"))?;
+        if let Address::Socket(path) = &address {
+            // A Redis that was killed leaves its socket behind.
             let _ = fs::remove_file(path);
         }
         let mut child = spawn(folder)?;
-        let config = door.config(folder);
+        let config = address.config(folder);
         let mut stdin = child.stdin.take().expect("stdin is piped");
         let written = stdin.write_all(config.as_bytes()).await;
-        written.map_err(doing("tell Redis its settings"))?;
+        written.map_err(io_error("write the settings of Redis"))?;
         drop(stdin);
         let mut redis = Self {
             child,
             folder: folder.to_owned(),
-            url: Secret::new(door.url()),
+            url: Secret::new(address.url()),
         };
-        redis.serves().await?;
+        redis.wait_until_it_serves().await?;
         Ok(redis)
     }
 
@@ -112,15 +112,15 @@ impl OwnRedis {
         &self.url
     }
 
-    /// Returns when it has ended, which it should not.
+    /// Returns when it has ended unexpectedly, with a message that says how.
     pub async fn ended(&mut self) -> String {
         match self.child.wait().await {
-            Ok(status) => self.told(status),
+            Ok(status) => self.exit_message(status),
             Err(error) => error.to_string(),
         }
     }
 
-    /// Lets it write what it has and end.
+    /// Stops it after it has written its data.
     pub async fn end(mut self) {
         if let Some(pid) = self
             .child
@@ -134,12 +134,12 @@ impl OwnRedis {
             .await
             .is_err()
         {
-            tracing::warn!("redis-server does not end and is killed");
+            tracing::warn!("redis-server did not end in time and is killed");
             let _ = self.child.kill().await;
         }
     }
 
-    async fn serves(&mut self) -> Result<(), Error> {
+    async fn wait_until_it_serves(&mut self) -> Result<(), Error> {
         let settings = config::Redis {
             url: self.url.clone(),
             namespace: String::new(),
@@ -153,35 +153,38 @@ impl OwnRedis {
             };
             if let Ok(Some(status)) = self.child.try_wait() {
                 let why = format!("it ended with {status}");
-                return Err(Error::Silent {
+                return Err(Error::NotServing {
                     why,
                     log: self.log(),
                 });
             }
             if tokio::time::Instant::now() >= deadline {
-                return Err(Error::Silent {
+                return Err(Error::NotServing {
                     why,
                     log: self.log(),
                 });
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    fn told(&self, status: ExitStatus) -> String {
-        format!("redis-server ended with {status}; it said: {}", self.log())
+    fn exit_message(&self, status: ExitStatus) -> String {
+        format!(
+            "redis-server ended with {status}; the end of its log: {}",
+            self.log()
+        )
     }
 
     fn log(&self) -> String {
         let text = fs::read(self.folder.join("log")).unwrap_or_default();
         let end = text
-            .get(text.len().saturating_sub(TOLD_BYTES)..)
+            .get(text.len().saturating_sub(LOG_SHOWN_BYTES)..)
             .unwrap_or_default();
         String::from_utf8_lossy(end).trim().to_owned()
     }
 }
 
-impl Door {
+impl Address {
     fn new(folder: &Path) -> io::Result<Self> {
         let socket = folder.join("redis.sock");
         if socket.as_os_str().len() <= SOCKET_PATH_MAX && socket.to_str().is_some() {
@@ -205,7 +208,7 @@ impl Door {
         Url::parse(&text).expect("digits and hexadecimal digits fit into a URL")
     }
 
-    /// Its settings. They go over standard input, so that no other user sees a password.
+    /// Its settings. They are sent over standard input, so that no other user sees the password.
     fn config(&self, folder: &Path) -> String {
         let reached = match self {
             Self::Socket(path) => {
@@ -249,21 +252,23 @@ fn spawn(folder: &Path) -> Result<Child, Error> {
             return Err(Error::Missing(program));
         }
     }
-    let log = File::create(folder.join("log")).map_err(doing("write the log of Redis"))?;
-    let errors = log.try_clone().map_err(doing("write the log of Redis"))?;
+    let log = File::create(folder.join("log")).map_err(io_error("write the log of Redis"))?;
+    let errors = log
+        .try_clone()
+        .map_err(io_error("write the log of Redis"))?;
     let spawned = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "redis-server", "-"])
-        // Ctrl-C on a terminal is for us: Redis ends last.
+        // Ctrl-C on a terminal must not reach Redis, which ends last.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(log)
         .stderr(errors)
         .kill_on_drop(true)
         .spawn();
-    spawned.map_err(doing("start redis-server"))
+    spawned.map_err(io_error("start redis-server"))
 }
 
-fn doing(what: &'static str) -> impl Fn(io::Error) -> Error {
+fn io_error(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Io { what, source }
 }
 
@@ -282,15 +287,15 @@ mod tests {
     #[test]
     fn a_path_too_long_for_a_socket_gets_a_port_with_a_password() {
         let long = PathBuf::from(format!("/{}", "x".repeat(SOCKET_PATH_MAX)));
-        let door = Door::new(&long).unwrap();
-        let url = door.url();
+        let address = Address::new(&long).unwrap();
+        let url = address.url();
         assert_eq!(url.scheme(), "redis");
         assert!(url.password().is_some_and(|password| password.len() >= 32));
-        assert!(door.config(&long).contains("\nrequirepass "));
-        assert!(!format!("{door:?}").contains(url.password().unwrap()));
+        assert!(address.config(&long).contains("\nrequirepass "));
+        assert!(!format!("{address:?}").contains(url.password().unwrap()));
         assert!(matches!(
-            Door::new(Path::new("/short")).unwrap(),
-            Door::Socket(_)
+            Address::new(Path::new("/short")).unwrap(),
+            Address::Socket(_)
         ));
     }
 }

@@ -1,4 +1,4 @@
-//! What a running `up` writes down for the other commands: where everything is.
+//! The file by which the other commands find a running `up`: the addresses of its parts.
 //!
 //! The file is there while `up` is ready, and only its owner can read it. Whether the `up` that
 //! wrote it still runs is told by the lock on the folder, which the kernel frees with the process.
@@ -40,14 +40,14 @@ pub struct Ready {
     pub pid: u32,
 }
 
-/// A state folder that this process holds; freed when dropped.
+/// A state folder that this process has locked; unlocked when dropped.
 #[derive(Debug)]
-pub struct Held {
-    folder: PathBuf,
+pub struct LockedFolder {
+    path: PathBuf,
     _lock: File,
 }
 
-/// Why the state folder cannot be held.
+/// Why the state folder cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another `up` runs with it.
@@ -65,12 +65,12 @@ pub enum Error {
     },
 }
 
-impl Held {
+impl LockedFolder {
     /// Makes the folder if need be, closes it to others, and locks it.
     ///
     /// # Errors
     /// [`Error::InUse`] while another process holds it.
-    pub fn take(folder: &Path) -> Result<Self, Error> {
+    pub fn lock(folder: &Path) -> Result<Self, Error> {
         let at = |what, path: &Path| {
             let path = path.to_owned();
             move |source| Error::Files { what, path, source }
@@ -95,21 +95,21 @@ impl Held {
             Err(Errno::WOULDBLOCK) => return Err(Error::InUse(folder.to_owned())),
             Err(errno) => return Err(at("lock", &path)(errno.into())),
         }
-        // Whoever held it before may have died without a word.
+        // The process that held the lock before may have been killed.
         let _ = fs::remove_file(folder.join(FILE));
         Ok(Self {
-            folder: folder.to_owned(),
+            path: folder.to_owned(),
             _lock: lock,
         })
     }
 
-    /// The folder.
+    /// Where it is.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
-    /// Tells the other commands that everything is there.
+    /// Writes the file by which the other commands find the running `up`.
     ///
     /// # Errors
     /// [`Error::Files`].
@@ -123,8 +123,8 @@ impl Held {
     /// # Errors
     /// [`Error::Files`].
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let path = self.folder.join(name);
-        let fresh = self.folder.join(format!("{name}.new"));
+        let path = self.path.join(name);
+        let fresh = self.path.join(format!("{name}.new"));
         let mut options = OpenOptions::new();
         options.create(true).truncate(true).write(true).mode(0o600);
         let written = options
@@ -139,14 +139,14 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for LockedFolder {
     fn drop(&mut self) {
-        let _ = fs::remove_file(self.folder.join(FILE));
+        let _ = fs::remove_file(self.path.join(FILE));
     }
 }
 
-/// Locks for this process alone. [`running`] holds the lock for a moment to see whether it can be
-/// had, so one refusal tells nothing yet.
+/// Locks for this process alone. [`running`] takes the lock for a moment to see whether it is
+/// free, so one refusal is not enough to give up.
 fn exclusive(lock: &File) -> rustix::io::Result<()> {
     for _ in 0..LOCK_TRIES {
         match flock(lock, FlockOperation::NonBlockingLockExclusive) {
@@ -157,11 +157,11 @@ fn exclusive(lock: &File) -> rustix::io::Result<()> {
     Err(Errno::WOULDBLOCK)
 }
 
-/// Where the parts of the `up` are that runs with this state folder; `None` when none does.
+/// What the `up` that runs with this state folder has written; `None` when none runs.
 #[must_use]
 pub fn running(folder: &Path) -> Option<Ready> {
     let lock = File::open(folder.join(LOCK)).ok()?;
-    // A lock that can be had is held by nobody, and what stands there is from a dead one.
+    // A free lock means that the `up` that wrote the file has ended.
     match flock(&lock, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => {}
         _ => return None,
@@ -192,43 +192,46 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().join("state");
         assert_eq!(running(&folder), None);
-        let held = Held::take(&folder).unwrap();
+        let locked = LockedFolder::lock(&folder).unwrap();
         assert_eq!(running(&folder), None);
-        held.announce(&example()).unwrap();
+        locked.announce(&example()).unwrap();
         assert_eq!(running(&folder), Some(example()));
-        drop(held);
+        drop(locked);
         assert_eq!(running(&folder), None);
         assert!(!folder.join(FILE).exists());
     }
 
     #[test]
-    fn what_a_dead_one_left_is_not_believed() {
+    fn the_file_of_an_up_that_was_killed_is_ignored() {
         let temp = tempfile::tempdir().unwrap();
-        let held = Held::take(temp.path()).unwrap();
-        held.announce(&example()).unwrap();
+        let locked = LockedFolder::lock(temp.path()).unwrap();
+        locked.announce(&example()).unwrap();
         let left = fs::read(temp.path().join(FILE)).unwrap();
-        drop(held);
+        drop(locked);
         fs::write(temp.path().join(FILE), left).unwrap();
         assert_eq!(running(temp.path()), None);
-        let _next = Held::take(temp.path()).unwrap();
+        let _next = LockedFolder::lock(temp.path()).unwrap();
         assert_eq!(running(temp.path()), None);
     }
 
     #[test]
     fn one_at_a_time_holds_a_folder() {
         let temp = tempfile::tempdir().unwrap();
-        let held = Held::take(temp.path()).unwrap();
-        assert!(matches!(Held::take(temp.path()), Err(Error::InUse(_))));
-        drop(held);
-        assert!(Held::take(temp.path()).is_ok());
+        let locked = LockedFolder::lock(temp.path()).unwrap();
+        assert!(matches!(
+            LockedFolder::lock(temp.path()),
+            Err(Error::InUse(_))
+        ));
+        drop(locked);
+        assert!(LockedFolder::lock(temp.path()).is_ok());
     }
 
     #[test]
     fn only_the_owner_can_read_what_is_written() {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().join("state");
-        let held = Held::take(&folder).unwrap();
-        held.announce(&example()).unwrap();
+        let locked = LockedFolder::lock(&folder).unwrap();
+        locked.announce(&example()).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&folder), 0o700);
         assert_eq!(mode(&folder.join(FILE)), 0o600);

@@ -310,7 +310,8 @@ async fn a_user_that_may_not_ask_redis_for_its_state_does_its_work() {
             "{said}"
         );
         assert_eq!(
-            said.matches("redis does not tell the time").count(),
+            said.matches("no permission to read the time of redis")
+                .count(),
             1,
             "{said}"
         );

@@ -195,7 +195,7 @@ async fn a_service_that_waits_for_its_redis_ends_when_told() {
     let status = serve.ended(Duration::from_secs(10)).await;
     assert_eq!(status.code(), Some(1), "{}", serve.said());
     assert!(
-        serve.said().contains("told to end before"),
+        serve.said().contains("stopped by a signal before"),
         "{}",
         serve.said()
     );

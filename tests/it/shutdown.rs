@@ -60,7 +60,7 @@ async fn a_boot_that_hangs_is_left_to_another_worker() {
     worker.signal(Signal::TERM);
     worker.ended(BOUND).await;
     assert!(
-        worker.said().contains("left to others"),
+        worker.said().contains("left to other workers"),
         "{}",
         worker.said()
     );
@@ -84,7 +84,7 @@ async fn told_twice_it_ends_at_once() {
     worker.signal(Signal::TERM);
     until("the first word to be heard", async || {
         let said = worker.said();
-        if said.contains("what is in hand is finished") {
+        if said.contains("finishing work in progress") {
             Ok(())
         } else {
             Err(said)
@@ -94,7 +94,7 @@ async fn told_twice_it_ends_at_once() {
     worker.signal(Signal::TERM);
     worker.ended(BOUND).await;
     assert!(
-        worker.said().contains("ending at once"),
+        worker.said().contains("stopping at once"),
         "{}",
         worker.said()
     );
@@ -186,13 +186,13 @@ async fn ends_under_load(delay_ms: u64, drain_s: u64) -> String {
 #[tokio::test]
 async fn a_loaded_worker_finishes_what_it_has_in_hand_within_its_drain_deadline() {
     let said = ends_under_load(700, 30).await;
-    assert!(!said.contains("left to others"), "{said}");
+    assert!(!said.contains("left to other workers"), "{said}");
 }
 
 #[tokio::test]
 async fn a_loaded_worker_that_cannot_finish_in_time_leaves_the_rest_to_another() {
     let said = ends_under_load(1500, 1).await;
-    assert!(said.contains("left to others"), "{said}");
+    assert!(said.contains("left to other workers"), "{said}");
 }
 
 /// A guest in the middle of its post when the endpoint is told to end.

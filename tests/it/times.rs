@@ -133,7 +133,7 @@ async fn wrong(stack: &Stack, skew_ms: i64) -> Deps {
         clock: Clock::skewed(skew_ms),
         ..deps.core
     };
-    assembly::follow(&core).await.unwrap();
+    assembly::sync_clock(&core).await.unwrap();
     Deps { core, ..deps }
 }
 
@@ -147,7 +147,7 @@ async fn clocks_that_are_half_a_minute_apart_shorten_and_lengthen_nothing() {
         clock,
         ..stack.core.clone()
     };
-    assembly::follow(&front).await.unwrap();
+    assembly::sync_clock(&front).await.unwrap();
     for skew_ms in [-30_000, 30_000, 0] {
         let deps = wrong(&stack, skew_ms).await;
         stack.add_worker_of(deps);
@@ -255,7 +255,7 @@ fn no_two_consumers_have_one_name() {
 async fn a_jump_of_the_clock_of_redis_ended_every_run() {
     let mut core = parts::core(&redis::settings(), parts::runs()).await;
     core.clock = Clock::skewed(0);
-    assembly::follow(&core).await.unwrap();
+    assembly::sync_clock(&core).await.unwrap();
     // For a process that goes by an even clock it is the same as if that of Redis had jumped ahead.
     core.clock.shift(-3_600_000);
     core.store.ensure_group().await.unwrap();
@@ -275,12 +275,12 @@ async fn a_jump_of_the_clock_of_redis_ended_every_run() {
         let views = core.store.overdue_unleased(core.clock.now_ms(), 10).await;
         views.unwrap().len()
     };
-    for looks in 1..3 {
-        assembly::follow(&core).await.unwrap();
-        assert_eq!(late().await, 0, "after {looks} looks");
-        assert_eq!(core.metrics.clock_jumps.get(), looks);
+    for tries in 1..3 {
+        assembly::sync_clock(&core).await.unwrap();
+        assert_eq!(late().await, 0, "after {tries} tries");
+        assert_eq!(core.metrics.clock_jumps.get(), tries);
     }
     // It stays so, and counts.
-    assembly::follow(&core).await.unwrap();
+    assembly::sync_clock(&core).await.unwrap();
     assert_eq!(late().await, 1);
 }

@@ -1,4 +1,4 @@
-//! Looks at the address that guests are told.
+//! Checks the address that guests are told.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use url::{Host, Url};
 
 use crate::cli::doctor::Finding;
-use crate::cli::place;
+use crate::cli::target;
 use crate::config::Tool;
 
 const WHAT: &str = "guest url";
@@ -15,9 +15,9 @@ const WHAT: &str = "guest url";
 /// What a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn look(tool: &Tool) -> Finding {
+pub(super) async fn check(tool: &Tool) -> Finding {
     let Some(url) = &tool.guest_url else {
-        if place::running(tool).is_some() {
+        if target::running(tool).is_some() {
             return Finding::ok(WHAT, "kept by the running `up`");
         }
         let remedy = "worker needs it: the base URL of `serve` as machines reach it";

@@ -1,9 +1,9 @@
-//! Looks for machines in our apps that are named like ours and are another installation's.
+//! Finds machines in our apps that are named like ours and are another installation's.
 
 use std::collections::HashSet;
 
 use crate::cli::doctor::Finding;
-use crate::cli::place;
+use crate::cli::target;
 use crate::config::Tool;
 use crate::machines::wire::Machine;
 use crate::machines::{Client, ClientSettings, ListFilter, Token};
@@ -13,9 +13,9 @@ use crate::store::{Error, Store};
 
 const WHAT: &str = "foreign machines";
 
-/// Says nothing where Redis or the Machines API does not answer: other looks tell.
-pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
-    let (Ok(redis), Ok((api, token))) = (place::redis(tool), place::machines_api(tool)) else {
+/// Says nothing where Redis or the Machines API does not answer: other checks report it.
+pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
+    let (Ok(redis), Ok((api, token))) = (target::redis(tool), target::machines_api(tool)) else {
         return Vec::new();
     };
     let settings = ClientSettings::new(api, Token::new(token.expose().as_str()));
@@ -23,7 +23,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
         return Vec::new();
     };
     let mut findings = Vec::new();
-    for app in place::apps(tool) {
+    for app in target::apps(tool) {
         let Ok(mut machines) = client.list(&app, &ListFilter::default()).await else {
             continue;
         };

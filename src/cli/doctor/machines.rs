@@ -1,7 +1,7 @@
-//! Looks at the Machines API: its address and token, each app, its clock.
+//! Checks the Machines API: its address and token, each app, its clock.
 
 use crate::cli::doctor::{Finding, store};
-use crate::cli::place;
+use crate::cli::target;
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::machines::{Client, ClientSettings, Error, Token};
@@ -9,8 +9,8 @@ use crate::machines::{Client, ClientSettings, Error, Token};
 const API: &str = "machines api";
 const APP: &str = "app";
 
-pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
-    let (api, token) = match place::machines_api(tool) {
+pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
+    let (api, token) = match target::machines_api(tool) {
         Ok(found) => found,
         Err(error) => {
             let remedy = "only worker and logs need it; set it where they run";
@@ -25,7 +25,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
         Err(error) => return vec![Finding::fail(API, error.to_string(), "set FLY_API_URL")],
     };
     let mut findings = vec![authorised(&client, api.as_str()).await];
-    let apps = place::apps(tool);
+    let apps = target::apps(tool);
     if apps.is_empty() {
         let remedy = "set COFFERDAM_APPS to the apps that worker boots machines in";
         findings.push(Finding::warn(APP, "COFFERDAM_APPS is not set", remedy));

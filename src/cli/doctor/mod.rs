@@ -1,4 +1,4 @@
-//! `doctor`: looks at everything around cofferdam and says what to do about it.
+//! `doctor`: checks everything around cofferdam and says what to do about it.
 
 mod address;
 mod foreign;
@@ -10,13 +10,13 @@ use serde::Serialize;
 
 use crate::cli::args::Doctor;
 use crate::cli::human;
-use crate::cli::place;
-use crate::cli::say::{Say, Tone};
+use crate::cli::output::{Output, Tone};
 use crate::cli::settings;
 use crate::cli::status::Status;
+use crate::cli::target;
 use crate::config::{Fault, Tool, Unknown};
 
-/// What one look came to.
+/// The outcome of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Verdict {
@@ -28,7 +28,7 @@ pub(super) enum Verdict {
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// What was looked at.
+    /// What was checked.
     pub(super) what: &'static str,
     pub(super) verdict: Verdict,
     /// What was found.
@@ -80,21 +80,25 @@ impl Finding {
 pub(super) async fn run(
     args: &Doctor,
     (tool, faults): (Tool, Vec<Fault>),
-    say: &mut Say,
+    out: &mut Output,
 ) -> anyhow::Result<Status> {
     let mut findings: Vec<Finding> = faults.into_iter().map(fault).collect();
-    findings.extend(settings::misspelt().into_iter().map(misspelt));
-    findings.extend(store::look(&tool).await);
-    findings.extend(machines::look(&tool).await);
-    findings.extend(foreign::look(&tool).await);
-    findings.extend(sandbox::look(&tool, args.sandbox).await);
+    findings.extend(
+        settings::unknown_variables()
+            .into_iter()
+            .map(unknown_variable),
+    );
+    findings.extend(store::check(&tool).await);
+    findings.extend(machines::check(&tool).await);
+    findings.extend(foreign::check(&tool).await);
+    findings.extend(sandbox::check(&tool, args.sandbox).await);
     findings.push(keys(&tool));
-    findings.push(address::look(&tool).await);
+    findings.push(address::check(&tool).await);
     for finding in &findings {
         if args.format.json {
-            say.json(finding)?;
+            out.json(finding)?;
         } else {
-            tell(say, finding)?;
+            print_finding(out, finding)?;
         }
     }
     let failed = findings
@@ -104,26 +108,26 @@ pub(super) async fn run(
     if failed == 0 {
         return Ok(Status::Done);
     }
-    let line = say.paint_note(
+    let line = out.paint_note(
         Tone::Bad,
-        &human::count(failed, "look failed", "looks failed"),
+        &human::count(failed, "check failed", "checks failed"),
     );
-    say.note(&line)?;
+    out.note(&line)?;
     Ok(Status::Failed)
 }
 
-fn tell(say: &mut Say, finding: &Finding) -> anyhow::Result<()> {
+fn print_finding(out: &mut Output, finding: &Finding) -> anyhow::Result<()> {
     let (tone, word) = match finding.verdict {
         Verdict::Ok => (Tone::Good, "ok  "),
         Verdict::Warn => (Tone::Notice, "warn"),
         Verdict::Fail => (Tone::Bad, "fail"),
     };
-    let word = say.paint(tone, word);
+    let word = out.paint(tone, word);
     let found = human::one_line(&finding.found, 500);
-    say.line(&format!("{word}  {:<18} {found}", finding.what))?;
+    out.line(&format!("{word}  {:<18} {found}", finding.what))?;
     if let Some(remedy) = &finding.remedy {
-        let remedy = say.paint(Tone::Faint, &format!("{:<24} → {remedy}", ""));
-        say.line(&remedy)?;
+        let remedy = out.paint(Tone::Faint, &format!("{:<24} → {remedy}", ""));
+        out.line(&remedy)?;
     }
     Ok(())
 }
@@ -133,7 +137,7 @@ fn fault(fault: Fault) -> Finding {
     Finding::fail(fault.name, fault.problem, remedy)
 }
 
-fn misspelt(unknown: Unknown) -> Finding {
+fn unknown_variable(unknown: Unknown) -> Finding {
     let remedy = match unknown.nearest {
         Some(nearest) => format!("is {nearest} meant?"),
         None => "docs/settings.md has a table of the settings".to_owned(),
@@ -149,7 +153,7 @@ fn keys(tool: &Tool) -> Finding {
             let ids: Vec<_> = keys.iter().map(|key| key.kid.as_str()).collect();
             Finding::ok(WHAT, format!("{} signs, {} verify", ids[0], ids.join(", ")))
         }
-        None if place::running(tool).is_some() => Finding::ok(WHAT, "kept by the running `up`"),
+        None if target::running(tool).is_some() => Finding::ok(WHAT, "kept by the running `up`"),
         None => Finding::warn(
             WHAT,
             "COFFERDAM_SIGNING_KEYS is not set",

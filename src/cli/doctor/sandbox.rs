@@ -1,9 +1,9 @@
-//! Looks at what the local Machines server needs of this host: runs its trial machines here.
+//! Checks what the local Machines server needs of this host: runs its trial machines here.
 
 use url::{Host, Url};
 
 use crate::cli::doctor::Finding;
-use crate::cli::place;
+use crate::cli::target;
 use crate::config::Tool;
 use crate::local::engine::{Engine, Error, Hold, Report, Settings};
 
@@ -11,7 +11,7 @@ const SANDBOX: &str = "sandbox";
 const LIMITS: &str = "sandbox limits";
 
 /// Runs trial machines when the local server is in use here, or when `asked` to.
-pub(super) async fn look(tool: &Tool, asked: bool) -> Vec<Finding> {
+pub(super) async fn check(tool: &Tool, asked: bool) -> Vec<Finding> {
     if !asked && !is_in_use(tool) {
         return Vec::new();
     }
@@ -20,7 +20,7 @@ pub(super) async fn look(tool: &Tool, asked: bool) -> Vec<Finding> {
         return vec![Finding::warn(SANDBOX, "there is no state folder", remedy)];
     };
     // A folder of its own, since a server may be working in the other; the same each time, so that
-    // what is left of a look that was killed is removed by the next one.
+    // what is left by a check that was killed is removed by the next one.
     match Engine::open(Settings::new(state_dir.join("doctor"))).await {
         Ok((engine, report)) => {
             engine.close().await;
@@ -35,7 +35,7 @@ fn is_in_use(tool: &Tool) -> bool {
     if let Some(url) = &tool.api_url {
         return is_here(url);
     }
-    place::running(tool).is_some_and(|ready| {
+    target::running(tool).is_some_and(|ready| {
         let url = Url::parse(&ready.fly_api_url);
         url.is_ok_and(|url| is_here(&url))
     })
@@ -78,7 +78,7 @@ fn refused(error: Error) -> Finding {
         Error::Unavailable { reason, remedy } => Finding::fail(SANDBOX, reason, remedy),
         Error::Locked { .. } => {
             let remedy = "wait until that has ended";
-            Finding::warn(SANDBOX, "another `doctor` is looking", remedy)
+            Finding::warn(SANDBOX, "another `doctor` is checking", remedy)
         }
         other => {
             let why = std::error::Error::source(&other).map(|cause| format!(": {cause}"));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_server_on_this_host_is_looked_at_unasked() {
+    fn only_a_server_on_this_host_is_checked_unasked() {
         for (url, expected) in [
             ("http://127.0.0.1:4280/v1", true),
             ("http://localhost:4280/v1", true),

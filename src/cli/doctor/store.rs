@@ -1,4 +1,4 @@
-//! Looks at Redis: its version, what it keeps, what it may throw away, its clock.
+//! Checks Redis: its version, what it keeps, what it may throw away, its clock.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use crate::assembly;
 use crate::cli::doctor::Finding;
 use crate::cli::human;
-use crate::cli::place;
+use crate::cli::target;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{Redis, Tool};
 use crate::store::{Error, Store};
 use crate::token::fleet::{self, Holder, Use};
 
-/// Clocks this far apart are worth a word; deadlines and leases still hold.
+/// A difference between clocks from which `doctor` warns; deadlines and leases still hold.
 const SKEW_NOTED_MS: u64 = 1000;
 
-/// Clocks this far apart make a worker take another's work, or end runs early.
+/// A difference between clocks with which a worker can take over live work, or end runs early.
 const SKEW_TOO_LARGE_MS: u64 = 5000;
 
-/// Consumer groups of which it is told.
+/// Most consumer groups in the report.
 const GROUPS_TOLD_MAX: usize = 10;
 
-pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
-    let redis = match place::redis(tool) {
+pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
+    let redis = match target::redis(tool) {
         Ok(redis) => redis,
         Err(error) => {
             return vec![Finding::fail(
@@ -32,7 +32,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
             )];
         }
     };
-    let shown = place::without_password(redis.url.expose());
+    let shown = target::without_password(redis.url.expose());
     let store = match Store::connect(&redis).await {
         Ok(store) => store,
         Err(error) => {
@@ -46,7 +46,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     let mut findings = Vec::new();
     match sections(&store).await {
         Ok(info) => {
-            findings.extend(judged(&info, &redis, &shown));
+            findings.extend(server_findings(&info, &redis, &shown));
             if info
                 .get("aof_enabled")
                 .is_some_and(|enabled| enabled == "1")
@@ -64,7 +64,7 @@ pub(super) async fn look(tool: &Tool) -> Vec<Finding> {
     }
     findings.push(clock(&store).await);
     findings.extend(refused(&store).await);
-    findings.extend(keys(&store, tool).await);
+    findings.extend(keyring_mismatches(&store, tool).await);
     findings.extend(runs(&store).await);
     findings.extend(results(&store, tool.results_retention).await);
     findings
@@ -82,8 +82,8 @@ async fn sections(store: &Store) -> Result<Info, Error> {
     Ok(info)
 }
 
-/// What Redis's own account of itself means for us.
-fn judged(info: &Info, redis: &Redis, shown: &str) -> Vec<Finding> {
+/// Judges the answer of INFO.
+fn server_findings(info: &Info, redis: &Redis, shown: &str) -> Vec<Finding> {
     let field = |name: &str| info.get(name).map_or("", String::as_str);
     let product = match field("valkey_version") {
         "" => format!("Redis {}", field("redis_version")),
@@ -237,7 +237,7 @@ async fn refused(store: &Store) -> Vec<Finding> {
 }
 
 /// Processes that sign what others refuse, this command's own settings included.
-async fn keys(store: &Store, tool: &Tool) -> Vec<Finding> {
+async fn keyring_mismatches(store: &Store, tool: &Tool) -> Vec<Finding> {
     const WHAT: &str = "signing keys";
     let now = store
         .time()
@@ -326,7 +326,7 @@ mod tests {
             namespace: namespace.to_owned(),
             ..Redis::nearby()
         };
-        let findings = judged(&info, &redis, "redis://host");
+        let findings = server_findings(&info, &redis, "redis://host");
         findings
             .into_iter()
             .map(|finding| (finding.what, finding.verdict))

@@ -7,27 +7,27 @@ use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::cli::args::Submit;
+use crate::cli::args::submit::Submit;
 use crate::cli::human;
+use crate::cli::output::{Output, Tone};
 use crate::cli::progress::Bar;
 use crate::cli::results;
-use crate::cli::say::{Say, Tone};
 use crate::cli::status::Status;
 use crate::cli::submit::wait::Gathering;
 use crate::cli::submit::{print_sent, request, send};
 use crate::run::outcome::Outcome;
 use crate::store::Store;
 
-/// Requests sent in one go.
-const STEP: usize = 100;
+/// Most requests sent at once.
+const BATCH: usize = 100;
 
 /// Bytes of one line at the most; what a worker takes at most is a setting of its own.
 const LINE_MAX_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Lines that are read ahead.
-const AHEAD: usize = 2 * STEP;
+const READ_AHEAD: usize = 2 * BATCH;
 
-/// What became of the lines.
+/// Counts of what became of the lines.
 #[derive(Debug, Default)]
 struct Tally {
     sent: usize,
@@ -36,15 +36,15 @@ struct Tally {
     others: usize,
 }
 
-pub(super) async fn run(args: &Submit, store: &Store, say: &mut Say) -> anyhow::Result<Status> {
+pub(super) async fn run(args: &Submit, store: &Store, out: &mut Output) -> anyhow::Result<Status> {
     let begun = Instant::now();
     let mut gathering = Gathering::begin(store).await?;
-    let mut tally = send_all(args, store, &mut gathering, say).await?;
+    let mut tally = send_all(args, store, &mut gathering, out).await?;
     if args.wait {
         let bound = args.wait_timeout.map(Duration::from_secs);
-        gather(&mut gathering, bound, &mut tally, args.format.json, say).await?;
+        gather(&mut gathering, bound, &mut tally, args.format.json, out).await?;
     }
-    summary(say, &tally, args.wait, begun.elapsed())?;
+    summary(out, &tally, args.wait, begun.elapsed())?;
     Ok(match tally {
         _ if tally.refused > 0 => Status::Failed,
         _ if tally.others > 0 => Status::NotCompleted,
@@ -56,12 +56,12 @@ async fn send_all(
     args: &Submit,
     store: &Store,
     gathering: &mut Gathering,
-    say: &mut Say,
+    out: &mut Output,
 ) -> anyhow::Result<Tally> {
     let mut lines = stdin_lines();
     let mut tally = Tally::default();
     let mut number = 0;
-    let mut step = Vec::with_capacity(STEP);
+    let mut batch = Vec::with_capacity(BATCH);
     loop {
         let line = lines
             .recv()
@@ -73,22 +73,22 @@ async fn send_all(
             number += 1;
             match request::check(&line) {
                 _ if line.trim().is_empty() => {}
-                Ok(()) => step.push(line),
+                Ok(()) => batch.push(line),
                 Err(rule) => {
                     tally.refused += 1;
-                    let head = say.paint_note(Tone::Bad, &format!("line {number} is refused:"));
-                    say.note(&format!("{head} {}", human::one_line(&rule, 500)))?;
+                    let head = out.paint_note(Tone::Bad, &format!("line {number} is refused:"));
+                    out.note(&format!("{head} {}", human::one_line(&rule, 500)))?;
                 }
             }
         }
-        // What is there is not held back while the writer of the lines thinks.
-        if step.len() >= STEP || is_last || lines.is_empty() {
-            for sent in send(store, std::mem::take(&mut step)).await? {
+        // A partial batch is sent while the writer of the lines pauses.
+        if batch.len() >= BATCH || is_last || lines.is_empty() {
+            for sent in send(store, std::mem::take(&mut batch)).await? {
                 tally.sent += 1;
                 if args.wait {
                     gathering.add(sent.run);
                 } else {
-                    print_sent(say, &sent, args.format.json)?;
+                    print_sent(out, &sent, args.format.json)?;
                 }
             }
         }
@@ -98,9 +98,9 @@ async fn send_all(
     }
 }
 
-/// Lines of standard input, read on a thread of their own, which may hang in a read for ever.
+/// Lines of standard input, read on a thread of their own, since a read can block for ever.
 fn stdin_lines() -> mpsc::Receiver<io::Result<String>> {
-    let (sender, lines) = mpsc::channel(AHEAD);
+    let (sender, lines) = mpsc::channel(READ_AHEAD);
     std::thread::spawn(move || {
         let mut stdin = io::stdin().lock();
         loop {
@@ -126,7 +126,7 @@ async fn gather(
     bound: Option<Duration>,
     tally: &mut Tally,
     as_json: bool,
-    say: &mut Say,
+    out: &mut Output,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
     let bar = Bar::new(gathering.left() as u64, "results");
@@ -137,7 +137,7 @@ async fn gather(
                 _ => tally.others += 1,
             }
             bar.advance();
-            bar.beside(|| results::print(say, &result, as_json))?;
+            bar.beside(|| results::print(out, &result, as_json))?;
         }
         if bound.is_some_and(|bound| begun.elapsed() >= bound) && gathering.left() > 0 {
             let missing = human::count(gathering.left(), "result has", "results have");
@@ -150,7 +150,7 @@ async fn gather(
     Ok(())
 }
 
-fn summary(say: &mut Say, tally: &Tally, waited: bool, took: Duration) -> io::Result<()> {
+fn summary(out: &mut Output, tally: &Tally, waited: bool, took: Duration) -> io::Result<()> {
     let mut parts = vec![format!(
         "{} sent",
         human::count(tally.sent, "request", "requests")
@@ -166,6 +166,6 @@ fn summary(say: &mut Say, tally: &Tally, waited: bool, took: Duration) -> io::Re
         parts.push(format!("{} did not", tally.others));
     }
     let line = format!("{} in {}", parts.join(" · "), human::duration(took));
-    let line = say.paint_note(Tone::Faint, &line);
-    say.note(&line)
+    let line = out.paint_note(Tone::Faint, &line);
+    out.note(&line)
 }

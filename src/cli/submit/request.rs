@@ -1,4 +1,4 @@
-//! From the words of `submit` to the JSON of a request.
+//! Makes the JSON of a request from the arguments of `submit`.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::cli::args::Submit;
+use crate::cli::args::submit::Submit;
 use crate::cli::status::WrongUse;
 use crate::clock::{Clock, UnixMs};
 use crate::run::budget;
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_words_are_told_by_name() {
+    fn wrong_arguments_are_reported_by_name() {
         check_refused(&["--input", "{"], "--input is not JSON");
         check_refused(
             &["--input", "@/nowhere/at-all"],

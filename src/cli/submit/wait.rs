@@ -1,4 +1,4 @@
-//! Waiting for results: they are read as they come, and looked up for runs that had ended before.
+//! Waiting for results: new ones are read from the stream, earlier ones are looked up by run.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,22 +7,22 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use crate::cli::human;
-use crate::cli::patience::Patience;
+use crate::cli::output::{Output, Tone};
 use crate::cli::progress::Line;
-use crate::cli::say::{Say, Tone};
+use crate::cli::timeout::OutageTimeout;
 use crate::cli::view;
 use crate::clock::Clock;
 use crate::run::id::RunId;
 use crate::store::inspect::{Published, Results};
 use crate::store::{Error, Store};
 
-/// Between two looks at a run that is waited for.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two reads of a run that is waited for.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long one read of the results stream waits.
 const BLOCK: Duration = Duration::from_secs(1);
 
-/// After this long without a worker taking the request, that is said.
+/// After this long without a worker admitting the request, a note says so.
 const UNREAD: Duration = Duration::from_secs(5);
 
 /// Waits until the run has a result, showing its phases meanwhile.
@@ -30,19 +30,19 @@ pub(super) async fn for_one(
     store: &Store,
     id: &RunId,
     bound: Option<Duration>,
-    say: &mut Say,
+    out: &mut Output,
 ) -> anyhow::Result<Published> {
     let line = Line::new();
     let begun = Instant::now();
     let clock = Clock::system();
-    let mut patience = Patience::default();
-    let mut was_told = false;
+    let mut outage = OutageTimeout::default();
+    let mut was_noted = false;
     loop {
-        let Some(view) = patience.of(store.record(id).await).await? else {
+        let Some(view) = outage.allow(store.record(id).await).await? else {
             continue;
         };
         if let Some(view) = view.as_ref().filter(|view| view.outcome.is_some()) {
-            match patience.of(store.result_of(view).await).await? {
+            match outage.allow(store.result_of(view).await).await? {
                 Some(Some(found)) => return Ok(found),
                 Some(None) => bail!("run {id} has ended, but its result has left its stream"),
                 None => {}
@@ -58,35 +58,35 @@ pub(super) async fn for_one(
             Some(view) => line.show(&view::phases(view, clock.now_ms())),
             None => line.show(&[("sent", begun.elapsed())]),
         }
-        if view.is_none() && !was_told && begun.elapsed() >= UNREAD {
-            was_told = true;
+        if view.is_none() && !was_noted && begun.elapsed() >= UNREAD {
+            was_noted = true;
             let text = "no worker has taken the request yet; is one running?";
-            let text = say.paint_note(Tone::Notice, text);
-            line.beside(|| say.note(&text))?;
+            let text = out.paint_note(Tone::Notice, text);
+            line.beside(|| out.note(&text))?;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Gathers the results of many runs.
+/// Collects the results of many runs.
 #[derive(Debug)]
 pub(super) struct Gathering {
     store: Store,
     results: Results,
     /// Runs without a result so far, and how often each was submitted.
     open: HashMap<RunId, usize>,
-    patience: Patience,
+    outage: OutageTimeout,
 }
 
 impl Gathering {
     /// Begins at the end of the results stream; to be called before the requests are sent.
     pub(super) async fn begin(store: &Store) -> Result<Self, Error> {
-        let place = store.end_of_results().await?;
+        let position = store.end_of_results().await?;
         Ok(Self {
-            results: store.results_after(place),
+            results: store.results_after(position),
             store: store.clone(),
             open: HashMap::new(),
-            patience: Patience::default(),
+            outage: OutageTimeout::default(),
         })
     }
 
@@ -103,7 +103,7 @@ impl Gathering {
     /// The next results; none when a while has passed without any.
     pub(super) async fn next(&mut self) -> Result<Vec<Published>, Error> {
         let read = self.results.next(BLOCK).await;
-        let Some(read) = self.patience.of(read).await? else {
+        let Some(read) = self.outage.allow(read).await? else {
             return Ok(Vec::new());
         };
         let mut found: Vec<_> = read
@@ -121,11 +121,11 @@ impl Gathering {
         id.is_ok_and(|id| self.open.remove(&id).is_some())
     }
 
-    /// Results that were published before this began: of runs that were known already.
+    /// Results that were published before this began, of runs that were known already.
     async fn looked_up(&mut self) -> Result<Vec<Published>, Error> {
-        let ids: Vec<RunId> = self.open.keys().take(LOOKED_UP).cloned().collect();
+        let ids: Vec<RunId> = self.open.keys().take(LOOKUP_MAX).cloned().collect();
         let mut found = Vec::new();
-        let Some(views) = self.patience.of(self.store.records(&ids).await).await? else {
+        let Some(views) = self.outage.allow(self.store.records(&ids).await).await? else {
             return Ok(found);
         };
         for view in views.into_iter().flatten() {
@@ -138,5 +138,5 @@ impl Gathering {
     }
 }
 
-/// Runs that are looked up in one go.
-const LOOKED_UP: usize = 500;
+/// Most runs that are looked up at once.
+const LOOKUP_MAX: usize = 500;

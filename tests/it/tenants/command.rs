@@ -95,7 +95,7 @@ async fn what_cannot_be_set_is_named() {
         "--backlog-max \"many\" is neither",
     );
     desk.refused(&set("--budget-s", "0"), "--budget-s \"0\" is neither");
-    desk.refused(&["tenants", "set", "acme"], "nothing to set is named");
+    desk.refused(&["tenants", "set", "acme"], "nothing to set");
     desk.refused(
         &["tenants", "set", "a b", "--weight", "2"],
         "\"a b\" is no tenant's name",
@@ -177,7 +177,7 @@ async fn show_tells_what_a_waiting_run_waits_for() {
     let shown = desk.run(&["show", "acme-2"]).done();
     for line in [
         "its tenant is paused",
-        "no worker is there",
+        "no worker is running",
         "behind 2 runs of its tenant",
     ] {
         assert!(shown.contains(line), "no {line} in\n{shown}");

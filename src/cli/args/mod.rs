@@ -1,4 +1,7 @@
-//! The words of the command line, with an example or two for each command.
+//! The arguments of every command, with examples in their help texts.
+
+pub(crate) mod submit;
+pub(crate) mod tenants;
 
 use std::path::PathBuf;
 
@@ -6,8 +9,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::cli::tenants::Tenants;
-use crate::cli::usage::Usage;
+use crate::cli::args::submit::Submit;
+use crate::cli::args::tenants::{Tenants, Usage};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -42,17 +45,17 @@ Examples:
   cofferdam up --state-dir /tmp/try --require-limits true
   REDIS_URL=redis://127.0.0.1 cofferdam up      # with your own Redis
 
-It is ready when it says so; `submit`, `show` and the others then find it by themselves.
-Ctrl-C or SIGTERM ends everything that it started.")]
-    Up(Misbehave),
-    /// Boot a machine for each request, tear it down after its result, sweep what slipped through
+It prints a line when it is ready; `submit`, `show` and the others then find it by themselves.
+Ctrl-C or SIGTERM stops everything that it started.")]
+    Up(FaultArgs),
+    /// Boot a machine for each request, tear it down after its result, sweep up orphans
     #[command(after_help = "\
 Examples:
   cofferdam worker --apps sandboxes --guest-url http://cofferdam.internal:8080
   cofferdam worker --help | less               # every setting
 
-Any number of workers share the work. SIGTERM drains: nothing new is taken, what is in hand is
-finished or left to another worker.")]
+Any number of workers share the work. SIGTERM drains: nothing new is taken, and work in progress
+is finished or left to another worker.")]
     Worker,
     /// Serve the endpoint that guests post their results to
     #[command(after_help = "\
@@ -66,7 +69,7 @@ Examples:
   FLY_API_TOKEN=secret cofferdam machines
   FLY_API_TOKEN=secret cofferdam machines --require-limits true
   FLY_API_TOKEN=secret cofferdam machines --fault 'create nth=2: lose'")]
-    Machines(Misbehave),
+    Machines(FaultArgs),
     /// Import, list and remove the images that local machines start from
     #[command(
         subcommand,
@@ -77,7 +80,7 @@ Examples:
   cofferdam images list"
     )]
     Images(Images),
-    /// Ask for a run, or for many
+    /// Submit one run request, or many
     #[command(after_help = "\
 Examples:
   cofferdam submit --image host --wait -- sh -c 'exit 3'
@@ -93,7 +96,7 @@ Examples:
   cofferdam show pr-17
   cofferdam show pr-17 --json | jq .result.payload")]
     Show(Show),
-    /// Print what the guest of a run wrote, where the Machines API keeps it
+    /// Print the output of a run's guest, where the Machines API keeps it
     #[command(after_help = "\
 Examples:
   cofferdam logs pr-17
@@ -113,7 +116,7 @@ Examples:
   cofferdam results --limit 5
   cofferdam results --follow --json
 
-This looks at the stream without a consumer group, so it takes nothing from any consumer.")]
+This reads the stream without a consumer group, so it takes nothing from any consumer.")]
     Results(Results),
     /// Cancel runs: each ends with a result that says so, and its machine is torn down
     #[command(after_help = "\
@@ -141,7 +144,7 @@ Examples:
 
 Days are UTC. A machine's time counts on the day on which it was gone.")]
     Usage(Usage),
-    /// Look at requests that could not be read, and put them back
+    /// List requests that could not be read, and put them back
     #[command(after_help = "\
 Examples:
   cofferdam dead
@@ -177,10 +180,10 @@ Examples:
     },
 }
 
-/// How the local Machines server is to misbehave, so that what depends on it can be tried out.
+/// Faults that the local Machines server injects, for testing what depends on it.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Misbehaviour of the local Machines server")]
-pub(crate) struct Misbehave {
+#[command(next_help_heading = "Fault injection in the local Machines server")]
+pub(crate) struct FaultArgs {
     /// A fault, `CALL [key=value…]: ACTION [key=value…]`; can be repeated
     ///
     /// CALL is `create`, `get`, `wait`, `delete`, … or `*` for every call. It can be narrowed by
@@ -198,104 +201,21 @@ pub(crate) struct Misbehave {
     /// Let faults be changed over HTTP, at `/_faults`
     #[arg(long)]
     pub(crate) fault_control: bool,
-    /// Hold the rate limits that the real service documents
+    /// Enforce the rate limits that the real service documents
     #[arg(long)]
     pub(crate) documented_limits: bool,
-    /// Run no process: after this many milliseconds, post a small result in each guest's place
+    /// Start no process: after this many milliseconds, post a small result for each guest
     #[arg(long, value_name = "MILLISECONDS")]
     pub(crate) simulate: Option<u64>,
 }
 
-/// What a command prints for people or for programs.
+/// Whether a command prints for people or for programs.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Format {
     /// Print JSON, one value a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
-
-#[derive(Debug, Args)]
-pub(crate) struct Submit {
-    /// `-` to read requests as JSON lines from standard input
-    #[arg(value_name = "-", value_parser = ["-"], conflicts_with_all = REQUEST_ARGS)]
-    pub(crate) lines: Option<String>,
-    /// Idempotency key; a second request with the id of a known run changes nothing
-    #[arg(long)]
-    pub(crate) id: Option<String>,
-    /// Machine image; without it, the worker's own default
-    #[arg(long)]
-    pub(crate) image: Option<String>,
-    /// Input for the guest: JSON, or `@FILE` (`@-`: standard input)
-    #[arg(long, value_name = "JSON")]
-    pub(crate) input: Option<String>,
-    /// A variable for the guest; can be repeated
-    #[arg(long, value_name = "NAME=VALUE")]
-    pub(crate) env: Vec<String>,
-    /// A file for the machine; can be repeated
-    #[arg(long, value_name = "GUEST_PATH=FILE")]
-    pub(crate) file: Vec<String>,
-    /// Processors
-    #[arg(long, value_name = "N")]
-    pub(crate) cpus: Option<u32>,
-    /// `shared` or `performance`
-    #[arg(long, value_name = "KIND")]
-    pub(crate) cpu_kind: Option<String>,
-    /// Memory in MiB
-    #[arg(long, value_name = "MIB")]
-    pub(crate) memory_mb: Option<u32>,
-    /// Region, or several in order of preference (`ams,eu`)
-    #[arg(long)]
-    pub(crate) region: Option<String>,
-    /// Seconds from boot to the deadline
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) timeout: Option<u64>,
-    /// Give up if not started after this many seconds
-    #[arg(long, value_name = "SECONDS")]
-    pub(crate) queue_ttl: Option<u64>,
-    /// Whose run it is
-    #[arg(long)]
-    pub(crate) tenant: Option<String>,
-    /// Its place among the tenant's own: 0 goes first, 9 last
-    #[arg(long, value_name = "N")]
-    pub(crate) priority: Option<u8>,
-    /// Do not start before: Unix milliseconds, or `+SECONDS` from now
-    #[arg(long, value_name = "TIME")]
-    pub(crate) not_before: Option<String>,
-    /// A JSON object that comes back with the result
-    #[arg(long, value_name = "JSON")]
-    pub(crate) metadata: Option<String>,
-    /// Wait for the result and print it
-    #[arg(long)]
-    pub(crate) wait: bool,
-    /// Stop waiting after this many seconds; the run goes on
-    #[arg(long, value_name = "SECONDS", requires = "wait")]
-    pub(crate) wait_timeout: Option<u64>,
-    #[command(flatten)]
-    pub(crate) format: Format,
-    /// Command to run in the machine; without it, the image's own
-    #[arg(last = true, value_name = "COMMAND")]
-    pub(crate) cmd: Vec<String>,
-}
-
-/// What belongs to one request and cannot stand beside `-`.
-const REQUEST_ARGS: [&str; 16] = [
-    "id",
-    "image",
-    "input",
-    "env",
-    "file",
-    "cpus",
-    "cpu_kind",
-    "memory_mb",
-    "region",
-    "timeout",
-    "queue_ttl",
-    "tenant",
-    "priority",
-    "not_before",
-    "metadata",
-    "cmd",
-];
 
 #[derive(Debug, Args)]
 pub(crate) struct Show {
@@ -326,7 +246,7 @@ pub(crate) struct Runs {
     pub(crate) format: Format,
 }
 
-/// A state of a run, as a word of the command line.
+/// A state of a run, as an argument.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum StateName {
     Queued,
@@ -338,10 +258,10 @@ pub(crate) enum StateName {
 
 #[derive(Debug, Args)]
 pub(crate) struct Results {
-    /// Go on with results as they come
+    /// Keep printing results as they are published
     #[arg(long)]
     pub(crate) follow: bool,
-    /// At most this many of those that are there, the newest
+    /// At most this many of the results that are there, the newest
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub(crate) limit: u32,
     #[command(flatten)]
@@ -367,7 +287,7 @@ pub(crate) struct Cancel {
 #[derive(Debug, Args)]
 pub(crate) struct Dead {
     #[command(subcommand)]
-    pub(crate) what: Option<DeadWhat>,
+    pub(crate) command: Option<DeadCommand>,
     #[command(flatten)]
     pub(crate) format: Format,
 }
@@ -376,7 +296,7 @@ pub(crate) struct Dead {
 pub(crate) const DEAD_LISTED: u32 = 50;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum DeadWhat {
+pub(crate) enum DeadCommand {
     /// List them, newest first; so does `dead` alone
     List {
         /// At most this many

@@ -1,8 +1,7 @@
-//! Printing: colours only on a terminal, JSON lines, tables, and an end of the reader that is no
-//! fault of ours.
+//! Printing: lines, JSON and tables, with colours on a terminal only.
 //!
-//! All that is printed goes through here, and nothing in it steers a terminal: whatever a text has
-//! of control characters is replaced, whoever wrote it. Colours are marks until the last moment.
+//! Everything that a command prints goes through here, where control characters and the like are
+//! replaced, so that no text can control a terminal. Until then colours are marks in the text.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use crate::telemetry;
 
-/// What a word means, and so how it is coloured.
+/// The meaning of a word, which decides its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,
@@ -36,10 +35,9 @@ impl Tone {
     }
 }
 
-/// Where a command prints. Standard output is for what was asked for; the rest goes to standard
-/// error.
+/// Where a command prints. Standard output is for what was asked for, standard error for the rest.
 #[derive(Debug)]
-pub(crate) struct Say {
+pub(crate) struct Output {
     out: Stream<io::Stdout>,
     err: Stream<io::Stderr>,
 }
@@ -50,8 +48,8 @@ struct Stream<W> {
     has_colours: bool,
 }
 
-impl Say {
-    /// Looks once at what is connected.
+impl Output {
+    /// Colours are used where standard output or error is a terminal and `NO_COLOR` is not set.
     pub(crate) fn new() -> Self {
         let wants_none = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self {
@@ -71,9 +69,8 @@ impl Say {
         writeln!(self.out.to, "{}", plain(text))
     }
 
-    /// Prints what somebody else wrote. A terminal gets it without what could steer it; a program
-    /// gets it as it is.
-    pub(crate) fn foreign(&mut self, text: &str) -> io::Result<()> {
+    /// Prints text from outside: cleaned on a terminal, byte for byte into a pipe or file.
+    pub(crate) fn untrusted(&mut self, text: &str) -> io::Result<()> {
         if io::stdout().is_terminal() {
             return self.line(text);
         }
@@ -86,7 +83,7 @@ impl Say {
         writeln!(self.out.to, "{}", escaped(&line))
     }
 
-    /// Tells something beside what was asked for.
+    /// Prints a remark on standard error.
     pub(crate) fn note(&mut self, text: &str) -> io::Result<()> {
         writeln!(self.err.to, "{}", plain(text))
     }
@@ -146,13 +143,12 @@ fn painted(has_colours: bool, tone: Tone, text: &str) -> String {
     format!("{begin}{text}{END}")
 }
 
-/// What colours begin with until they are printed. These stand for no character and are never
-/// exchanged, as Unicode has it; in a text from outside one could colour it and no more.
+/// Marks for where a colour begins: code points that Unicode reserves for use within a program.
 const MARKS: [char; 6] = [
     '\u{fdd0}', '\u{fdd1}', '\u{fdd2}', '\u{fdd3}', '\u{fdd4}', END,
 ];
 
-/// What they end with.
+/// The mark for where a colour ends.
 const END: char = '\u{fdd5}';
 
 /// The tones that have marks, in their order.
@@ -164,8 +160,8 @@ const TONES: [Tone; 5] = [
     Tone::Strong,
 ];
 
-/// A text as it is printed: marks become colours, and what could steer a terminal is replaced. Its
-/// lines stay.
+/// A text as it is printed: marks become colours, characters that control a terminal are replaced,
+/// line feeds stay.
 fn plain(text: &str) -> String {
     let mut printed = String::with_capacity(text.len());
     for c in text.chars() {
@@ -181,7 +177,7 @@ fn plain(text: &str) -> String {
     printed
 }
 
-/// JSON as it is printed: the same value, with what could steer a terminal escaped.
+/// JSON as it is printed: the same value, with characters that control a terminal escaped.
 fn escaped(json: &str) -> Cow<'_, str> {
     if !json.chars().any(telemetry::steers) {
         return Cow::Borrowed(json);
@@ -189,7 +185,7 @@ fn escaped(json: &str) -> Cow<'_, str> {
     let mut printed = String::with_capacity(json.len());
     for c in json.chars() {
         match u32::from(c) {
-            // Between the parts of a document these are blanks; in texts they are escaped already.
+            // White space between values: inside strings JSON has these escaped already.
             0..0x20 => printed.push(' '),
             code if telemetry::steers(c) => printed.push_str(&format!("\\u{code:04x}")),
             _ => printed.push(c),
@@ -227,15 +223,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_printed_steers_a_terminal() {
+    fn nothing_printed_controls_a_terminal() {
         let text = "a\u{1b}[31mb\u{9b}c\u{202e}d\u{2028}e\u{61c}f\r";
-        let told = plain(text);
-        assert!(!told.chars().any(telemetry::steers), "{told:?}");
+        let printed = plain(text);
+        assert!(!printed.chars().any(telemetry::steers), "{printed:?}");
         assert_eq!(plain("a\nb"), "a\nb");
         let painted = plain(&painted(true, Tone::Bad, text));
         let inner = painted.trim_start_matches("\u{1b}[1m\u{1b}[31m");
         let inner = inner.trim_end_matches("\u{1b}[0m");
-        assert_eq!(inner, told);
+        assert_eq!(inner, printed);
     }
 
     #[test]

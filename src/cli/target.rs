@@ -1,5 +1,5 @@
-//! Which Redis and which Machines API a command means: what was given, else a running `up`'s, else
-//! what is usual.
+//! Which Redis and which Machines API a command talks to: those that its settings name, else those
+//! of a running `up`, else the defaults.
 
 use anyhow::Context as _;
 use url::Url;
@@ -9,7 +9,7 @@ use crate::config::{self, Redis, Secret, Tool};
 use crate::store::Store;
 use crate::up::ready::{self, Ready};
 
-/// Redis as the settings mean it.
+/// The Redis to use.
 pub(crate) fn redis(tool: &Tool) -> anyhow::Result<Redis> {
     let found = running(tool);
     let nearby = Redis::nearby();
@@ -29,7 +29,7 @@ pub(crate) fn redis(tool: &Tool) -> anyhow::Result<Redis> {
     Ok(Redis { url, namespace })
 }
 
-/// The runs there, once Redis has answered.
+/// A connection to that Redis.
 pub(crate) async fn store(tool: &Tool) -> anyhow::Result<Store> {
     let redis = redis(tool)?;
     let shown = without_password(redis.url.expose());
@@ -43,7 +43,7 @@ pub(crate) async fn store(tool: &Tool) -> anyhow::Result<Store> {
         .with_context(|| format!("connect to {shown}{hint}"))
 }
 
-/// The Machines API as the settings mean it.
+/// The Machines API to use, and the token for it.
 pub(crate) fn machines_api(tool: &Tool) -> anyhow::Result<(Url, Secret<String>)> {
     if let Some(ready) = running(tool).filter(|_| tool.api_url.is_none()) {
         let url = Url::parse(&ready.fly_api_url).context("read up.json in the state folder")?;
@@ -54,12 +54,12 @@ pub(crate) fn machines_api(tool: &Tool) -> anyhow::Result<(Url, Secret<String>)>
         return Ok((url, token.ok_or_else(|| missing("FLY_API_TOKEN"))?));
     }
     let token = tool.token.clone().ok_or_else(|| missing("FLY_API_TOKEN"))?;
-    // As `worker` has it, beside which this may run.
+    // The default is that of `worker`, in whose environment this may run.
     let url = tool.api_url.clone().unwrap_or_else(config::usual_api_url);
     Ok((url, token))
 }
 
-/// The apps as the settings mean them; none when nobody knows.
+/// The apps to use; empty when neither the settings nor an `up` names any.
 pub(crate) fn apps(tool: &Tool) -> Vec<String> {
     let of_up = || {
         let ready = running(tool)?;
@@ -69,9 +69,7 @@ pub(crate) fn apps(tool: &Tool) -> Vec<String> {
 }
 
 fn missing(name: &str) -> WrongUse {
-    WrongUse::new(format!(
-        "{name}: not set, and no `up` is running that would know it"
-    ))
+    WrongUse::new(format!("{name}: not set, and no `up` is running"))
 }
 
 /// The `up` that runs with this state folder.
@@ -79,14 +77,14 @@ pub(crate) fn running(tool: &Tool) -> Option<Ready> {
     ready::running(tool.state_dir.as_deref()?)
 }
 
-/// An address as it may be shown.
+/// An address that may be printed.
 pub(crate) fn without_password(url: &Url) -> String {
     let mut shown = url.clone();
     if shown.password().is_some() {
         // It fails for an address that cannot have one, which then has none.
         let _ = shown.set_password(Some("***"));
     }
-    // Over a socket the password stands in the query.
+    // The address of a socket has its password in the query.
     shown.set_query(None);
     shown.to_string()
 }
@@ -94,7 +92,7 @@ pub(crate) fn without_password(url: &Url) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::up::ready::Held;
+    use crate::up::ready::LockedFolder;
 
     fn tool(given: &[(&str, &str)]) -> Tool {
         let lookup = |name: &str| {
@@ -119,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_comes_before_a_running_up_and_that_before_what_is_usual() {
+    fn settings_come_before_a_running_up_and_that_before_the_defaults() {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().to_str().unwrap();
         let alone = tool(&[("COFFERDAM_STATE_DIR", folder)]);
@@ -135,8 +133,8 @@ mod tests {
             ("http://_api.internal:4280/v1", "given")
         );
 
-        let held = Held::take(temp.path()).unwrap();
-        held.announce(&ready()).unwrap();
+        let locked = LockedFolder::lock(temp.path()).unwrap();
+        locked.announce(&ready()).unwrap();
         let found = redis(&alone).unwrap();
         assert_eq!(found.url.expose().as_str(), "unix:///state/redis.sock");
         assert_eq!(found.namespace, "own");
