@@ -49,7 +49,7 @@ const KEYS_INTERVAL: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// [`Error::Store`].
-pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Error> {
+pub async fn core<R>(redis: &config::Redis, runs: R) -> Result<Core<R>, Error> {
     let core = Core {
         store: retry_until_available(async || Ok(Store::connect(redis).await?)).await?,
         clock: Clock::steady(),
@@ -70,7 +70,7 @@ pub async fn core(redis: &config::Redis, runs: config::Runs) -> Result<Core, Err
 ///
 /// # Errors
 /// [`Error::Store`].
-pub async fn sync_clock(core: &Core) -> Result<(), Error> {
+pub async fn sync_clock<R>(core: &Core<R>) -> Result<(), Error> {
     let asked = core.clock.now_ms();
     let theirs = core.store.time().await?;
     match core.clock.follow(theirs, asked) {
@@ -93,7 +93,7 @@ pub async fn sync_clock(core: &Core) -> Result<(), Error> {
 }
 
 /// Sets the clock by that of Redis, again and again, until shutdown begins.
-pub async fn keep_clock_synced(core: Core, shutdown: Shutdown) {
+pub async fn keep_clock_synced<R>(core: Core<R>, shutdown: Shutdown) {
     let quiet = shutdown.quiet();
     while quiet
         .run_until_cancelled(tokio::time::sleep(CLOCK_SYNC_INTERVAL))
@@ -115,7 +115,7 @@ pub fn keys(name: &str, uses: Use, ring: &KeyRing) -> Arc<Keys> {
 
 /// Publishes the fingerprints of this process's signing keys and compares them with those of the
 /// others, until shutdown begins.
-pub async fn keep_keys_published(core: Core, keys: Arc<Keys>, shutdown: Shutdown) {
+pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<Keys>, shutdown: Shutdown) {
     let quiet = shutdown.quiet();
     let mut is_logged = false;
     loop {

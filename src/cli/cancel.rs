@@ -9,7 +9,7 @@ use crate::cli::status::Status;
 use crate::cli::target;
 use crate::cli::tenants::tenant_name;
 use crate::clock::Clock;
-use crate::config::Tool;
+use crate::config;
 use crate::run::id::RunId;
 use crate::run::outcome::{Ending, Outcome, ReasonCode};
 use crate::store::Store;
@@ -25,10 +25,14 @@ enum Cancelled {
     Not(String),
 }
 
-pub(crate) async fn run(args: &Cancel, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
+pub(crate) async fn run(
+    args: &Cancel,
+    settings: &config::Cancel,
+    out: &mut Output,
+) -> anyhow::Result<Status> {
     if let Some(name) = &args.tenant {
         let tenant = tenant_name(name)?;
-        let order = target::store(tool)
+        let order = target::store(&settings.tool)
             .await?
             .order("cancel_tenant", tenant.as_str())
             .await?;
@@ -46,10 +50,10 @@ pub(crate) async fn run(args: &Cancel, tool: &Tool, out: &mut Output) -> anyhow:
         .iter()
         .map(|run| show::run_id(run))
         .collect::<Result<_, _>>()?;
-    let store = target::store(tool).await?;
+    let store = target::store(&settings.tool).await?;
     let mut status = Status::Done;
     for id in ids {
-        let (word, line) = match cancel(&store, tool, &id).await? {
+        let (word, line) = match cancel(&store, settings, &id).await? {
             Cancelled::Now => ("cancelled", format!("{id} is cancelled")),
             Cancelled::WhenRead => (
                 "ordered",
@@ -70,14 +74,14 @@ pub(crate) async fn run(args: &Cancel, tool: &Tool, out: &mut Output) -> anyhow:
     Ok(status)
 }
 
-async fn cancel(store: &Store, tool: &Tool, id: &RunId) -> anyhow::Result<Cancelled> {
+async fn cancel(store: &Store, settings: &config::Cancel, id: &RunId) -> anyhow::Result<Cancelled> {
     let now = Clock::system().now_ms();
     let ending = Ending::without(ReasonCode::Cancelled, "cancelled by an operator");
     let settlement = Settlement {
         ending: &ending,
         post: None,
-        retention: tool.retention,
-        lease: tool.lease,
+        retention: settings.retention,
+        lease: settings.lease,
     };
     Ok(match store.settle(id, None, &settlement, now).await? {
         Transition::Done(_) => Cancelled::Now,

@@ -7,21 +7,28 @@ use crate::cli::output::Output;
 use crate::cli::show;
 use crate::cli::status::Status;
 use crate::cli::target;
-use crate::config::Tool;
+use crate::config;
 use crate::machines::{Client, ClientSettings, Token};
 
 /// Most pages read. An empty page ends the reading earlier.
 const PAGES_MAX: usize = 1000;
 
-pub(super) async fn run(args: &Logs, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
+pub(super) async fn run(
+    args: &Logs,
+    settings: &config::Logs,
+    out: &mut Output,
+) -> anyhow::Result<Status> {
     let id = show::run_id(&args.run)?;
-    let store = target::store(tool).await?;
+    let store = target::store(&settings.tool).await?;
     let view = show::known(&store, &id).await?;
     let (Some(app), Some(machine)) = (&view.app, &view.machine_id) else {
         bail!("run {id} has no machine");
     };
-    let (api, token) = target::machines_api(tool)?;
-    let client = Client::new(ClientSettings::new(api, Token::new(token.expose().as_str())))?;
+    let (api, token) = target::machines_api(&settings.tool, &settings.api)?;
+    let client = Client::new(ClientSettings::new(
+        api,
+        Token::new(token.expose().as_str()),
+    ))?;
     let mut position: Option<String> = None;
     for _ in 0..PAGES_MAX {
         let page = client.logs(app, Some(machine), position.as_deref()).await;

@@ -14,7 +14,7 @@ use crate::cli::args::FaultArgs;
 use crate::cli::output::Output;
 use crate::cli::settings;
 use crate::cli::status::{Status, WrongUse};
-use crate::config::{self, AdminListen, Daemon, MachinesServer, Runs, Serve, Unknown, Worker};
+use crate::config::{self, AdminListen, Daemon, MachinesServer, Serve, Unknown, Worker};
 use crate::endpoint;
 use crate::local::{self, LocalServer, Rule};
 use crate::shutdown::{Shutdown, Signals};
@@ -63,7 +63,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     let mut signals = signals()?;
     let listener = bind(settings.endpoint.listen).await?;
     let admin_listener = bind_admin(settings.admin_listen).await?;
-    let core = unless_signalled(&mut signals, core(&settings.redis, settings.runs)).await?;
+    let core = unless_signalled(&mut signals, core(&settings.redis, settings.results)).await?;
     let ring = assembly::ring(&settings.endpoint.keys)?;
     let shutdown = Shutdown::new();
     shutdown.spawn_loop(
@@ -132,7 +132,11 @@ pub(super) fn rules(args: &FaultArgs) -> Result<Vec<Rule>, WrongUse> {
 }
 
 /// Sets the faults that a local server injects.
-pub(super) fn inject_faults(settings: &mut local::ServerSettings, args: &FaultArgs, rules: Vec<Rule>) {
+pub(super) fn inject_faults(
+    settings: &mut local::ServerSettings,
+    args: &FaultArgs,
+    rules: Vec<Rule>,
+) {
     settings.faults.rules = rules;
     settings.faults.control = args.fault_control;
     settings.faults.documented_limits = args.documented_limits;
@@ -146,7 +150,7 @@ pub(super) fn signals() -> anyhow::Result<Signals> {
     Signals::listen().context("install the signal handlers")
 }
 
-async fn core(redis: &config::Redis, runs: Runs) -> anyhow::Result<Core> {
+async fn core<R>(redis: &config::Redis, runs: R) -> anyhow::Result<Core<R>> {
     Ok(Box::pin(assembly::core(redis, runs)).await?)
 }
 

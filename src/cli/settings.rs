@@ -2,20 +2,11 @@
 
 use clap::{Arg, ArgMatches, Command as Clap};
 
-use crate::config::table::{self, SETTINGS, Setting, Unset};
-use crate::config::{self, Command, Unknown};
+use crate::config::table::{SETTINGS, Setting, Unset};
+use crate::config::{self, Command, Unknown, usage};
 
 /// The heading of the flags in a help text.
 const HEADING: &str = "Settings";
-
-/// Whether this command needs a setting that the table calls required.
-fn is_required(setting: &Setting, command: Command) -> bool {
-    match command {
-        Command::Worker | Command::Serve => true,
-        Command::Machines => setting.name == table::FLY_API_TOKEN.name,
-        _ => false,
-    }
-}
 
 /// The commands that have settings, by name.
 const COMMANDS: &[(&str, Command)] = &[
@@ -41,10 +32,8 @@ pub(crate) fn with_flags(mut cli: Clap) -> Clap {
     for (name, command) in COMMANDS {
         cli = cli.mut_subcommand(name, |sub| {
             let has_subcommands = sub.has_subcommands();
-            let used = SETTINGS
-                .iter()
-                .filter(|setting| setting.is_used_by(*command));
-            sub.args(used.map(|setting| flag(setting, *command).global(has_subcommands)))
+            let read = usage::settings_of(*command).into_iter();
+            sub.args(read.map(|setting| flag(setting, *command).global(has_subcommands)))
         });
     }
     cli
@@ -74,7 +63,7 @@ fn help(setting: &Setting, command: Command) -> String {
     };
     let default = match setting.default {
         // A tool does without it, and `up` makes it.
-        Unset::Required if !is_required(setting, command) => "none".to_owned(),
+        Unset::Required if !usage::is_required(command, setting) => "none".to_owned(),
         _ => setting.default_shown().replace('`', ""),
     };
     format!("{meaning}{warning} [default: {default}]")
@@ -87,6 +76,7 @@ fn value_name(name: &str) -> &'static str {
         Some("URL") => "URL",
         Some("LISTEN") => "ADDRESS",
         Some("DIR") => "FOLDER",
+        Some("FILE") => "FILE",
         Some("TOKEN") => "TOKEN",
         Some("KEYS") => "KEYS",
         Some("MB") => "MIB",
@@ -132,14 +122,11 @@ mod tests {
         let cli = with_flags(Cli::command());
         for (name, command) in COMMANDS {
             let sub = cli.find_subcommand(name).unwrap();
+            let read = usage::settings_of(*command);
             for setting in SETTINGS {
                 let found = sub.get_arguments().any(|arg| arg.get_id() == setting.name);
-                assert_eq!(
-                    found,
-                    setting.is_used_by(*command),
-                    "{name} and {}",
-                    setting.name
-                );
+                let is_read = read.iter().any(|known| known.name == setting.name);
+                assert_eq!(found, is_read, "{name} and {}", setting.name);
             }
         }
     }

@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use url::Url;
 
 use crate::cli::status::WrongUse;
-use crate::config::{self, Redis, Secret, Tool};
+use crate::config::{self, Doctor, MachinesApi, Redis, Secret, Tool};
 use crate::store::Store;
 use crate::up::ready::{self, Ready};
 
@@ -44,28 +44,31 @@ pub(crate) async fn store(tool: &Tool) -> anyhow::Result<Store> {
 }
 
 /// The Machines API to use, and the token for it.
-pub(crate) fn machines_api(tool: &Tool) -> anyhow::Result<(Url, Secret<String>)> {
-    if let Some(ready) = running(tool).filter(|_| tool.api_url.is_none()) {
+pub(crate) fn machines_api(
+    tool: &Tool,
+    api: &MachinesApi,
+) -> anyhow::Result<(Url, Secret<String>)> {
+    if let Some(ready) = running(tool).filter(|_| api.url.is_none()) {
         let url = Url::parse(&ready.fly_api_url).context("read up.json in the state folder")?;
         let token = ready
             .fly_api_token
             .map(Secret::new)
-            .or_else(|| tool.token.clone());
+            .or_else(|| api.token.clone());
         return Ok((url, token.ok_or_else(|| missing("FLY_API_TOKEN"))?));
     }
-    let token = tool.token.clone().ok_or_else(|| missing("FLY_API_TOKEN"))?;
+    let token = api.token.clone().ok_or_else(|| missing("FLY_API_TOKEN"))?;
     // The default is that of `worker`, in whose environment this may run.
-    let url = tool.api_url.clone().unwrap_or_else(config::usual_api_url);
+    let url = api.url.clone().unwrap_or_else(config::usual_api_url);
     Ok((url, token))
 }
 
 /// The apps to use; empty when neither the settings nor an `up` names any.
-pub(crate) fn apps(tool: &Tool) -> Vec<String> {
+pub(crate) fn apps(doctor: &Doctor) -> Vec<String> {
     let of_up = || {
-        let ready = running(tool)?;
+        let ready = running(&doctor.tool)?;
         Some(ready.app.split(',').map(str::to_owned).collect())
     };
-    tool.apps.clone().or_else(of_up).unwrap_or_default()
+    doctor.apps.clone().or_else(of_up).unwrap_or_default()
 }
 
 fn missing(name: &str) -> WrongUse {
@@ -94,13 +97,17 @@ mod tests {
     use super::*;
     use crate::up::ready::LockedFolder;
 
-    fn tool(given: &[(&str, &str)]) -> Tool {
+    fn logs(given: &[(&str, &str)]) -> config::Logs {
         let lookup = |name: &str| {
             given
                 .iter()
                 .find_map(|(known, text)| (*known == name).then(|| (*text).to_owned()))
         };
-        Tool::parse(&lookup).unwrap()
+        config::Logs::parse(&lookup).unwrap()
+    }
+
+    fn api(logs: &config::Logs) -> anyhow::Result<(Url, Secret<String>)> {
+        machines_api(&logs.tool, &logs.api)
     }
 
     fn ready() -> Ready {
@@ -120,27 +127,27 @@ mod tests {
     fn settings_come_before_a_running_up_and_that_before_the_defaults() {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().to_str().unwrap();
-        let alone = tool(&[("COFFERDAM_STATE_DIR", folder)]);
+        let alone = logs(&[("COFFERDAM_STATE_DIR", folder)]);
         assert_eq!(
-            redis(&alone).unwrap().url.expose().as_str(),
+            redis(&alone.tool).unwrap().url.expose().as_str(),
             "redis://127.0.0.1:6379"
         );
-        assert!(machines_api(&alone).is_err());
+        assert!(api(&alone).is_err());
         let in_a_service = [("COFFERDAM_STATE_DIR", folder), ("FLY_API_TOKEN", "given")];
-        let (api, token) = machines_api(&tool(&in_a_service)).unwrap();
+        let (found, token) = api(&logs(&in_a_service)).unwrap();
         assert_eq!(
-            (api.as_str(), token.expose().as_str()),
+            (found.as_str(), token.expose().as_str()),
             ("http://_api.internal:4280/v1", "given")
         );
 
         let locked = LockedFolder::lock(temp.path()).unwrap();
         locked.announce(&ready()).unwrap();
-        let found = redis(&alone).unwrap();
+        let found = redis(&alone.tool).unwrap();
         assert_eq!(found.url.expose().as_str(), "unix:///state/redis.sock");
         assert_eq!(found.namespace, "own");
-        let (api, token) = machines_api(&alone).unwrap();
+        let (found, token) = api(&alone).unwrap();
         assert_eq!(
-            (api.as_str(), token.expose().as_str()),
+            (found.as_str(), token.expose().as_str()),
             ("http://127.0.0.1:1/v1", "made")
         );
 
@@ -148,7 +155,7 @@ mod tests {
             ("COFFERDAM_STATE_DIR", folder),
             ("REDIS_URL", "redis://other:1"),
         ];
-        let found = redis(&tool(&given)).unwrap();
+        let found = redis(&logs(&given).tool).unwrap();
         assert_eq!(found.url.expose().as_str(), "redis://other:1");
         assert_eq!(found.namespace, "cofferdam");
     }

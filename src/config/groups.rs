@@ -1,4 +1,4 @@
-//! Settings that belong together, as each part of the program gets them.
+//! Groups of settings, each as one part of the program gets it.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -36,7 +36,7 @@ pub struct Machines {
     pub apps: Vec<String>,
 }
 
-/// How runs are run: times, sizes, numbers.
+/// How a worker runs them: times, sizes, numbers.
 #[derive(Clone, Debug)]
 pub struct Runs {
     /// Image for requests that name none.
@@ -84,14 +84,23 @@ pub struct Runs {
     pub results_hard_cap: Option<u64>,
     /// Bytes of one request's JSON.
     pub request_max_bytes: usize,
-    /// Bytes of one result's body.
-    pub result_max_bytes: usize,
     /// Processors that a request may ask for.
     pub max_cpus: u32,
     /// Memory that a request may ask for, in MiB.
     pub max_memory_mb: u32,
     /// Between two sweeps.
     pub sweep: Duration,
+}
+
+/// How the endpoint accepts results.
+#[derive(Clone, Debug)]
+pub struct Results {
+    /// Bytes of one result's body.
+    pub max_bytes: usize,
+    /// How long a run can be looked up after its end.
+    pub retention: Duration,
+    /// How long a worker that died keeps the tear-down from the others.
+    pub lease: Duration,
 }
 
 /// What guests are told and how their tokens are made.
@@ -136,15 +145,15 @@ pub struct Local {
 pub struct AdminListen {
     /// The address.
     pub address: SocketAddr,
-    /// Whether a free port of the same address will do when this one is taken: nobody asked for
-    /// it, and several processes on one host have the same default.
+    /// Whether a free port is taken instead when this one is in use: true for the default, which
+    /// several processes on one host share.
     pub or_free: bool,
 }
 
-/// What every process that stays has.
+/// What every long-running process reads.
 #[derive(Clone, Debug)]
 pub struct Daemon {
-    /// What a process told to end may take to finish what it has in hand.
+    /// How long a process may take to finish its work after a signal.
     pub drain: Duration,
     /// What is logged, as directives of `tracing`'s `EnvFilter`.
     pub log: String,
@@ -217,10 +226,19 @@ impl Runs {
             results_retention: results_retention(reader),
             results_hard_cap,
             request_max_bytes: reader.bytes(&table::REQUEST_MAX_BYTES, 512 * 1024 * 1024),
-            result_max_bytes: reader.bytes(&table::RESULT_MAX_BYTES, 256 * 1024 * 1024),
             max_cpus: reader.count(&table::MAX_CPUS, 1024).get(),
             max_memory_mb: reader.count(&table::MAX_MEMORY_MB, 16 * 1024 * 1024).get(),
             sweep: reader.seconds(&table::SWEEP_S, HOUR_S),
+        }
+    }
+}
+
+impl Results {
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            max_bytes: reader.bytes(&table::RESULT_MAX_BYTES, 256 * 1024 * 1024),
+            retention: retention(reader),
+            lease: lease(reader),
         }
     }
 }
@@ -362,7 +380,7 @@ pub(crate) fn apps(text: &str) -> Result<Vec<String>, String> {
             return Err(format!("{app:?} is not an app's name"));
         }
         if apps.iter().any(|known| known == app) {
-            return Err(format!("{app:?} stands there twice"));
+            return Err(format!("{app:?} is listed twice"));
         }
         apps.push(app.to_owned());
     }
@@ -377,6 +395,21 @@ pub(crate) fn regions(text: &str) -> Result<Vec<String>, String> {
             false => Err(format!(
                 "{code:?} is no region: lower-case letters and digits, {REGION_MAX_BYTES} at most"
             )),
+        })
+        .collect()
+}
+
+pub(crate) fn allowed_hosts(reader: &mut Reader<'_>) -> Vec<String> {
+    let given = reader.read_given(&table::ALLOWED_HOSTS, host_names);
+    given.unwrap_or_default()
+}
+
+fn host_names(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split(',').map(str::trim);
+    names
+        .map(|name| match url::Host::parse(name) {
+            Ok(url::Host::Domain(name)) if !name.contains('*') => Ok(name),
+            _ => Err(format!("{name:?} is not a host name")),
         })
         .collect()
 }

@@ -1,29 +1,30 @@
 //! The settings: read once, typed at once, every fault reported at once.
 //!
-//! Each command has a type here and a `parse` that takes a lookup closure, so that tests pass a
-//! map and only the command line knows of the environment. Nothing is touched before all of a
-//! command's settings are sound. [`table`] holds every name, default and reason.
+//! Each command has a type here, with what it reads and no more, and a `parse` that takes a lookup
+//! closure, so that tests pass a map and only the command line knows of the environment. Nothing is
+//! done before all of a command's settings are valid. [`table`] holds every name, default and reason.
 
 mod groups;
 mod keys;
 mod reader;
 mod secret;
 pub mod table;
+mod tools;
 mod unknown;
+pub mod usage;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
-
 use url::Url;
 
 pub use crate::config::groups::{
-    AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Redis, Runs,
+    AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Redis, Results, Runs,
 };
 pub(crate) use crate::config::groups::{REGION_MAX_BYTES, is_region_code};
 pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};
 pub use crate::config::secret::Secret;
+pub use crate::config::tools::{Cancel, Doctor, Logs, MachinesApi, Tool};
 pub use crate::config::unknown::{Unknown, unknown};
 
 use crate::config::reader::Reader;
@@ -52,6 +53,27 @@ pub enum Command {
     Doctor,
 }
 
+impl Command {
+    /// Every one of them.
+    pub const ALL: [Self; 15] = [
+        Self::Up,
+        Self::Worker,
+        Self::Serve,
+        Self::Machines,
+        Self::Images,
+        Self::Submit,
+        Self::Show,
+        Self::Logs,
+        Self::Runs,
+        Self::Results,
+        Self::Cancel,
+        Self::Tenants,
+        Self::Usage,
+        Self::Dead,
+        Self::Doctor,
+    ];
+}
+
 /// Settings of `worker`, which boots, tears down and sweeps.
 #[derive(Clone, Debug)]
 pub struct Worker {
@@ -65,7 +87,9 @@ pub struct Worker {
     pub guests: Guests,
     /// Where metrics and health are served.
     pub admin_listen: AdminListen,
-    /// What every process that stays has.
+    /// Further names by which they may be addressed.
+    pub allowed_hosts: Vec<String>,
+    /// What every long-running process reads.
     pub daemon: Daemon,
 }
 
@@ -74,13 +98,15 @@ pub struct Worker {
 pub struct Serve {
     /// Which Redis.
     pub redis: Redis,
-    /// How runs are run.
-    pub runs: Runs,
+    /// How results are accepted.
+    pub results: Results,
     /// Where guests post to.
     pub endpoint: Endpoint,
     /// Where metrics and health are served.
     pub admin_listen: AdminListen,
-    /// What every process that stays has.
+    /// Further names by which they may be addressed.
+    pub allowed_hosts: Vec<String>,
+    /// What every long-running process reads.
     pub daemon: Daemon,
 }
 
@@ -89,7 +115,9 @@ pub struct Serve {
 pub struct MachinesServer {
     /// The server itself.
     pub local: Local,
-    /// What every process that stays has.
+    /// Further names by which it may be addressed.
+    pub allowed_hosts: Vec<String>,
+    /// What every long-running process reads.
     pub daemon: Daemon,
 }
 
@@ -116,6 +144,8 @@ pub struct Up {
     pub listen: Option<SocketAddr>,
     /// Where metrics and health are served; `None` for a free local port.
     pub admin_listen: Option<SocketAddr>,
+    /// Further names by which these and the local Machines server may be addressed.
+    pub allowed_hosts: Vec<String>,
     /// Where the local Machines server listens; `None` for a free local port.
     pub machines_listen: Option<SocketAddr>,
     /// Regions of the local Machines server; none for any.
@@ -124,7 +154,9 @@ pub struct Up {
     pub require_limits: bool,
     /// How runs are run.
     pub runs: Runs,
-    /// What every process that stays has.
+    /// How results are accepted.
+    pub results: Results,
+    /// What every long-running process reads.
     pub daemon: Daemon,
 }
 
@@ -135,36 +167,6 @@ pub struct Images {
     pub state_dir: PathBuf,
     /// Bytes that a layer may decompress to, for each byte of it.
     pub max_ratio: u64,
-}
-
-/// Settings of the commands that ask and tell: `submit`, `show`, `logs`, `doctor` and the like.
-/// What is `None` was not given, and may be found in the state folder of a running `up`.
-#[derive(Clone, Debug)]
-pub struct Tool {
-    /// Where Redis is.
-    pub redis_url: Option<Secret<Url>>,
-    /// First part of every key.
-    pub namespace: Option<String>,
-    /// The Machines API.
-    pub api_url: Option<Url>,
-    /// Token for the Machines API.
-    pub token: Option<Secret<String>>,
-    /// Apps that machines are booted in.
-    pub apps: Option<Vec<String>>,
-    /// Keys for the guests' tokens.
-    pub keys: Option<Vec<SigningKey>>,
-    /// Base URL under which guests reach the endpoint.
-    pub guest_url: Option<Url>,
-    /// Where a running `up` would be found; `None` where there is no home.
-    pub state_dir: Option<PathBuf>,
-    /// How long a run can be looked up after its end.
-    pub retention: Duration,
-    /// How long a worker that died keeps a tear-down from the others.
-    pub lease: Duration,
-    /// Bytes of requests that may wait; `None` for no limit.
-    pub backlog_max_bytes: Option<u64>,
-    /// How long results stay on their stream.
-    pub results_retention: Duration,
 }
 
 impl Worker {
@@ -180,6 +182,7 @@ impl Worker {
             runs: Runs::read(&mut reader),
             guests: Guests::read(&mut reader),
             admin_listen: AdminListen::read(&mut reader),
+            allowed_hosts: groups::allowed_hosts(&mut reader),
             daemon: Daemon::read(&mut reader),
         };
         reader.finish(parsed)
@@ -195,9 +198,10 @@ impl Serve {
         let mut reader = Reader::new(lookup);
         let parsed = Self {
             redis: Redis::read(&mut reader),
-            runs: Runs::read(&mut reader),
+            results: Results::read(&mut reader),
             endpoint: Endpoint::read(&mut reader),
             admin_listen: AdminListen::read(&mut reader),
+            allowed_hosts: groups::allowed_hosts(&mut reader),
             daemon: Daemon::read(&mut reader),
         };
         reader.finish(parsed)
@@ -213,6 +217,7 @@ impl MachinesServer {
         let mut reader = Reader::new(lookup);
         let parsed = Self {
             local: Local::read(&mut reader),
+            allowed_hosts: groups::allowed_hosts(&mut reader),
             daemon: Daemon::read(&mut reader),
         };
         reader.finish(parsed)
@@ -249,12 +254,14 @@ impl Up {
             guest_url: reader.url(&table::GUEST_URL),
             listen: reader.read_given(&table::LISTEN, reader::socket_address),
             admin_listen: reader.read_given(&table::ADMIN_LISTEN, reader::socket_address),
+            allowed_hosts: groups::allowed_hosts(&mut reader),
             machines_listen: reader.read_given(&table::MACHINES_LISTEN, reader::socket_address),
             regions: reader
                 .read_given(&table::MACHINES_REGIONS, groups::regions)
                 .unwrap_or_default(),
             require_limits: reader.flag(&table::REQUIRE_LIMITS),
             runs: Runs::read(&mut reader),
+            results: Results::read(&mut reader),
             daemon: Daemon::read(&mut reader),
         };
         reader.finish(parsed)
@@ -289,56 +296,15 @@ fn local_default(name: &str) -> Option<&'static str> {
     .find_map(|(setting, text)| (setting.name == name).then_some(text))
 }
 
-impl Tool {
-    /// Reads what is given of the settings, none of which is required.
-    ///
-    /// # Errors
-    /// Every fault there is.
-    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
-        let (tool, faults) = Self::examine(lookup);
-        if faults.is_empty() {
-            Ok(tool)
-        } else {
-            Err(Faults(faults))
-        }
-    }
-
-    /// Reads what can be read and returns the faults beside it, for `doctor`.
-    #[must_use]
-    pub fn examine(lookup: Lookup<'_>) -> (Self, Vec<Fault>) {
-        let mut reader = Reader::new(lookup);
-        let derived = groups::derived_state_dir(&reader);
-        let is_stated = reader.given(&table::STATE_DIR).is_some();
-        let tool = Self {
-            redis_url: reader.read_given(&table::REDIS_URL, groups::redis_url),
-            namespace: reader.read_given(&table::NAMESPACE, groups::namespace),
-            api_url: reader.read_given(&table::FLY_API_URL, reader::http_url),
-            token: reader
-                .read_given(&table::FLY_API_TOKEN, reader::token)
-                .map(Secret::new),
-            apps: reader.read_given(&table::APPS, groups::apps),
-            keys: reader.read_given(&table::SIGNING_KEYS, keys::parse),
-            guest_url: reader.read_given(&table::GUEST_URL, reader::http_url),
-            state_dir: (is_stated || derived.is_some())
-                .then(|| reader.path(&table::STATE_DIR, derived)),
-            retention: groups::retention(&mut reader),
-            lease: groups::lease(&mut reader),
-            backlog_max_bytes: groups::backlog_max_bytes(&mut reader),
-            results_retention: groups::results_retention(&mut reader),
-        };
-        (tool, reader.into_faults())
-    }
-}
-
 impl Redis {
-    /// The Redis that is meant when nobody names one.
+    /// The default Redis.
     #[must_use]
     pub fn nearby() -> Self {
         Self::read(&mut Reader::new(&|_| None))
     }
 }
 
-/// The Machines API that a service means when nobody names one.
+/// The default Machines API.
 #[must_use]
 pub fn usual_api_url() -> Url {
     Reader::new(&|_| None).url(&table::FLY_API_URL)

@@ -3,7 +3,10 @@
 //! A value that cannot be read leaves a fault and something blank in its place; [`Reader::finish`]
 //! lets nothing blank out.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
@@ -14,6 +17,9 @@ use url::Url;
 
 use crate::config::secret::Secret;
 use crate::config::table::{Setting, Unset};
+
+/// Bytes of a file with a secret at the most.
+const SECRET_MAX_BYTES: u64 = 64 * 1024;
 
 /// What is wrong with one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +51,8 @@ impl fmt::Display for Faults {
 pub(crate) struct Reader<'a> {
     lookup: &'a dyn Fn(&str) -> Option<String>,
     faults: Vec<Fault>,
+    /// Settings that are in a file which cannot be read.
+    unreadable: BTreeSet<&'static str>,
 }
 
 impl fmt::Debug for Reader<'_> {
@@ -60,6 +68,7 @@ impl<'a> Reader<'a> {
         Self {
             lookup,
             faults: Vec::new(),
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -86,8 +95,32 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The text given for a setting. Empty counts as unset, as is usual in the environment.
-    pub(crate) fn given(&self, setting: &Setting) -> Option<String> {
+    /// The text given for a setting, directly or by a file. Empty counts as unset, as is usual in
+    /// the environment.
+    pub(crate) fn given(&mut self, setting: &Setting) -> Option<String> {
+        let direct = self.text(setting);
+        let Some(file) = setting.file() else {
+            return direct;
+        };
+        let Some(path) = self.text(file) else {
+            return direct;
+        };
+        if direct.is_some() {
+            self.fault(setting, format!("set twice, here and by {}", file.name));
+            return direct;
+        }
+        match read_file(&path) {
+            Ok(text) => Some(text),
+            Err(problem) => {
+                self.fault(file, format!("{path}: {problem}"));
+                // What it would hold is not missing as well.
+                self.unreadable.insert(setting.name);
+                None
+            }
+        }
+    }
+
+    fn text(&self, setting: &Setting) -> Option<String> {
         let text = (self.lookup)(setting.name)?;
         let text = text.trim();
         (!text.is_empty()).then(|| text.to_owned())
@@ -111,7 +144,9 @@ impl<'a> Reader<'a> {
             (None, Unset::Text(text)) => text,
             (None, Unset::Absent | Unset::Derived(_)) => return blank,
             (None, Unset::Required) => {
-                self.fault(setting, "required, but not set");
+                if !self.unreadable.contains(setting.name) {
+                    self.fault(setting, "required, but not set");
+                }
                 return blank;
             }
         };
@@ -216,6 +251,21 @@ impl<'a> Reader<'a> {
                 PathBuf::new()
             }
         }
+    }
+}
+
+/// What a file with a secret holds. It is not repeated in a problem.
+fn read_file(path: &str) -> Result<String, String> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let read = file.take(SECRET_MAX_BYTES + 1).read_to_string(&mut text);
+    let bytes = read.map_err(|error| error.to_string())?;
+    if bytes as u64 > SECRET_MAX_BYTES {
+        return Err(format!("holds more than {SECRET_MAX_BYTES} bytes"));
+    }
+    match text.trim() {
+        "" => Err("is empty".to_owned()),
+        text => Ok(text.to_owned()),
     }
 }
 

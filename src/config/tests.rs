@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::config::table::SETTINGS;
-use crate::config::{Faults, LogFormat, MachinesServer, Redis, Serve, Tool, Up, Worker};
+use crate::config::{Doctor, Faults, LogFormat, MachinesServer, Redis, Serve, Tool, Up, Worker};
 
 const KEY: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -159,12 +158,12 @@ fn tools_take_what_is_given_and_require_nothing() {
     let tool = Env::empty().parse(Tool::parse).unwrap();
     assert!(tool.redis_url.is_none() && tool.state_dir.is_none());
     assert_eq!(Redis::nearby().namespace, "cofferdam");
-    let (tool, faults) = Tool::examine(&|name| match name {
+    let (doctor, faults) = Doctor::examine(&|name| match name {
         "COFFERDAM_APPS" => Some("Not An App".to_owned()),
         "REDIS_URL" => Some("unix:///run/redis.sock".to_owned()),
         _ => None,
     });
-    assert!(tool.redis_url.is_some());
+    assert!(doctor.tool.redis_url.is_some());
     assert_eq!(faults[0].name, "COFFERDAM_APPS");
 }
 
@@ -201,22 +200,60 @@ fn namespaces_may_stand_in_braces() {
 }
 
 #[test]
-fn each_setting_is_read_by_a_command_that_lists_it() {
-    for setting in SETTINGS {
-        let env = Env::sound()
-            .with("FLY_API_URL", "http://api/v1")
-            .with(setting.name, "\u{7}");
-        let faults = [
-            env.parse(Worker::parse).err(),
-            env.parse(Serve::parse).err(),
-            env.parse(MachinesServer::parse).err(),
-            env.parse(Up::parse).err(),
-            env.parse(crate::config::Images::parse).err(),
-        ];
-        let is_named = faults
-            .iter()
-            .flatten()
-            .any(|faults| faults.0.iter().any(|fault| fault.name == setting.name));
-        assert!(is_named, "{} is read by no command", setting.name);
+fn a_secret_can_come_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let env = Env::empty()
+        .with("COFFERDAM_APPS", "sandboxes")
+        .with("COFFERDAM_GUEST_URL", "http://cofferdam.internal:8080")
+        .with("REDIS_URL_FILE", &path("redis", "redis://:hush@host:1\n"))
+        .with("FLY_API_TOKEN_FILE", &path("token", "FlyV1 token\n"))
+        .with("COFFERDAM_SIGNING_KEYS_FILE", &path("keys", KEY));
+    let worker = env.parse(Worker::parse).unwrap();
+    assert_eq!(worker.redis.url.expose().as_str(), "redis://:hush@host:1");
+    assert_eq!(worker.machines.token.expose(), "FlyV1 token");
+    assert_eq!(worker.guests.keys[0].kid, "k1");
+
+    let env = env
+        .with("REDIS_URL", "redis://other")
+        .with("FLY_API_TOKEN_FILE", "/nowhere/at-all")
+        .with("COFFERDAM_SIGNING_KEYS_FILE", &path("short", "k1:hush"));
+    let told = env.parse(Worker::parse).unwrap_err().to_string();
+    let expected = [
+        "3 faults in the settings:",
+        "  REDIS_URL: set twice, here and by REDIS_URL_FILE",
+        "  FLY_API_TOKEN_FILE: /nowhere/at-all: No such file or directory",
+        "  COFFERDAM_SIGNING_KEYS: key 1: has 3 bytes",
+    ];
+    for (line, expected) in told.lines().zip(expected) {
+        assert!(line.starts_with(expected), "{told}");
+    }
+    assert_eq!(told.lines().count(), expected.len(), "{told}");
+    assert!(!told.contains("hush"), "{told}");
+
+    let empty = Env::sound().with("REDIS_URL_FILE", &path("empty", "\n"));
+    let told = empty.parse(Worker::parse).unwrap_err().to_string();
+    assert!(
+        told.contains("REDIS_URL_FILE") && told.ends_with("is empty"),
+        "{told}"
+    );
+}
+
+#[test]
+fn only_names_are_allowed_as_hosts() {
+    let hosts = |text| {
+        let serve = Env::sound().with("COFFERDAM_ALLOWED_HOSTS", text);
+        serve.parse(Serve::parse).map(|serve| serve.allowed_hosts)
+    };
+    assert_eq!(
+        hosts("Metrics.example.com, b.example").unwrap(),
+        ["metrics.example.com", "b.example"]
+    );
+    for unsound in ["*.example.com", "a b", "10.0.0.1", "a,"] {
+        assert!(hosts(unsound).is_err(), "{unsound}");
     }
 }

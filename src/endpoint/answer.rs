@@ -13,6 +13,7 @@ use hyper::Response;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 
+use crate::config::Results;
 use crate::http::reply;
 use crate::stage::Core;
 use crate::stage::report::{self, InputPiece};
@@ -45,7 +46,7 @@ impl<G> AsRef<[u8]> for Guarded<G> {
 
 /// What is left to read of an input.
 struct Rest<G> {
-    core: Core,
+    core: Core<Results>,
     grant: Grant,
     /// The piece that is at hand.
     piece: Option<InputPiece>,
@@ -56,7 +57,7 @@ struct Rest<G> {
 /// 200 with an input, of which `first` was read. `guard` is kept until its last byte is sent. An
 /// input of which a later piece cannot be read breaks off, and its connection with it.
 pub(super) fn input<G: Send + Sync + 'static>(
-    core: Core,
+    core: Core<Results>,
     grant: Grant,
     first: InputPiece,
     guard: G,

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::config::Results;
 use crate::endpoint::answer::Answer;
 use crate::endpoint::calls::{Calls, Kind};
 use crate::endpoint::receive::{Receiving, Unreceived};
@@ -46,7 +47,7 @@ const CONNECTIONS_MAX: usize = 16 * 1024;
 #[derive(Clone, Debug)]
 pub struct Deps {
     /// Store, clock, metrics, limits.
-    pub core: Core,
+    pub core: Core<Results>,
     /// The keys that verify.
     pub ring: KeyRing,
     /// What `/readyz` answers.
@@ -61,7 +62,7 @@ pub fn unique_name() -> String {
 
 /// Serves guests on `listener` until `shutdown` begins.
 pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
-    let largest = deps.core.runs.result_max_bytes;
+    let largest = deps.core.runs.max_bytes;
     let endpoint = Arc::new(Endpoint {
         deps,
         calls: Calls::default(),
@@ -127,7 +128,7 @@ impl Endpoint {
             return unavailable();
         };
         let core = &self.deps.core;
-        let limit = core.runs.result_max_bytes;
+        let limit = core.runs.max_bytes;
         let receiving = Receiving::new(core, &grant, &self.room, limit);
         let received = match receiving.read(request.into_body()).await {
             Ok(received) => received,

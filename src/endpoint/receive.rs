@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use crate::config::Results;
 use crate::http::pace::Pace;
 use crate::run::digest::Sha256;
 use crate::stage::report::{self, Prospect};
@@ -53,7 +54,7 @@ pub(super) enum Unreceived {
 
 /// A body on its way in.
 pub(super) struct Receiving<'a> {
-    core: &'a Core,
+    core: &'a Core<Results>,
     grant: &'a Grant,
     /// A permit for each KiB.
     room: &'a Arc<Semaphore>,
@@ -66,7 +67,7 @@ pub(super) struct Receiving<'a> {
 
 impl<'a> Receiving<'a> {
     pub(super) fn new(
-        core: &'a Core,
+        core: &'a Core<Results>,
         grant: &'a Grant,
         room: &'a Arc<Semaphore>,
         limit_bytes: usize,

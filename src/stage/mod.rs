@@ -47,9 +47,9 @@ use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::token::KeyRing;
 
-/// What every step needs.
+/// What every step needs, with the settings of a worker or, as [`Results`](crate::config::Results), of an endpoint.
 #[derive(Clone, Debug)]
-pub struct Core {
+pub struct Core<R = Runs> {
     /// The runs.
     pub store: Store,
     /// The time.
@@ -57,7 +57,20 @@ pub struct Core {
     /// Where counts go.
     pub metrics: Arc<Metrics>,
     /// Bounds and times of runs.
-    pub runs: Arc<Runs>,
+    pub runs: Arc<R>,
+}
+
+impl<R> Core<R> {
+    /// The same with other settings.
+    #[must_use]
+    pub fn with<T>(&self, runs: T) -> Core<T> {
+        Core {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            runs: Arc::new(runs),
+        }
+    }
 }
 
 impl Core {

@@ -2,6 +2,7 @@
 
 use tracing::info;
 
+use crate::config::Results;
 use crate::milestone::milestone;
 use crate::run::digest::sha256;
 use crate::run::json;
@@ -27,7 +28,7 @@ pub enum Reported {
 
 /// Checks a token against the keys and the clock, before anything is read or asked.
 #[must_use]
-pub fn check(core: &Core, ring: &KeyRing, token: &str) -> Option<Grant> {
+pub fn check(core: &Core<Results>, ring: &KeyRing, token: &str) -> Option<Grant> {
     ring.verify(token, core.clock.now_ms() / 1000).ok()
 }
 
@@ -36,7 +37,7 @@ pub fn check(core: &Core, ring: &KeyRing, token: &str) -> Option<Grant> {
 ///
 /// # Errors
 /// When Redis does not answer; the result may have been accepted, and a repeat will tell.
-pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported, Error> {
+pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<Reported, Error> {
     let payload = match json::check(body) {
         Ok(payload) => payload,
         Err(fault) => return Ok(Reported::Unreadable(fault)),
@@ -87,7 +88,7 @@ pub async fn report(core: &Core, grant: &Grant, body: &[u8]) -> Result<Reported,
 /// # Errors
 /// When Redis does not answer.
 pub async fn input(
-    core: &Core,
+    core: &Core<Results>,
     grant: &Grant,
     first: usize,
     most_bytes: usize,
@@ -117,7 +118,7 @@ pub enum Prospect {
 ///
 /// # Errors
 /// When Redis does not answer.
-pub async fn prospect(core: &Core, grant: &Grant) -> Result<Prospect, Error> {
+pub async fn prospect(core: &Core<Results>, grant: &Grant) -> Result<Prospect, Error> {
     let standing = core.store.standing(&grant.run).await?;
     milestone!("report::looked");
     Ok(match standing {

@@ -250,7 +250,7 @@ async fn services(
     let name = worker::unique_name();
     let keys = assembly::keys(&name, Use::Both, &deps.ring);
     let endpoint_deps = endpoint::Deps {
-        core: core.clone(),
+        core: core.with(settings.results),
         ring: deps.ring.clone(),
         readiness: Readiness::new(core.store.clone(), None).with_keys(keys.clone()),
     };

@@ -8,16 +8,16 @@ use url::{Host, Url};
 
 use crate::cli::doctor::Finding;
 use crate::cli::target;
-use crate::config::Tool;
+use crate::config::Doctor;
 
 const WHAT: &str = "guest url";
 
 /// What a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) async fn check(tool: &Tool) -> Finding {
-    let Some(url) = &tool.guest_url else {
-        if target::running(tool).is_some() {
+pub(super) async fn check(doctor: &Doctor) -> Finding {
+    let Some(url) = &doctor.guest_url else {
+        if target::running(&doctor.tool).is_some() {
             return Finding::ok(WHAT, "kept by the running `up`");
         }
         let remedy = "worker needs it: the base URL of `serve` as machines reach it";

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::cli::doctor::Finding;
 use crate::cli::target;
-use crate::config::Tool;
+use crate::config::Doctor;
 use crate::machines::wire::Machine;
 use crate::machines::{Client, ClientSettings, ListFilter, Token};
 use crate::run::id::{MACHINE_PREFIX, machine_name};
@@ -14,8 +14,11 @@ use crate::store::{Error, Store};
 const WHAT: &str = "foreign machines";
 
 /// Says nothing where Redis or the Machines API does not answer: other checks report it.
-pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
-    let (Ok(redis), Ok((api, token))) = (target::redis(tool), target::machines_api(tool)) else {
+pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
+    let (Ok(redis), Ok((api, token))) = (
+        target::redis(&doctor.tool),
+        target::machines_api(&doctor.tool, &doctor.api),
+    ) else {
         return Vec::new();
     };
     let settings = ClientSettings::new(api, Token::new(token.expose().as_str()));
@@ -23,7 +26,7 @@ pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
         return Vec::new();
     };
     let mut findings = Vec::new();
-    for app in target::apps(tool) {
+    for app in target::apps(doctor) {
         let Ok(mut machines) = client.list(&app, &ListFilter::default()).await else {
             continue;
         };

@@ -3,14 +3,14 @@
 use crate::cli::doctor::{Finding, store};
 use crate::cli::target;
 use crate::clock::Clock;
-use crate::config::Tool;
+use crate::config::Doctor;
 use crate::machines::{Client, ClientSettings, Error, Token};
 
 const API: &str = "machines api";
 const APP: &str = "app";
 
-pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
-    let (api, token) = match target::machines_api(tool) {
+pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
+    let (api, token) = match target::machines_api(&doctor.tool, &doctor.api) {
         Ok(found) => found,
         Err(error) => {
             let remedy = "only worker and logs need it; set it where they run";
@@ -25,7 +25,7 @@ pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
         Err(error) => return vec![Finding::fail(API, error.to_string(), "set FLY_API_URL")],
     };
     let mut findings = vec![authorised(&client, api.as_str()).await];
-    let apps = target::apps(tool);
+    let apps = target::apps(doctor);
     if apps.is_empty() {
         let remedy = "set COFFERDAM_APPS to the apps that worker boots machines in";
         findings.push(Finding::warn(APP, "COFFERDAM_APPS is not set", remedy));

@@ -11,10 +11,10 @@ use serde::Serialize;
 use crate::cli::args::Doctor;
 use crate::cli::human;
 use crate::cli::output::{Output, Tone};
-use crate::cli::settings;
+use crate::cli::settings as flags;
 use crate::cli::status::Status;
 use crate::cli::target;
-use crate::config::{Fault, Tool, Unknown};
+use crate::config::{self, Fault, Unknown};
 
 /// The outcome of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,21 +79,17 @@ impl Finding {
 
 pub(super) async fn run(
     args: &Doctor,
-    (tool, faults): (Tool, Vec<Fault>),
+    (settings, faults): (config::Doctor, Vec<Fault>),
     out: &mut Output,
 ) -> anyhow::Result<Status> {
     let mut findings: Vec<Finding> = faults.into_iter().map(fault).collect();
-    findings.extend(
-        settings::unknown_variables()
-            .into_iter()
-            .map(unknown_variable),
-    );
-    findings.extend(store::check(&tool).await);
-    findings.extend(machines::check(&tool).await);
-    findings.extend(foreign::check(&tool).await);
-    findings.extend(sandbox::check(&tool, args.sandbox).await);
-    findings.push(keys(&tool));
-    findings.push(address::check(&tool).await);
+    findings.extend(flags::unknown_variables().into_iter().map(unknown_variable));
+    findings.extend(store::check(&settings).await);
+    findings.extend(machines::check(&settings).await);
+    findings.extend(foreign::check(&settings).await);
+    findings.extend(sandbox::check(&settings, args.sandbox).await);
+    findings.push(keys(&settings));
+    findings.push(address::check(&settings).await);
     for finding in &findings {
         if args.format.json {
             out.json(finding)?;
@@ -146,14 +142,16 @@ fn unknown_variable(unknown: Unknown) -> Finding {
     Finding::warn("settings", found, remedy)
 }
 
-fn keys(tool: &Tool) -> Finding {
+fn keys(settings: &config::Doctor) -> Finding {
     const WHAT: &str = "signing keys";
-    match &tool.keys {
+    match &settings.keys {
         Some(keys) => {
             let ids: Vec<_> = keys.iter().map(|key| key.kid.as_str()).collect();
             Finding::ok(WHAT, format!("{} signs, {} verify", ids[0], ids.join(", ")))
         }
-        None if target::running(tool).is_some() => Finding::ok(WHAT, "kept by the running `up`"),
+        None if target::running(&settings.tool).is_some() => {
+            Finding::ok(WHAT, "kept by the running `up`")
+        }
         None => Finding::warn(
             WHAT,
             "COFFERDAM_SIGNING_KEYS is not set",

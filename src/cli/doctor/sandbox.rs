@@ -4,18 +4,18 @@ use url::{Host, Url};
 
 use crate::cli::doctor::Finding;
 use crate::cli::target;
-use crate::config::Tool;
+use crate::config::Doctor;
 use crate::local::engine::{Engine, Error, Hold, Report, Settings};
 
 const SANDBOX: &str = "sandbox";
 const LIMITS: &str = "sandbox limits";
 
 /// Runs trial machines when the local server is in use here, or when `asked` to.
-pub(super) async fn check(tool: &Tool, asked: bool) -> Vec<Finding> {
-    if !asked && !is_in_use(tool) {
+pub(super) async fn check(doctor: &Doctor, asked: bool) -> Vec<Finding> {
+    if !asked && !is_in_use(doctor) {
         return Vec::new();
     }
-    let Some(state_dir) = &tool.state_dir else {
+    let Some(state_dir) = &doctor.tool.state_dir else {
         let remedy = "set COFFERDAM_STATE_DIR";
         return vec![Finding::warn(SANDBOX, "there is no state folder", remedy)];
     };
@@ -31,11 +31,11 @@ pub(super) async fn check(tool: &Tool, asked: bool) -> Vec<Finding> {
 }
 
 /// Whether the Machines API in use is a server on this host.
-fn is_in_use(tool: &Tool) -> bool {
-    if let Some(url) = &tool.api_url {
+fn is_in_use(doctor: &Doctor) -> bool {
+    if let Some(url) = &doctor.api.url {
         return is_here(url);
     }
-    target::running(tool).is_some_and(|ready| {
+    target::running(&doctor.tool).is_some_and(|ready| {
         let url = Url::parse(&ready.fly_api_url);
         url.is_ok_and(|url| is_here(&url))
     })

@@ -8,7 +8,7 @@ use crate::cli::doctor::Finding;
 use crate::cli::human;
 use crate::cli::target;
 use crate::clock::{Clock, UnixMs};
-use crate::config::{Redis, Tool};
+use crate::config::{Doctor, Redis};
 use crate::store::{Error, Store};
 use crate::token::fleet::{self, Holder, Use};
 
@@ -21,8 +21,8 @@ const SKEW_TOO_LARGE_MS: u64 = 5000;
 /// Most consumer groups in the report.
 const GROUPS_TOLD_MAX: usize = 10;
 
-pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
-    let redis = match target::redis(tool) {
+pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
+    let redis = match target::redis(&doctor.tool) {
         Ok(redis) => redis,
         Err(error) => {
             return vec![Finding::fail(
@@ -54,7 +54,7 @@ pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
                 findings.push(fsync(store.redis_setting("appendfsync").await));
             }
             let maxmemory = info.get("maxmemory").and_then(|bytes| bytes.parse().ok());
-            findings.extend(backlog(maxmemory.unwrap_or(0), tool.backlog_max_bytes));
+            findings.extend(backlog(maxmemory.unwrap_or(0), doctor.backlog_max_bytes));
         }
         Err(error) => findings.push(Finding::warn(
             "redis settings",
@@ -64,9 +64,9 @@ pub(super) async fn check(tool: &Tool) -> Vec<Finding> {
     }
     findings.push(clock(&store).await);
     findings.extend(refused(&store).await);
-    findings.extend(keyring_mismatches(&store, tool).await);
+    findings.extend(keyring_mismatches(&store, doctor).await);
     findings.extend(runs(&store).await);
-    findings.extend(results(&store, tool.results_retention).await);
+    findings.extend(results(&store, doctor.results_retention).await);
     findings
 }
 
@@ -237,7 +237,7 @@ async fn refused(store: &Store) -> Vec<Finding> {
 }
 
 /// Processes that sign what others refuse, this command's own settings included.
-async fn keyring_mismatches(store: &Store, tool: &Tool) -> Vec<Finding> {
+async fn keyring_mismatches(store: &Store, doctor: &Doctor) -> Vec<Finding> {
     const WHAT: &str = "signing keys";
     let now = store
         .time()
@@ -246,7 +246,7 @@ async fn keyring_mismatches(store: &Store, tool: &Tool) -> Vec<Finding> {
     let told = store.keyrings(now).await;
     let mut holders = told.unwrap_or_default();
     let running = fleet::mismatches(&holders);
-    let ring = tool.keys.as_deref().map(assembly::ring);
+    let ring = doctor.keys.as_deref().map(assembly::ring);
     if let Some(Ok(ring)) = ring {
         holders.push(Holder {
             name: "these settings".to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use cofferdam::config::Runs;
+use cofferdam::config::Results;
 use cofferdam::run::id::{Attempt, Nonce};
 use cofferdam::token::Grant;
 use serde_json::{Value, json};
@@ -182,7 +182,7 @@ async fn bodies_that_come_slowly_take_no_room_from_others() {
 #[tokio::test]
 async fn large_posts_of_a_spent_token_go_to_redis_no_more() {
     let guest = Guest::new(json!({})).await;
-    let (token, limit) = (guest.token(1, 60), guest.core.runs.result_max_bytes);
+    let (token, limit) = (guest.token(1, 60), guest.max_bytes);
     let large = |c: &str| format!("\"{}\"", c.repeat(limit - 2));
     assert_eq!(guest.post(&token, &large("a")).await.0, 201);
     // Only what is held against the digest is read. Another body is denied, the same is repeated.
@@ -236,11 +236,11 @@ async fn the_input_of_a_run_that_an_older_version_admitted_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_have_a_bound_together() {
     const BYTES: usize = 40 * MIB;
-    let runs = Runs {
-        result_max_bytes: BYTES + 1,
-        ..parts::runs()
+    let results = Results {
+        max_bytes: BYTES + 1,
+        ..parts::results(&parts::runs())
     };
-    let guest = Guest::with(&redis::settings(), runs, json!({})).await;
+    let guest = Guest::with(&redis::settings(), results, json!({})).await;
     let address = guest.base.strip_prefix("http://").unwrap();
     let mut first = TcpStream::connect(address).await.unwrap();
     let token = guest.token(1, 60);

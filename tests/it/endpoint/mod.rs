@@ -5,7 +5,7 @@ mod budgets;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use cofferdam::config::{Redis, Runs};
+use cofferdam::config::{Redis, Results};
 use cofferdam::endpoint;
 use cofferdam::run::id::{Attempt, Nonce, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
@@ -25,6 +25,8 @@ use crate::support::{parts, redis};
 /// An endpoint of its own, with one run whose guest may post.
 struct Guest {
     core: Core,
+    /// Bytes of its result's body.
+    max_bytes: usize,
     base: String,
     run: RunId,
     /// Of the run, once it was claimed.
@@ -38,22 +40,24 @@ impl Guest {
     }
 
     async fn on(redis: &Redis, request: Value) -> Self {
-        Self::with(redis, parts::runs(), request).await
+        Self::with(redis, parts::results(&parts::runs()), request).await
     }
 
-    async fn with(redis: &Redis, runs: Runs, request: Value) -> Self {
-        let core = parts::core(redis, runs).await;
+    async fn with(redis: &Redis, results: Results, request: Value) -> Self {
+        let core = parts::core(redis, parts::runs()).await;
+        let max_bytes = results.max_bytes;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let shutdown = Shutdown::new();
         let deps = endpoint::Deps {
-            core: core.clone(),
+            core: core.with(results),
             ring: parts::ring(),
             readiness: Readiness::new(core.store.clone(), None),
         };
         shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
         let guest = Self {
             core,
+            max_bytes,
             base,
             run: "pr-17".parse().unwrap(),
             nonce: OnceLock::new(),
@@ -280,7 +284,7 @@ async fn the_input_comes_back_byte_for_byte_until_the_run_is_over() {
 async fn bodies_have_bounds() {
     let guest = Guest::new(json!({})).await;
     let token = guest.token(1, 60);
-    let limit = guest.core.runs.result_max_bytes;
+    let limit = guest.max_bytes;
     let fits = format!("1{}", " ".repeat(limit - 1));
     let long = format!("{fits} ");
     assert_eq!(guest.post(&token, &long).await.0, 413);

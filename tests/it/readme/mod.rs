@@ -8,8 +8,8 @@ mod speed;
 use std::fs;
 use std::path::PathBuf;
 
-use cofferdam::config::Command;
 use cofferdam::config::table::{SETTINGS, Setting, Unset};
+use cofferdam::config::{Command, usage};
 
 const BEGIN: &str = "<!-- settings: made from src/config/table.rs, BLESS=1 writes it anew -->\n";
 const END: &str = "<!-- end of settings -->";
@@ -54,7 +54,7 @@ fn row(setting: &Setting) -> String {
         Unset::Text(text) => format!("`{text}`"),
         _ => setting.default_shown().to_owned(),
     };
-    let (name, users) = (setting.name, users(setting.commands));
+    let (name, users) = (setting.name, users(&usage::commands_of(setting)));
     format!(
         "| `{name}` | {default} | {users} | {} *{}* |\n",
         setting.meaning, setting.why

@@ -79,7 +79,7 @@ async fn a_guest_whose_accepted_post_was_not_confirmed_repeats_it_and_changes_no
     };
     let core = Core {
         store,
-        ..stack.core.clone()
+        ..stack.core.with(parts::results(&stack.core.runs))
     };
     let shutdown = Shutdown::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cofferdam::clock::Clock;
-use cofferdam::config::{self, Runs};
+use cofferdam::config::{self, Results, Runs};
 use cofferdam::run::id::{Attempt, Nonce, RunId, machine_name};
 use cofferdam::stage::Core;
 use cofferdam::stage::intake::intake;
@@ -41,10 +41,18 @@ pub(crate) fn runs() -> Runs {
         results_retention: Duration::from_secs(3600),
         results_hard_cap: None,
         request_max_bytes: 1024 * 1024,
-        result_max_bytes: 64 * 1024,
         max_cpus: 8,
         max_memory_mb: 16384,
         sweep: Duration::from_secs(1),
+    }
+}
+
+/// How an endpoint accepts results of such runs.
+pub(crate) fn results(runs: &Runs) -> Results {
+    Results {
+        max_bytes: 64 * 1024,
+        retention: runs.retention,
+        lease: runs.lease,
     }
 }
 

@@ -170,7 +170,7 @@ impl Stack {
         let deps = endpoint::Deps {
             core: Core {
                 clock: plan.clock,
-                ..core.clone()
+                ..core.with(parts::results(&core.runs))
             },
             ring: parts::ring(),
             readiness: Readiness::new(core.store.clone(), None),
