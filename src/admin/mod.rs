@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 
+use crate::http::host::{self, AllowedHosts};
 use crate::http::reply::{self, Body};
 use crate::http::serve::{self, Limits};
 use crate::shutdown::Shutdown;
@@ -20,13 +21,19 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections at once; scrapers and probes are few.
 const CONNECTIONS: usize = 64;
 
-/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown` begins.
+/// Serves `/metrics`, `/healthz` and `/readyz` until `shutdown` begins, to requests that name one of
+/// `hosts`.
 ///
 /// `probe` is asked before each answer of `/metrics` and `/readyz`: it brings the fleet's gauges up
 /// to date and says how well this process can do its work, or why not. One that takes longer than
 /// five seconds counts as a no.
-pub async fn serve<P, F>(listener: TcpListener, metrics: Arc<Metrics>, probe: P, shutdown: Shutdown)
-where
+pub async fn serve<P, F>(
+    listener: TcpListener,
+    hosts: AllowedHosts,
+    metrics: Arc<Metrics>,
+    probe: P,
+    shutdown: Shutdown,
+) where
     P: Fn() -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Result<String, String>> + Send + 'static,
 {
@@ -36,7 +43,13 @@ where
     };
     let handler = move |request: Request<Incoming>, _| {
         let (metrics, probe) = (metrics.clone(), probe.clone());
-        async move { answer(request.method(), request.uri().path(), &metrics, probe).await }
+        let is_allowed = hosts.allow(&request);
+        async move {
+            if !is_allowed {
+                return reply::text(StatusCode::FORBIDDEN, host::REFUSED);
+            }
+            answer(request.method(), request.uri().path(), &metrics, probe).await
+        }
     };
     serve::serve(listener, limits, shutdown, handler).await;
 }

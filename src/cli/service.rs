@@ -16,6 +16,7 @@ use crate::cli::settings;
 use crate::cli::status::{Status, WrongUse};
 use crate::config::{self, AdminListen, Daemon, MachinesServer, Serve, Unknown, Worker};
 use crate::endpoint;
+use crate::http::host::AllowedHosts;
 use crate::local::{self, LocalServer, Rule};
 use crate::shutdown::{Shutdown, Signals};
 use crate::stage::Core;
@@ -45,6 +46,7 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
         "clock",
         assembly::keep_clock_synced(core.clone(), shutdown.clone()),
     );
+    let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics.clone();
     let readiness = Readiness::new(core.store.clone(), Some(health)).with_keys(keys);
     let probe = move || {
@@ -53,7 +55,7 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     };
     shutdown.spawn_loop(
         "admin",
-        admin::serve(listener, metrics, probe, shutdown.clone()),
+        admin::serve(listener, hosts, metrics, probe, shutdown.clone()),
     );
     run_until_signalled(signals, &shutdown, settings.daemon.drain).await
 }
@@ -70,6 +72,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
         "clock",
         assembly::keep_clock_synced(core.clone(), shutdown.clone()),
     );
+    let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics.clone();
     let keys = assembly::keys(&endpoint::unique_name(), Use::Verifies, &ring);
     shutdown.spawn_loop(
@@ -92,7 +95,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     };
     shutdown.spawn_loop(
         "admin",
-        admin::serve(admin_listener, metrics, probe, shutdown.clone()),
+        admin::serve(admin_listener, hosts, metrics, probe, shutdown.clone()),
     );
     run_until_signalled(signals, &shutdown, settings.daemon.drain).await
 }
@@ -111,6 +114,7 @@ pub(super) async fn machines(
     wanted.apps = local.apps;
     wanted.regions = local.regions;
     wanted.endpoint = Some(local.endpoint);
+    wanted.hosts = AllowedHosts::new(settings.allowed_hosts);
     wanted.bounds.drain = settings.daemon.drain;
     if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
         engine.require_limits = local.require_limits;

@@ -171,6 +171,7 @@ impl LocalServer {
         let faults = settings.faults;
         let server = Server::new(Deps {
             gate,
+            hosts: settings.hosts,
             faults: FaultInjector::new(faults.rules, faults.documented_limits),
             control: faults.control,
             calls: Calls {

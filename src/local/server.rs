@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use crate::http::host::{self, AllowedHosts};
 use crate::http::reply;
 use crate::http::serve::Severed;
 use crate::local::answer::{self, Body};
@@ -41,6 +42,7 @@ pub(crate) struct Server(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     gate: Gate,
+    hosts: AllowedHosts,
     faults: FaultInjector,
     /// Whether fault rules can be changed over HTTP.
     control: bool,
@@ -57,6 +59,8 @@ struct Inner {
 pub(crate) struct Deps {
     /// Who may speak to it.
     pub(crate) gate: Gate,
+    /// The hosts that requests may name.
+    pub(crate) hosts: AllowedHosts,
     /// How it misbehaves.
     pub(crate) faults: FaultInjector,
     /// Whether that can be changed over HTTP.
@@ -84,6 +88,7 @@ impl Server {
         let units = (deps.memory_bytes / BODY_UNIT).clamp(1, u32::MAX as usize >> 3);
         Self(Arc::new(Inner {
             gate: deps.gate,
+            hosts: deps.hosts,
             faults: deps.faults,
             control: deps.control,
             calls: deps.calls,
@@ -149,11 +154,14 @@ impl Server {
         }
     }
 
-    /// Reads a request: route, token, body, in that order.
+    /// Reads a request: host, route, token, body, in that order.
     async fn understand(
         &self,
         request: Request<Incoming>,
     ) -> Result<(Action, Owned, usize), Refusal> {
+        if !self.0.hosts.allow(&request) {
+            return Err(Refusal::new(403, host::REFUSED.trim_end()));
+        }
         let (head, body) = request.into_parts();
         let route = routes::find(&head.method, head.uri.path());
         let admitted = self.0.gate.admits(&head.headers);

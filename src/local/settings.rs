@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::http::host::AllowedHosts;
 use crate::local::engine;
 use crate::local::faults::rule::Rule;
 
@@ -24,6 +25,8 @@ pub struct ServerSettings {
     /// What machines reach at `http://127.0.0.1:8080`: `host:port`, or an `http` URL. They reach
     /// nothing at all when there is none.
     pub endpoint: Option<String>,
+    /// The hosts that requests may name.
+    pub hosts: AllowedHosts,
     /// What runs machines.
     pub guests: Guests,
     /// How much of everything there may be.
@@ -107,6 +110,7 @@ impl ServerSettings {
             org: "personal".to_owned(),
             regions: Vec::new(),
             endpoint: None,
+            hosts: AllowedHosts::default(),
             bounds: Bounds::default(),
             faults: FaultSettings::default(),
             clock: Clock::system(),

@@ -20,6 +20,7 @@ use crate::admin;
 use crate::assembly;
 use crate::config::{self, Secret, Up};
 use crate::endpoint;
+use crate::http::host::AllowedHosts;
 use crate::local;
 use crate::shutdown::Shutdown;
 use crate::stage::ready::Readiness;
@@ -199,6 +200,7 @@ impl Machines {
         wanted.apps.clone_from(&settings.apps);
         wanted.regions.clone_from(&settings.regions);
         wanted.endpoint = Some(endpoint.to_string());
+        wanted.hosts = AllowedHosts::new(settings.allowed_hosts.clone());
         wanted.bounds.drain = settings.daemon.drain.mul_f64(1.0 / 3.0);
         if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
             engine.require_limits = settings.require_limits;
@@ -269,6 +271,7 @@ async fn services(
     let health = deps.health.clone();
     let crew = worker::start(deps, &name, &shutdown);
     sweeper::start(crew, &name, &shutdown);
+    let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics;
     let readiness = Readiness::new(core.store, Some(health)).with_keys(keys);
     let probe = move || {
@@ -277,7 +280,7 @@ async fn services(
     };
     shutdown.spawn_loop(
         "admin",
-        admin::serve(admin_listener, metrics, probe, shutdown.clone()),
+        admin::serve(admin_listener, hosts, metrics, probe, shutdown.clone()),
     );
     info!("everything is up");
     Ok((shutdown, ready))
