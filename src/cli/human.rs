@@ -64,7 +64,13 @@ pub(crate) fn one_line(text: &str, longest: usize) -> String {
 /// Text from outside without characters that control a terminal; line feeds stay.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars()
-        .map(|c| if c == '\n' { c } else { telemetry::shown(c) })
+        .map(|c| {
+            if c == '\n' {
+                c
+            } else {
+                telemetry::printable(c)
+            }
+        })
         .collect()
 }
 

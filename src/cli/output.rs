@@ -9,6 +9,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
+use crate::cli::human;
 use crate::telemetry;
 
 /// The meaning of a word, which decides its colour.
@@ -72,7 +73,7 @@ impl Output {
     /// Prints text from outside: cleaned on a terminal, byte for byte into a pipe or file.
     pub(crate) fn untrusted(&mut self, text: &str) -> io::Result<()> {
         if io::stdout().is_terminal() {
-            return self.line(text);
+            return self.line(&human::harmless(text));
         }
         writeln!(self.out.to, "{text}")
     }
@@ -80,7 +81,12 @@ impl Output {
     /// Prints one JSON value on a line of its own.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(value)?;
-        writeln!(self.out.to, "{}", escaped(&line))
+        self.json_text(&line)
+    }
+
+    /// Prints JSON that is text already, on a line of its own.
+    pub(crate) fn json_text(&mut self, json: &str) -> io::Result<()> {
+        writeln!(self.out.to, "{}", escaped(json))
     }
 
     /// Prints a remark on standard error.
@@ -171,7 +177,7 @@ fn plain(text: &str) -> String {
                 None => printed.push_str(&Style::new().bold().render_reset().to_string()),
             },
             None if c == '\n' => printed.push(c),
-            None => printed.push(telemetry::shown(c)),
+            None => printed.push(telemetry::printable(c)),
         }
     }
     printed
@@ -179,7 +185,7 @@ fn plain(text: &str) -> String {
 
 /// JSON as it is printed: the same value, with characters that control a terminal escaped.
 fn escaped(json: &str) -> Cow<'_, str> {
-    if !json.chars().any(telemetry::steers) {
+    if !json.chars().any(telemetry::is_control) {
         return Cow::Borrowed(json);
     }
     let mut printed = String::with_capacity(json.len());
@@ -187,7 +193,7 @@ fn escaped(json: &str) -> Cow<'_, str> {
         match u32::from(c) {
             // White space between values: inside strings JSON has these escaped already.
             0..0x20 => printed.push(' '),
-            code if telemetry::steers(c) => printed.push_str(&format!("\\u{code:04x}")),
+            code if telemetry::is_control(c) => printed.push_str(&format!("\\u{code:04x}")),
             _ => printed.push(c),
         }
     }
@@ -226,7 +232,7 @@ mod tests {
     fn nothing_printed_controls_a_terminal() {
         let text = "a\u{1b}[31mb\u{9b}c\u{202e}d\u{2028}e\u{61c}f\r";
         let printed = plain(text);
-        assert!(!printed.chars().any(telemetry::steers), "{printed:?}");
+        assert!(!printed.chars().any(telemetry::is_control), "{printed:?}");
         assert_eq!(plain("a\nb"), "a\nb");
         let painted = plain(&painted(true, Tone::Bad, text));
         let inner = painted.trim_start_matches("\u{1b}[1m\u{1b}[31m");
@@ -238,7 +244,7 @@ mod tests {
     fn printed_json_is_the_same_value() {
         let value = serde_json::json!({"a\u{9b}": "\u{202e}\u{1b}\u{2028}\u{7f}\n", "b": "字"});
         let printed = escaped(&value.to_string()).into_owned();
-        assert!(!printed.chars().any(telemetry::steers), "{printed}");
+        assert!(!printed.chars().any(telemetry::is_control), "{printed}");
         let read: serde_json::Value = serde_json::from_str(&printed).unwrap();
         assert_eq!(read, value);
     }

@@ -45,7 +45,7 @@ pub(crate) async fn run(args: &Results, tool: &Tool, out: &mut Output) -> anyhow
 /// Prints one result on one line.
 pub(crate) fn print(out: &mut Output, result: &Published, as_json: bool) -> anyhow::Result<()> {
     if as_json {
-        return Ok(out.line(&view::compact(&result.result))?);
+        return Ok(out.json_text(&view::compact(&result.result))?);
     }
     let read = ResultSummary::read(&result.result);
     let took = read

@@ -14,7 +14,7 @@ pub use crate::telemetry::labels::{
     AnswerClass, AnswerCode, Label, MachinesCall, RedisError, Work,
 };
 pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, Metrics};
-pub use crate::telemetry::plain::{shown, steers};
+pub use crate::telemetry::plain::{is_control, printable};
 
 /// Why logging could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), Error> {
     })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(directives)
+        .fmt_fields(plain::fields())
         .with_writer(|| plain::OneLine(std::io::stderr()));
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

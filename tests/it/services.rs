@@ -213,7 +213,7 @@ async fn a_second_service_on_one_host_takes_a_free_port_for_its_metrics() {
     assert!(
         worker
             .said()
-            .contains("is taken; serving them on a free one"),
+            .contains("is in use; serving them on a free one"),
         "{}",
         worker.said()
     );
@@ -258,5 +258,59 @@ async fn the_place_of_a_guest_that_ended_unseen_is_given_away_soon_when_others_w
     let shown = fleet.show("first").unwrap();
     assert_eq!(shown["reason"]["code"], "exited_without_result", "{shown}");
     worker.finish().await;
+    fleet.finish().await;
+}
+
+/// The path of a file is in the refusal of the Machines server, and that in its log.
+#[tokio::test]
+async fn a_request_cannot_forge_a_line_of_the_log() {
+    let fleet = Fleet::start(&["--simulate", "1"], &[]).await;
+    let text = [("COFFERDAM_LOG_FORMAT", "text")];
+    let (machines, api) = fleet.machines_with(&[], &text).await;
+    let (worker, _) = fleet.worker_with(&[("FLY_API_URL", &api)]).await;
+    let forged = "/proc/x\n2026-01-01T00:00:00Z  INFO cofferdam: completed run_id=\"v-1\"";
+    let files = json!([{"guest_path": forged, "raw_value": ""}]);
+    let request = json!({"id": "forger", "cmd": ["true"], "files": files});
+    let raw = fleet.raw().await;
+    raw.add("runs", &[("run", &request.to_string())]).await;
+    let said = until("the path to be in the log", async || {
+        match machines.said() {
+            said if said.contains("v-1") => Ok(said),
+            said => Err(said),
+        }
+    })
+    .await;
+    for line in said.lines().filter(|line| line.contains("v-1")) {
+        assert!(line.contains("/proc/x"), "{line}");
+        assert!(!line.contains("completed run_id=\"v-1\""), "{line}");
+    }
+    worker.finish().await;
+    machines.finish().await;
+    fleet.finish().await;
+}
+
+/// As from a web page whose name points at a local address.
+#[tokio::test]
+async fn metrics_and_machines_refuse_the_host_of_a_stranger() {
+    let fleet = Fleet::start(
+        &["--simulate", "1"],
+        &[("COFFERDAM_ALLOWED_HOSTS", "ours.example.com")],
+    )
+    .await;
+    let api = fleet.env.iter().find(|(name, _)| *name == "FLY_API_URL");
+    let api = &api.unwrap().1;
+    let machines = format!("{api}/apps/sandboxes/machines");
+    let metrics = format!("http://{}/metrics", fleet.admin);
+    for (host, expected) in [
+        ("evil.example.com", 403),
+        ("ours.example.com:1234", 200),
+        ("localhost", 200),
+    ] {
+        for url in [&machines, &metrics] {
+            let asked = parts::http().get(url).header("host", host);
+            let answer = asked.bearer_auth("token-of-the-test").send().await.unwrap();
+            assert_eq!(answer.status(), expected, "{host} at {url}");
+        }
+    }
     fleet.finish().await;
 }

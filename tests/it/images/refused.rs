@@ -645,6 +645,9 @@ fn a_refusal_is_told_without_control_characters() {
         let refused = ended(command);
         assert_eq!(refused.status, 1, "{}", refused.stderr);
         let line = refused.stderr.strip_suffix('\n').unwrap();
-        assert!(!line.chars().any(cofferdam::telemetry::steers), "{line:?}");
+        assert!(
+            !line.chars().any(cofferdam::telemetry::is_control),
+            "{line:?}"
+        );
     }
 }
