@@ -4,6 +4,7 @@
 //! when nothing stops it.
 
 mod ends;
+mod example;
 mod hostile;
 pub(crate) mod lab;
 pub(crate) mod leftovers;
