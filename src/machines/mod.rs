@@ -26,5 +26,5 @@ pub use call::{Call, Class, Observed, Observer, Request};
 pub use client::{Client, Force, MAX_WAIT, Wait};
 pub use error::{Certainty, Error, Refusal};
 pub use listing::{Detail, ListFilter};
-pub use retry::{Decision, Fault, Verdict, judge};
+pub use retry::{Decision, judge};
 pub use settings::{ClientSettings, Token};

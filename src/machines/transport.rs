@@ -272,7 +272,7 @@ fn class_of(call: Call, error: &Error) -> Class {
         Error::Settings(_) | Error::Malformed { .. } | Error::NotSent { .. } => Class::NotSent,
         Error::NoAnswer { .. } => Class::NoAnswer,
         Error::Unreadable { .. } => Class::Unreadable,
-        Error::Refused(_) if judge(call, error).decision == Decision::Gone => Class::Gone,
+        Error::Refused(_) if judge(call, error) == Decision::Gone => Class::Gone,
         Error::Refused(refusal) => Class::of_status(refusal.status),
     }
 }

@@ -142,7 +142,7 @@ pub async fn observe(
     milestone!("observe::looked");
     let known = match known {
         Ok(known) => Some(known),
-        Err(error) if judge(Call::Get, &error).decision == Decision::Gone => None,
+        Err(error) if judge(Call::Get, &error) == Decision::Gone => None,
         Err(error) => return Err(Error::Machines(error)),
     };
     let since = view.running_at_ms.unwrap_or(0);

@@ -182,7 +182,7 @@ pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<Whose, Error>
     let machine = match known {
         Ok(machine) if !machine.state.is_gone() => machine,
         Ok(_) => return Ok(Whose::Nobodys),
-        Err(error) if judge(Call::Get, &error).decision == Decision::Gone => {
+        Err(error) if judge(Call::Get, &error) == Decision::Gone => {
             return Ok(Whose::Nobodys);
         }
         Err(error) => return Err(Error::Machines(error)),

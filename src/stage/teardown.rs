@@ -168,7 +168,7 @@ async fn wait_for_end(deps: &Deps, machine: &MachineRef, grace: Duration) -> boo
         let Err(error) = waited else {
             return true;
         };
-        match judge(Call::Wait, &error).decision {
+        match judge(Call::Wait, &error) {
             Decision::Gone => return true,
             Decision::NotYet => {
                 waits += 1;
@@ -236,7 +236,7 @@ async fn close(deps: &Deps, view: &RunRecord, attempt: Attempt) -> Result<TornDo
 }
 
 fn gone(call: Call, error: &ApiError) -> bool {
-    judge(call, error).decision == Decision::Gone
+    judge(call, error) == Decision::Gone
 }
 
 /// How often a call was tried, and since when.

@@ -79,46 +79,15 @@ pub enum Decision {
     ReadAgain,
 }
 
-/// Who can do something about a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Whoever runs this: settings, token, quota, or a mistake in the program.
-    Ours,
-    /// The service, or the way to it.
-    Provider,
-    /// Whoever sent the request.
-    Customer,
-    /// Nobody: it is the ordinary course of things.
-    Nobody,
-}
-
-/// What to do about a failed call, and who could do something about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// What to do.
-    pub decision: Decision,
-    /// Who could do something about it.
-    pub fault: Fault,
-}
-
-impl Verdict {
-    fn new(decision: Decision, fault: Fault) -> Self {
-        Self { decision, fault }
-    }
-}
-
 /// Judges the failure of `call`.
 #[must_use]
-pub fn judge(call: Call, error: &Error) -> Verdict {
+pub fn judge(call: Call, error: &Error) -> Decision {
     match error {
         Error::Settings(message) => misconfigured(message),
-        Error::Malformed { reason, .. } => Verdict::new(
-            Decision::Invalid {
-                message: reason.clone(),
-            },
-            Fault::Ours,
-        ),
-        Error::NotSent { .. } => Verdict::new(Decision::Retry, Fault::Provider),
+        Error::Malformed { reason, .. } => Decision::Invalid {
+            message: reason.clone(),
+        },
+        Error::NotSent { .. } => Decision::Retry,
         Error::NoAnswer { .. } | Error::Unreadable { .. } => unsure(call),
         Error::Refused(refusal) => {
             // As it came: whoever names a variable's value after a word of the service's must not
@@ -133,22 +102,20 @@ pub fn judge(call: Call, error: &Error) -> Verdict {
 }
 
 /// The codes of the service's own description.
-fn by_code(refusal: &Refusal) -> Option<Verdict> {
+fn by_code(refusal: &Refusal) -> Option<Decision> {
     match refusal.said.code.as_deref()? {
-        "insufficient_capacity" | "volume_placement_capacity" => {
-            Some(Verdict::new(Decision::OtherRegion, Fault::Provider))
-        }
+        "insufficient_capacity" | "volume_placement_capacity" => Some(Decision::OtherRegion),
         // Of an app, not of a machine: nothing here makes apps.
         "name_taken" => {
             let message = refusal.text.clone();
-            Some(Verdict::new(Decision::Invalid { message }, Fault::Ours))
+            Some(Decision::Invalid { message })
         }
         _ => None,
     }
 }
 
 /// Texts that mean one thing whatever the status.
-fn by_text(call: Call, refusal: &Refusal, text: &str) -> Option<Verdict> {
+fn by_text(call: Call, refusal: &Refusal, text: &str) -> Option<Decision> {
     let has = |words: &str| text.contains(words);
     if let Some(fault) = words::image_fault(text) {
         return Some(image(fault, refusal));
@@ -156,29 +123,28 @@ fn by_text(call: Call, refusal: &Refusal, text: &str) -> Option<Verdict> {
     if refusal.status == 400 {
         // It may repeat what the producer wrote, who must not be able to put words in our mouth.
         let ours = call == Call::Create && words::begins_with_the_account(text);
-        return ours.then(|| Verdict::new(Decision::Quota, Fault::Ours));
+        return ours.then_some(Decision::Quota);
     }
-    let verdict = if has("unique machine name violation") {
-        let decision = match machine_id(text) {
+    let decision = if has("unique machine name violation") {
+        match machine_id(text) {
             Some(machine_id) => Decision::Adopt { machine_id },
             None => Decision::LookUp,
-        };
-        Verdict::new(decision, Fault::Nobody)
+        }
     } else if has("lease currently held") {
-        Verdict::new(Decision::Held, Fault::Nobody)
+        Decision::Held
     } else if has("currently replaced") || has("concurrent update") {
-        Verdict::new(Decision::ReadAgain, Fault::Nobody)
+        Decision::ReadAgain
     } else if has("failed to reach desired state") {
-        Verdict::new(Decision::NotYet, Fault::Nobody)
+        Decision::NotYet
     } else if has("refusing to destroy") {
-        Verdict::new(Decision::StillActive, Fault::Nobody)
+        Decision::StillActive
     } else if has("rate limit exceeded") {
         rate_limited(refusal)
     } else if call == Call::Create
         && matches!(refusal.status, 402..=403 | 405..=499)
         && words::is_about_the_account(text)
     {
-        Verdict::new(Decision::Quota, Fault::Ours)
+        Decision::Quota
     } else if has("page not found") {
         // The answer of a server that has no such route. Taken for the 404 of a machine it would
         // let a wrong address pass for machines that are gone.
@@ -186,22 +152,22 @@ fn by_text(call: Call, refusal: &Refusal, text: &str) -> Option<Verdict> {
     } else {
         return None;
     };
-    Some(verdict)
+    Some(decision)
 }
 
 /// "unauthorized" alone would also be what a bad API token gets; after the words about a manifest
 /// it is the registry's.
-fn image(fault: ImageFault, refusal: &Refusal) -> Verdict {
+fn image(fault: ImageFault, refusal: &Refusal) -> Decision {
     let message = refusal.text.clone();
     match fault {
-        ImageFault::Registry => Verdict::new(Decision::Retry, Fault::Provider),
-        ImageFault::Unknown => Verdict::new(Decision::ImageUnknown { message }, Fault::Customer),
-        ImageFault::Refused => Verdict::new(Decision::ImageRejected { message }, Fault::Customer),
+        ImageFault::Registry => Decision::Retry,
+        ImageFault::Unknown => Decision::ImageUnknown { message },
+        ImageFault::Refused => Decision::ImageRejected { message },
     }
 }
 
 /// Texts that tell of no room.
-fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
+fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Decision> {
     let codes = ["error", "success"];
     let coded = refusal
         .said
@@ -212,9 +178,9 @@ fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
         return None;
     }
     if words::host_has_no_room(text) {
-        Some(Verdict::new(Decision::OtherHost, Fault::Provider))
+        Some(Decision::OtherHost)
     } else if words::region_has_no_room(text) {
-        Some(Verdict::new(Decision::OtherRegion, Fault::Provider))
+        Some(Decision::OtherRegion)
     } else {
         None
     }
@@ -222,33 +188,31 @@ fn by_capacity_text(refusal: &Refusal, text: &str) -> Option<Verdict> {
 
 /// Whether a refusal says that no host could be chosen: then nothing was made, whatever the status.
 pub(super) fn chose_no_host(refusal: &Refusal) -> bool {
-    let verdict = by_code(refusal).or_else(|| by_capacity_text(refusal, &refusal.said.text));
-    verdict.is_some_and(|verdict| verdict.decision == Decision::OtherRegion)
+    let decision = by_code(refusal).or_else(|| by_capacity_text(refusal, &refusal.said.text));
+    decision.is_some_and(|decision| decision == Decision::OtherRegion)
 }
 
-fn by_status(call: Call, refusal: &Refusal, text: &str) -> Verdict {
+fn by_status(call: Call, refusal: &Refusal, text: &str) -> Decision {
     match refusal.status {
-        401 | 403 => Verdict::new(Decision::Unauthorized, Fault::Ours),
+        401 | 403 => Decision::Unauthorized,
         404 => not_found(call, refusal),
-        408 if call == Call::Wait => Verdict::new(Decision::NotYet, Fault::Nobody),
+        408 if call == Call::Wait => Decision::NotYet,
         408 | 500 | 502..=599 => unsure(call),
         409 => conflict(call),
         412 => precondition(call, refusal),
-        402 => Verdict::new(Decision::Quota, Fault::Ours),
+        402 => Decision::Quota,
         422 if call == Call::Create && !words::request_is_wrong(text) => unclear(refusal),
         429 => rate_limited(refusal),
         // A redirect is the answer of something in between; 405 and 501 of a server without this
         // call.
         300..=399 | 405 | 501 => misconfigured(&refusal.text),
-        _ => invalid(call, refusal),
+        _ => invalid(refusal),
     }
 }
 
-fn not_found(call: Call, refusal: &Refusal) -> Verdict {
+fn not_found(call: Call, refusal: &Refusal) -> Decision {
     match call {
-        Call::Get | Call::Wait | Call::Start | Call::Stop | Call::Delete => {
-            Verdict::new(Decision::Gone, Fault::Nobody)
-        }
+        Call::Get | Call::Wait | Call::Start | Call::Stop | Call::Delete => Decision::Gone,
         Call::Create | Call::List | Call::App | Call::Token | Call::Logs => {
             misconfigured(&refusal.text)
         }
@@ -256,59 +220,52 @@ fn not_found(call: Call, refusal: &Refusal) -> Verdict {
 }
 
 /// 409 in words that are not known.
-fn conflict(call: Call) -> Verdict {
+fn conflict(call: Call) -> Decision {
     match call {
         // A name that is taken also gets 409, and looking for it does no harm.
-        Call::Create => Verdict::new(Decision::LookUp, Fault::Provider),
-        _ => Verdict::new(Decision::ReadAgain, Fault::Nobody),
+        Call::Create => Decision::LookUp,
+        _ => Decision::ReadAgain,
     }
 }
 
 /// 412 in words that are not known.
-fn precondition(call: Call, refusal: &Refusal) -> Verdict {
+fn precondition(call: Call, refusal: &Refusal) -> Decision {
     match call {
         Call::Create => unclear(refusal),
-        Call::Delete => Verdict::new(Decision::StillActive, Fault::Nobody),
+        Call::Delete => Decision::StillActive,
         // It is still stopping, being prepared or being replaced; that passes.
-        Call::Start => Verdict::new(Decision::Retry, Fault::Nobody),
-        _ => Verdict::new(Decision::ReadAgain, Fault::Nobody),
+        Call::Start => Decision::Retry,
+        _ => Decision::ReadAgain,
     }
 }
 
 /// A call that may have happened.
-fn unsure(call: Call) -> Verdict {
-    let decision = if call == Call::Create {
+fn unsure(call: Call) -> Decision {
+    if call == Call::Create {
         Decision::LookUp
     } else {
         Decision::Retry
-    };
-    Verdict::new(decision, Fault::Provider)
+    }
 }
 
-fn rate_limited(refusal: &Refusal) -> Verdict {
+fn rate_limited(refusal: &Refusal) -> Decision {
     let retry_after = refusal.retry_after;
-    Verdict::new(Decision::RateLimited { retry_after }, Fault::Ours)
+    Decision::RateLimited { retry_after }
 }
 
-fn misconfigured(message: &str) -> Verdict {
+fn misconfigured(message: &str) -> Decision {
     let message = message.to_owned();
-    Verdict::new(Decision::Misconfigured { message }, Fault::Ours)
+    Decision::Misconfigured { message }
 }
 
-fn unclear(refusal: &Refusal) -> Verdict {
+fn unclear(refusal: &Refusal) -> Decision {
     let message = refusal.text.clone();
-    Verdict::new(Decision::Unclear { message }, Fault::Customer)
+    Decision::Unclear { message }
 }
 
-/// A create is made of what the producer asked for; everything else of what we put into it.
-fn invalid(call: Call, refusal: &Refusal) -> Verdict {
+fn invalid(refusal: &Refusal) -> Decision {
     let message = refusal.text.clone();
-    let fault = if call == Call::Create {
-        Fault::Customer
-    } else {
-        Fault::Ours
-    };
-    Verdict::new(Decision::Invalid { message }, fault)
+    Decision::Invalid { message }
 }
 
 /// The id in `… machine id <id> already exists with name …`, in small letters.

@@ -55,8 +55,7 @@ impl Boot<'_> {
     /// What follows from a failed call.
     pub(super) async fn answer(&self, call: Call, error: &ApiError) -> Result<Next, Error> {
         let now = self.deps.core.clock.now_ms();
-        let verdict = judge(call, error);
-        Ok(match verdict.decision {
+        Ok(match judge(call, error) {
             Decision::Retry | Decision::OtherHost => Next::Again(Begin::Create),
             Decision::LookUp => {
                 tokio::time::sleep(SETTLING).await;

@@ -19,7 +19,7 @@ pub(super) struct Refusal {
 impl Refusal {
     pub(super) fn known(call: Call, error: &ApiError) -> Self {
         // Host after host without room is a region without room.
-        let code = match judge(call, error).decision {
+        let code = match judge(call, error) {
             Decision::OtherHost => ReasonCode::NoCapacity,
             _ => ReasonCode::BootFailed,
         };

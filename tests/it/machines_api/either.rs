@@ -60,10 +60,7 @@ async fn a_whole_life(place: &Place) {
     assert!(made.version_id().is_some());
     let twin = client.create(app, &request).await.unwrap_err();
     let machine_id = made.id.clone();
-    assert_eq!(
-        judge(Call::Create, &twin).decision,
-        Decision::Adopt { machine_id }
-    );
+    assert_eq!(judge(Call::Create, &twin), Decision::Adopt { machine_id });
 
     let ended = until_within(Duration::from_secs(180), "the machine to stop", || async {
         let wait = Wait {
@@ -96,7 +93,7 @@ async fn a_whole_life(place: &Place) {
             match client.get(app, &made.id).await {
                 Ok(machine) if machine.state.is_gone() => Ok(()),
                 Ok(machine) => Err(machine.state.to_string()),
-                Err(error) => match judge(Call::Get, &error).decision {
+                Err(error) => match judge(Call::Get, &error) {
                     Decision::Gone => Ok(()),
                     _ => Err(error.to_string()),
                 },
@@ -114,7 +111,7 @@ async fn refusals(place: &Place) {
     }))
     .unwrap();
     let error = client.create(app, &request).await.unwrap_err();
-    let decision = judge(Call::Create, &error).decision;
+    let decision = judge(Call::Create, &error);
     assert!(
         matches!(
             decision,
@@ -123,11 +120,11 @@ async fn refusals(place: &Place) {
         "{decision:?}: {error}"
     );
     let error = client.get(app, "00000000000000").await.unwrap_err();
-    assert_eq!(judge(Call::Get, &error).decision, Decision::Gone);
+    assert_eq!(judge(Call::Get, &error), Decision::Gone);
     let settings = ClientSettings::new(client.base().clone(), Token::new("fm2_none"));
     let stranger = Client::new(settings).unwrap();
     let error = stranger.app(app).await.unwrap_err();
-    assert_eq!(judge(Call::App, &error).decision, Decision::Unauthorized);
+    assert_eq!(judge(Call::App, &error), Decision::Unauthorized);
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ async fn a_wrong_address_is_not_taken_for_a_machine_that_is_gone() {
     let client = server.client();
     let error = client.delete("a", "m1", Force::Yes).await.unwrap_err();
     assert_eq!(error.refusal().unwrap().text, "404 page not found");
-    let decision = judge(Call::Delete, &error).decision;
+    let decision = judge(Call::Delete, &error);
     assert!(
         matches!(decision, Decision::Misconfigured { .. }),
         "{decision:?}"
@@ -102,7 +102,7 @@ async fn a_redirect_is_not_followed_and_gets_no_token() {
 fn check_lost(error: &Error) {
     assert!(matches!(error, Error::NoAnswer { .. }), "{error}");
     assert_eq!(error.certainty(), Certainty::Unknown);
-    assert_eq!(judge(Call::Create, error).decision, Decision::LookUp);
+    assert_eq!(judge(Call::Create, error), Decision::LookUp);
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn an_answer_that_makes_no_sense_is_a_yes_that_cannot_be_read() {
             matches!(error, Error::Unreadable { status: 200, .. }),
             "{error}"
         );
-        assert_eq!(judge(Call::Create, &error).decision, Decision::LookUp);
+        assert_eq!(judge(Call::Create, &error), Decision::LookUp);
     }
     let error = client
         .create("a", &CreateMachine::default())
