@@ -8,6 +8,7 @@ use tracing::warn;
 use crate::local::engine::Root;
 use crate::local::refusal::Refusal;
 use crate::machines::wire::ImageRef;
+use crate::run::digest::sha256;
 
 /// An image that was found.
 #[derive(Debug)]
@@ -65,9 +66,7 @@ impl From<images::Resolved> for Image {
 /// its system and version.
 static HOST_DIGEST: LazyLock<String> = LazyLock::new(|| {
     let about = std::fs::read("/usr/lib/os-release").unwrap_or_default();
-    let digest = ring::digest::digest(&ring::digest::SHA256, &about);
-    let digits = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
-    format!("sha256:{}", digits.collect::<String>())
+    format!("sha256:{}", sha256(&about))
 });
 
 /// Finds an image.

@@ -29,10 +29,14 @@ impl Sha256 {
     /// The digest in hexadecimal digits.
     #[must_use]
     pub fn finish(self) -> String {
-        let digest = self.0.finish();
-        let digits = digest.as_ref().iter();
-        digits.map(|byte| format!("{byte:02x}")).collect()
+        hex(self.0.finish().as_ref())
     }
+}
+
+/// Bytes in hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Default for Sha256 {

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use ring::digest;
 use serde::{Serialize, Serializer};
+
+use crate::run::digest::sha256;
 
 /// Why a text is not an id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -224,14 +225,9 @@ pub fn run_of_machine(name: &str) -> Option<(RunId, Attempt)> {
 
 /// The first hexadecimal digits of a text's SHA-256.
 fn hash(text: &str, digits: usize) -> String {
-    let hash = digest::digest(&digest::SHA256, text.as_bytes());
-    let mut hex: String = hash
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    hex.truncate(digits);
-    hex
+    let mut hash = sha256(text.as_bytes());
+    hash.truncate(digits);
+    hash
 }
 
 fn is_hex_digit(byte: u8) -> bool {

@@ -26,5 +26,6 @@ pub mod json;
 pub mod outcome;
 pub mod phase;
 pub mod request;
+pub mod size;
 pub mod step;
 pub mod wait;

@@ -16,6 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
+use crate::run::digest::hex;
 use crate::run::id::{Attempt, Nonce, RunId};
 
 const VERSION: &str = "cd2";
@@ -111,9 +112,7 @@ impl KeyRing {
         let keys = self.0.iter();
         keys.map(|(id, key)| {
             let tag = hmac::sign(key, FINGERPRINT_OF);
-            let digits = tag.as_ref().iter().take(4);
-            let digits = digits.map(|byte| format!("{byte:02x}"));
-            (id.clone(), digits.collect())
+            (id.clone(), hex(&tag.as_ref()[..4]))
         })
         .collect()
     }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::config::{self, SigningKey};
+use crate::run::digest::hex;
 use crate::up::ready::{self, LockedFolder};
 
 const FILE: &str = "signing-key";
@@ -50,7 +51,7 @@ pub fn signing(locked: &LockedFolder) -> Result<Vec<SigningKey>, ready::Error> {
 /// A token that nobody can guess, in hexadecimal digits.
 #[must_use]
 pub fn random_hex() -> String {
-    random().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&random())
 }
 
 fn random() -> [u8; BYTES] {

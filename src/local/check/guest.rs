@@ -1,7 +1,8 @@
-//! Machine sizes: those that the real service sells.
+//! The size that a configuration asks for, among those that the real service sells.
 
 use crate::local::refusal::Refusal;
 use crate::machines::wire::MachineConfig;
+use crate::run::size::{CpuKind, PERFORMANCE, SHARED};
 
 /// A machine's size, with nothing left open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,28 +12,6 @@ pub(crate) struct Size {
     /// Memory in MiB.
     pub(crate) memory_mb: u64,
 }
-
-/// A kind of processor, and what it comes with.
-struct Kind {
-    cpus: &'static [u32],
-    least_mb: u64,
-    most_mb: u64,
-    step_mb: u64,
-}
-
-const SHARED: Kind = Kind {
-    cpus: &[1, 2, 4, 6, 8],
-    least_mb: 256,
-    most_mb: 2048,
-    step_mb: 256,
-};
-
-const PERFORMANCE: Kind = Kind {
-    cpus: &[1, 2, 4, 6, 8, 10, 12, 14, 16, 32, 64, 128],
-    least_mb: 2048,
-    most_mb: 8192,
-    step_mb: 1024,
-};
 
 /// The size that a configuration asks for: by `guest`, by the name of a preset, or the smallest.
 ///
@@ -57,9 +36,8 @@ pub(crate) fn size(config: &MachineConfig) -> Result<Size, Refusal> {
         ));
     }
     let kind = match guest.cpu_kind.as_deref() {
-        None | Some("" | "shared") => &SHARED,
-        Some("performance") => &PERFORMANCE,
-        Some(_) => return Err(unsold("cpu_kind", "")),
+        None | Some("") => &SHARED,
+        Some(name) => CpuKind::named(name).ok_or_else(|| unsold("cpu_kind", ""))?,
     };
     let cpus = guest.cpus.filter(|&cpus| cpus > 0).unwrap_or(1);
     if !kind.cpus.contains(&cpus) {
@@ -76,15 +54,15 @@ pub(crate) fn size(config: &MachineConfig) -> Result<Size, Refusal> {
     Ok(size)
 }
 
-fn check_memory(kind: &Kind, size: Size) -> Result<(), Refusal> {
+fn check_memory(kind: &CpuKind, size: Size) -> Result<(), Refusal> {
     let (least, most) = (
-        kind.least_mb * u64::from(size.cpus),
-        kind.most_mb * u64::from(size.cpus),
+        u64::from(kind.least_mb) * u64::from(size.cpus),
+        u64::from(kind.most_mb) * u64::from(size.cpus),
     );
     let rule = match size.memory_mb {
         mb if mb < least => format!(", minimum required {least} MiB"),
         mb if mb > most => format!(", maximum allowed {most} MiB"),
-        mb if !mb.is_multiple_of(kind.step_mb) => {
+        mb if !mb.is_multiple_of(kind.step_mb.into()) => {
             format!(", must be a multiple of {} MiB", kind.step_mb)
         }
         _ => return Ok(()),
@@ -97,10 +75,10 @@ fn unsold(field: &str, rule: &str) -> Refusal {
     Refusal::new(400, format!("invalid config.guest.{field}{rule}"))
 }
 
-fn smallest(kind: &Kind, cpus: u32) -> Size {
+fn smallest(kind: &CpuKind, cpus: u32) -> Size {
     Size {
         cpus,
-        memory_mb: kind.least_mb * u64::from(cpus),
+        memory_mb: u64::from(kind.least_mb) * u64::from(cpus),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::run::request::fields::refuse;
 use crate::run::request::{
     CMD_MAX, ENV_MAX, FILES_MAX, File, Guest, Limits, METADATA_MAX_BYTES, PRIORITY_LAST, Refusal,
 };
+use crate::run::size::CpuKind;
 
 pub(super) fn run_id(text: String) -> Result<RunId, String> {
     text.parse()
@@ -134,27 +135,20 @@ pub(super) fn cmd(words: Vec<String>) -> Result<Vec<String>, String> {
 /// Sizes that the Machines API takes (`fly-go`, `machine_types.go`; `flyctl`,
 /// `internal/machine/update.go`), within the operator's maxima.
 pub(super) fn size(guest: Guest, limits: &Limits) -> Result<Guest, String> {
-    let (counts, least, most, step): (&[u32], u32, u32, u32) = match guest.cpu_kind.as_str() {
-        "shared" => (&[1, 2, 4, 6, 8], 256, 2048, 256),
-        "performance" => (
-            &[1, 2, 4, 6, 8, 10, 12, 14, 16, 32, 64, 128],
-            2048,
-            8192,
-            1024,
-        ),
-        other => {
-            return Err(format!(
-                "cpu_kind {other:?} is neither shared nor performance"
-            ));
-        }
+    let Some(kind) = CpuKind::named(&guest.cpu_kind) else {
+        return Err(format!(
+            "cpu_kind {:?} is neither shared nor performance",
+            guest.cpu_kind
+        ));
     };
+    let (counts, step) = (kind.cpus, kind.step_mb);
     if !counts.contains(&guest.cpus) {
         return Err(format!(
             "cpus must be one of {counts:?} for {}",
             guest.cpu_kind
         ));
     }
-    let (least, most) = (least * guest.cpus, most * guest.cpus);
+    let (least, most) = (kind.least_mb * guest.cpus, kind.most_mb * guest.cpus);
     if !(least..=most).contains(&guest.memory_mb) || !guest.memory_mb.is_multiple_of(step) {
         return Err(format!(
             "memory_mb must be {least} to {most} in steps of {step} for {} {}",
