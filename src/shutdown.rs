@@ -75,7 +75,7 @@ impl Shutdown {
             let task = AssertUnwindSafe(task).catch_unwind();
             if let Some(Err(panic)) = abort.run_until_cancelled(task).await {
                 error!(
-                    panic = said(&*panic),
+                    panic = panic_message(&*panic),
                     "a task panicked; what it had in hand is let go"
                 );
             }
@@ -97,7 +97,7 @@ impl Shutdown {
             };
             let task = AssertUnwindSafe(task).catch_unwind();
             let why = match abort.run_until_cancelled(task).await {
-                Some(Err(panic)) => format!("the loop {name} panicked: {}", said(&*panic)),
+                Some(Err(panic)) => format!("the loop {name} panicked: {}", panic_message(&*panic)),
                 Some(Ok(())) if !quiet.is_cancelled() => format!("the loop {name} has ended"),
                 Some(Ok(())) | None => return,
             };
@@ -137,11 +137,11 @@ impl Shutdown {
     }
 }
 
-/// What a panic said.
-fn said(panic: &(dyn Any + Send)) -> &str {
+/// The message of a panic.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    text.unwrap_or("it said nothing")
+    text.unwrap_or("without a message")
 }
 
 /// SIGTERM and SIGINT. They are heard from the moment on which this is made, and kept until

@@ -10,10 +10,12 @@ use serde_json::json;
 
 use crate::clock::UnixMs;
 use crate::http::reply::{self, Body};
+use crate::local::action::{Action, MachineAction};
 use crate::local::answer::of_reply;
 use crate::local::check;
 use crate::local::faults::capacity::Shortage;
 use crate::local::faults::rule::MachineFault;
+use crate::local::faults::subject::CallSubject;
 use crate::local::host::Host;
 use crate::local::image::{self, Image};
 use crate::local::refusal::Refusal;
@@ -21,8 +23,6 @@ use crate::local::registry::create::NewMachine;
 use crate::local::registry::machine::InjectedFaults;
 use crate::local::registry::view::{Region, Reply, Shown, org_page};
 use crate::local::registry::{Live, Registry};
-use crate::local::routes::action::{Action, MachineAction};
-use crate::local::server::Owned;
 use crate::local::{programs, spec};
 use crate::machines::wire::{CreateMachine, CurrentToken, MachineConfig, TokenInfo, UpdateMachine};
 
@@ -58,7 +58,7 @@ impl Calls {
     }
 
     /// Finds out the name and the region of the machine that a call is about.
-    pub(crate) fn identify(&self, action: &Action, subject: &mut Owned) {
+    pub(crate) fn identify(&self, action: &Action, subject: &mut CallSubject) {
         match action {
             Action::Create { request, .. } => {
                 subject.name.clone_from(&request.name);

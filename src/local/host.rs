@@ -1,101 +1,56 @@
 //! The machines of this computer: the registry, the processes behind it, and what ties them.
 //!
 //! Every change goes through here: the registry changes under its lock, the lock is given back,
-//! and what the registry asks for is carried out. One task for each start of a machine
-//! ([`keeper`]) reports back what it sees.
+//! and what the registry asks for is carried out. Each start of a machine has a task of its own,
+//! the [`keeper`]. A keeper that panics ends its machine: the program is killed as its handle is
+//! dropped, and the registry is told that the machine was lost.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use cofferdam_images::Store;
-use tokio::sync::mpsc;
+use futures_util::FutureExt as _;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::error;
 
-use crate::clock::{Clock, UnixMs};
+use crate::clock::UnixMs;
 use crate::local::faults::rule::{MachineFault, StuckIn};
 use crate::local::keeper;
-use crate::local::logs::Logs;
 use crate::local::refusal::Refusal;
-use crate::local::registry::life::{Effect, Observation, Order};
-use crate::local::registry::machine::MachineRecord;
+use crate::local::registry::life::{Effect, Observation};
 use crate::local::registry::view::Reply;
 use crate::local::registry::{Done, Registry};
-use crate::local::relay::Relay;
-use crate::local::runner::{Handle, Runner};
-use crate::local::waits::{self, Hub, Target, WaitQuery, WaitStatus};
+use crate::local::runner::Handle;
+use crate::local::shared::{Parts, Shared};
+use crate::local::waits::{self, Target, WaitQuery, WaitStatus};
 use crate::machines::wire::{MachineState, WaitAnswer};
-use crate::shutdown::Shutdown;
+use crate::shutdown::panic_message;
 
-/// Orders that a process has not looked at yet.
-const ORDERS_WAITING: usize = 32;
 /// How long the answer to a delete waits for the machine's processes.
 const DESTROYING_MAX: Duration = Duration::from_secs(2);
 
 /// The machines of this computer. Clones share them.
 #[derive(Clone, Debug)]
-pub(crate) struct Host(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    registry: Mutex<Registry>,
-    processes: Mutex<HashMap<String, Process>>,
-    parts: Parts,
-    waits: Hub,
-}
-
-/// What the machines depend on.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    /// What runs them.
-    pub(crate) runner: Runner,
-    /// What they start from.
-    pub(crate) images: Arc<Store>,
-    /// What they write.
-    pub(crate) logs: Logs,
-    /// What they reach.
-    pub(crate) relay: Option<Relay>,
-    /// Tells the time.
-    pub(crate) clock: Clock,
-    /// Ends them.
-    pub(crate) shutdown: Shutdown,
-}
-
-/// The channel to the task that supervises a process.
-#[derive(Debug)]
-struct Process {
-    generation: u64,
-    orders: mpsc::Sender<Order>,
-    kill: CancellationToken,
-    handle: Option<Handle>,
-}
+pub(crate) struct Host(Shared);
 
 impl Host {
     /// The machines of `registry`, on top of `parts`.
     pub(crate) fn new(registry: Registry, parts: Parts) -> Self {
-        Self(Arc::new(Inner {
-            registry: Mutex::new(registry),
-            processes: Mutex::default(),
-            parts,
-            waits: Hub::default(),
-        }))
+        Self(Shared::new(registry, parts))
     }
 
     /// What the machines depend on.
     pub(crate) fn parts(&self) -> &Parts {
-        &self.0.parts
+        self.0.parts()
     }
 
     /// The time.
     pub(crate) fn now(&self) -> UnixMs {
-        self.0.parts.clock.now_ms()
+        self.0.now()
     }
 
     /// Reads the registry under its lock.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Registry) -> T) -> T {
-        read(&self.registry())
+        self.0.read(read)
     }
 
     /// Changes something, and carries out what follows.
@@ -107,61 +62,23 @@ impl Host {
         change: impl FnOnce(&mut Registry, UnixMs) -> Result<Done, Refusal>,
     ) -> Result<Reply, Refusal> {
         let now = self.now();
-        let done = change(&mut self.registry(), now)?;
+        let done = change(&mut self.0.registry(), now)?;
         for (id, effect) in done.touched {
             self.carry_out(&id, effect);
         }
         Ok(done.reply)
     }
 
-    /// Takes in what a keeper saw, and gives the machine as it is then. `None` when the keeper is
-    /// no longer the machine's own.
-    pub(crate) fn observe(
-        &self,
-        id: &str,
-        generation: u64,
-        seen: Observation,
-    ) -> Option<Arc<MachineRecord>> {
-        let now = self.now();
-        let mut registry = self.registry();
-        let effect = registry.observe(id, generation, seen, now)?;
-        let machine = registry.by_id(id).map(Arc::clone)?;
-        drop(registry);
-        debug!(machine_id = id, state = %machine.state, "machine changed");
-        self.carry_out(id, effect);
-        Some(machine)
-    }
-
     /// Injects a fault into an existing machine.
     pub(crate) fn inject(&self, id: &str, fault: &MachineFault) {
         let now = self.now();
         if *fault == MachineFault::Forget {
-            let effect = self.registry().forget(id);
+            let effect = self.0.registry().forget(id);
             self.carry_out(id, effect);
             self.parts().logs.retire(id);
             return;
         }
-        self.registry().inject(id, fault, now);
-    }
-
-    /// Makes what runs a machine reachable for orders and execs.
-    pub(crate) fn attach(&self, id: &str, generation: u64, handle: Handle) {
-        if let Some(process) = self.processes().get_mut(id)
-            && process.generation == generation
-        {
-            process.handle = Some(handle);
-        }
-    }
-
-    /// Forgets what ran a machine.
-    pub(crate) fn detach(&self, id: &str, generation: u64) {
-        let mut processes = self.processes();
-        if processes
-            .get(id)
-            .is_some_and(|process| process.generation == generation)
-        {
-            processes.remove(id);
-        }
+        self.0.registry().inject(id, fault, now);
     }
 
     /// What runs a started machine.
@@ -171,11 +88,7 @@ impl Host {
     pub(crate) fn running(&self, app: &str, id: &str) -> Result<Handle, Refusal> {
         let now = self.now();
         let machine = self.read(|registry| registry.read(app, id, now))?;
-        let handle = self
-            .processes()
-            .get(id)
-            .and_then(|process| process.handle.clone());
-        match handle {
+        match self.0.handle(id) {
             Some(handle) if machine.state == MachineState::Started => Ok(handle),
             _ => Err(Refusal::precondition(format!(
                 "machine is not running, currently '{}'",
@@ -195,7 +108,7 @@ impl Host {
         query: &WaitQuery,
     ) -> Result<WaitAnswer, Refusal> {
         let deadline = Instant::now() + query.timeout;
-        let mut changes = self.0.waits.subscribe(id);
+        let mut changes = self.0.waits().subscribe(id);
         let mut since = None;
         let outcome = loop {
             let now = self.now();
@@ -218,7 +131,7 @@ impl Host {
                 () = self.parts().shutdown.quiet().cancelled() => break Err(Refusal::ending()),
             }
         };
-        self.0.waits.leave(id, changes);
+        self.0.waits().leave(id, changes);
         outcome
     }
 
@@ -240,9 +153,7 @@ impl Host {
 
     /// Ends every process, because the server ends. None is started from then on.
     pub(crate) fn end_all(&self) {
-        for process in self.processes().values() {
-            process.kill.cancel();
-        }
+        self.0.kill_all();
     }
 
     /// Carries out what the registry asks for, and wakes those who wait for the machine.
@@ -254,55 +165,49 @@ impl Host {
                 pause,
                 prepare_only,
             }) => self.launch(id, generation, pause, prepare_only),
-            Some(Effect::Order(generation, order)) => self.order(id, generation, order),
+            Some(Effect::Order(generation, order)) => self.0.order(id, generation, order),
             Some(Effect::Finish) => self.finish(id),
         }
-        self.0.waits.notify(id);
+        self.0.waits().notify(id);
     }
 
     fn launch(&self, id: &str, generation: u64, pause: Duration, prepare_only: bool) {
         if self.parts().shutdown.quiet().is_cancelled() {
             return;
         }
-        let (orders, waiting) = mpsc::channel(ORDERS_WAITING);
-        let kill = CancellationToken::new();
-        let process = Process {
-            generation,
-            orders,
-            kill: kill.clone(),
-            handle: None,
-        };
-        self.processes().insert(id.to_owned(), process);
+        let (orders, kill) = self.0.register(id, generation);
         let start = keeper::Start {
             id: id.to_owned(),
             generation,
             pause,
             prepare_only,
-            orders: waiting,
+            orders,
             kill: kill.clone(),
         };
-        self.parts()
-            .shutdown
-            .spawn(keeper::keep(self.clone(), start));
+        self.parts().shutdown.spawn(self.clone().supervise(start));
         // The shutdown may have begun between the check above and the insertion.
         if self.parts().shutdown.quiet().is_cancelled() {
             kill.cancel();
         }
     }
 
-    fn order(&self, id: &str, generation: u64, order: Order) {
-        let processes = self.processes();
-        let Some(process) = processes.get(id).filter(|p| p.generation == generation) else {
-            // It has ended, or has not begun and will see what is asked of the machine.
-            return;
-        };
-        if order == Order::Kill {
-            process.kill.cancel();
-        } else if process.orders.try_send(order).is_err() {
-            warn!(
+    /// Runs a keeper to its end and takes in what became of the machine, also when it panics.
+    async fn supervise(self, start: keeper::Start) {
+        let (id, generation) = (start.id.clone(), start.generation);
+        let kept = AssertUnwindSafe(keeper::keep(&self.0, start)).catch_unwind();
+        let seen = kept.await.unwrap_or_else(|panic| {
+            let panic = panic_message(&*panic);
+            error!(
                 machine_id = id,
-                "an order was dropped: too many wait already"
+                panic, "the keeper of a machine panicked; the machine is ended"
             );
+            Some(Observation::Lost)
+        });
+        self.0.detach(&id, generation);
+        if let Some(seen) = seen
+            && let Some((_, effect)) = self.0.observe(&id, generation, seen)
+        {
+            self.carry_out(&id, effect);
         }
     }
 
@@ -325,24 +230,8 @@ impl Host {
 
     fn destroyed(&self, id: &str) {
         let now = self.now();
-        self.registry().finish(id, now);
+        self.0.registry().finish(id, now);
         self.parts().logs.retire(id);
-        self.0.waits.notify(id);
-    }
-
-    fn registry(&self) -> MutexGuard<'_, Registry> {
-        // The registry's own invariants are checked where it is read; a panic in one call does not
-        // take all other machines with it.
-        self.0
-            .registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn processes(&self) -> MutexGuard<'_, HashMap<String, Process>> {
-        self.0
-            .processes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.0.waits().notify(id);
     }
 }

@@ -1,7 +1,7 @@
 //! One start of one machine, from its image to the end of its last process.
 //!
-//! A keeper reports what it observes to the [`Host`] and does what it is told: it decides nothing
-//! about the machine's life. An order that arrives before its program runs ends it early.
+//! A keeper reports what it observes and does what it is told: it decides nothing about the
+//! machine's life. An order that arrives before its program runs ends it early.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use tracing::warn;
 
 use crate::local::engine::{Error, Exit, OutputSink};
 use crate::local::faults::rule::StuckIn;
-use crate::local::host::Host;
 use crate::local::logs::{Log, Stream};
 use crate::local::registry::life::{Observation, Order};
 use crate::local::registry::machine::{MachineRecord, Next};
 use crate::local::runner::{Handle, Running};
+use crate::local::shared::Shared;
 use crate::local::spec;
 use crate::machines::wire::MachineState;
+use crate::milestone::milestone;
 
 /// A start that a keeper is to carry out.
 #[derive(Debug)]
@@ -43,53 +44,47 @@ pub(crate) struct Start {
 enum Early {
     /// It was told to end.
     Abandoned,
-    /// Nothing is left to report: it was reported, or the machine is gone.
-    Reported,
+    /// The machine is gone, so there is nothing to report.
+    Gone,
+    /// Its image is there, and nothing was to be started.
+    Prepared,
     /// There is no program to run, and so its run is over.
     Ended(Exit),
     /// It failed.
     Failed(String),
 }
 
-/// Carries out one start to its end.
-pub(crate) async fn keep(host: Host, mut start: Start) {
-    let (id, generation) = (start.id.clone(), start.generation);
-    let seen = match boot(&host, &mut start).await {
+/// Carries out one start to its end, and returns what ended it; `None` when the machine is gone.
+pub(crate) async fn keep(shared: &Shared, mut start: Start) -> Option<Observation> {
+    Some(match boot(shared, &mut start).await {
         Ok((machine, running)) => {
-            Observation::Exited(follow(&host, &mut start, &machine, running).await)
+            Observation::Exited(follow(shared, &mut start, &machine, running).await)
         }
         Err(Early::Abandoned) => Observation::Abandoned,
+        Err(Early::Prepared) => Observation::Prepared,
         Err(Early::Ended(exit)) => Observation::Exited(exit),
         Err(Early::Failed(reason)) => {
-            warn!(machine_id = id, reason, "machine could not be started");
+            let machine_id = start.id;
+            warn!(machine_id, reason, "machine could not be started");
             Observation::Failed(reason)
         }
-        Err(Early::Reported) => {
-            host.detach(&id, generation);
-            return;
-        }
-    };
-    host.detach(&id, generation);
-    host.observe(&id, generation, seen);
+        Err(Early::Gone) => return None,
+    })
 }
 
 /// Goes from `created` to a running program.
-async fn boot(host: &Host, start: &mut Start) -> Result<(Arc<MachineRecord>, Running), Early> {
-    let injected = host.read(|registry| Some(registry.by_id(&start.id)?.injected.clone()));
-    let injected = injected.ok_or(Early::Reported)?;
+async fn boot(shared: &Shared, start: &mut Start) -> Result<(Arc<MachineRecord>, Running), Early> {
+    let injected = shared.read(|registry| Some(registry.by_id(&start.id)?.injected.clone()));
+    let injected = injected.ok_or(Early::Gone)?;
     hold(start, Some(start.pause + injected.slow_pull)).await?;
     if let Some((StuckIn::Created, length)) = injected.stick {
         hold(start, length).await?;
     }
-    let seen = match start.prepare_only {
-        true => Observation::Prepared,
-        false => Observation::Pulled,
-    };
-    let machine = host.observe(&start.id, start.generation, seen);
-    let machine = machine.ok_or(Early::Reported)?;
     if start.prepare_only {
-        return Err(Early::Reported);
+        return Err(Early::Prepared);
     }
+    let machine = shared.observe(&start.id, start.generation, Observation::Pulled);
+    let (machine, _) = machine.ok_or(Early::Gone)?;
     if machine.next != Next::Policy {
         return Err(Early::Abandoned);
     }
@@ -97,29 +92,33 @@ async fn boot(host: &Host, start: &mut Start) -> Result<(Arc<MachineRecord>, Run
         hold(start, length).await?;
     }
     let spec = spec::build(&machine).map_err(|refusal| Early::Failed(refusal.error.into()))?;
-    let log = host
+    let log = shared
         .parts()
         .logs
         .open(&machine.app, &machine.id, &machine.region);
-    let started = host.parts().runner.start(spec, sink(host, log.clone()));
+    let started = shared.parts().runner.start(spec, sink(shared, log.clone()));
     let running = match started.await {
         Ok(running) => running,
-        Err(error) => return Err(no_program(host, start, &log, &error)),
+        Err(error) => return Err(no_program(shared, start, &log, &error)),
     };
-    host.attach(&start.id, start.generation, running.handle());
-    host.observe(&start.id, start.generation, Observation::Started);
+    shared.attach(&start.id, start.generation, running.handle());
+    shared.observe(&start.id, start.generation, Observation::Started);
     Ok((machine, running))
 }
 
 /// What a program that could not be started means. One that is not there, or cannot be run, will
 /// not be the next time: the machine has started and its program has ended, and its log says why.
-fn no_program(host: &Host, start: &Start, log: &Log, error: &Error) -> Early {
+fn no_program(shared: &Shared, start: &Start, log: &Log, error: &Error) -> Early {
     let Some(exit) = error.as_exit() else {
         return Early::Failed(error.to_string());
     };
-    log.write(Stream::Stderr, format!("{error}\n").as_bytes(), host.now());
-    log.close(host.now());
-    host.observe(&start.id, start.generation, Observation::Started);
+    log.write(
+        Stream::Stderr,
+        format!("{error}\n").as_bytes(),
+        shared.now(),
+    );
+    log.close(shared.now());
+    shared.observe(&start.id, start.generation, Observation::Started);
     Early::Ended(exit)
 }
 
@@ -150,18 +149,21 @@ async fn hold(start: &mut Start, length: Option<Duration>) -> Result<(), Early> 
 
 /// Follows a running program to its end, passing on what the machine is told.
 async fn follow(
-    host: &Host,
+    shared: &Shared,
     start: &mut Start,
     machine: &MachineRecord,
     mut running: Running,
 ) -> Exit {
     let handle = running.handle();
     let ended = CancellationToken::new();
-    if let (Some(listener), Some(relay)) = (running.take_listener(), &host.parts().relay) {
+    // Also when this panics: the relay must not outlive the machine.
+    let _end_relay = ended.clone().drop_guard();
+    if let (Some(listener), Some(relay)) = (running.take_listener(), &shared.parts().relay) {
         let (relay, ended) = (relay.clone(), ended.clone());
         let relaying = async move { relay.serve(listener, ended).await };
-        host.parts().shutdown.spawn(relaying);
+        shared.parts().shutdown.spawn(relaying);
     }
+    milestone!("keeper::started");
     let mut stopping = Stopping::default();
     let exit = running.wait();
     tokio::pin!(exit);
@@ -175,23 +177,23 @@ async fn follow(
                 handle.kill();
             }
             Some(order) = start.orders.recv() => {
-                stopping.take(order, held(host, &start.id), &handle);
+                stopping.take(order, held(shared, &start.id), &handle);
             }
             () = stopping.due() => stopping.go_on(&handle),
         }
     };
     ended.cancel();
-    let log = host
+    let log = shared
         .parts()
         .logs
         .open(&machine.app, &machine.id, &machine.region);
-    log.close(host.now());
+    log.close(shared.now());
     exit
 }
 
 /// How long a fault keeps a machine in the state that it is in; `None` when none does.
-fn held(host: &Host, id: &str) -> Option<Option<Duration>> {
-    let machine = host.read(|registry| registry.by_id(id).map(Arc::clone))?;
+fn held(shared: &Shared, id: &str) -> Option<Option<Duration>> {
+    let machine = shared.read(|registry| registry.by_id(id).map(Arc::clone))?;
     let (state, length) = machine.injected.stick?;
     let is_in = match state {
         StuckIn::Stopping => MachineState::Stopping,
@@ -254,9 +256,9 @@ impl Stopping {
     }
 }
 
-fn sink(host: &Host, log: Log) -> OutputSink {
+fn sink(shared: &Shared, log: Log) -> OutputSink {
     use crate::local::engine::Stream as From;
-    let clock = host.parts().clock.clone();
+    let clock = shared.parts().clock.clone();
     Arc::new(move |from, bytes| {
         let stream = match from {
             From::Stdout => Stream::Stdout,

@@ -32,6 +32,7 @@
 //!   together.
 //! - Regions have no geography: `any` and the names of continents stand for all of them.
 
+mod action;
 mod answer;
 mod auth;
 pub mod bwrap;
@@ -52,6 +53,7 @@ mod routes;
 mod runner;
 mod server;
 mod settings;
+mod shared;
 mod simulated;
 mod spec;
 mod stamp;
@@ -70,12 +72,13 @@ use crate::local::auth::Gate;
 use crate::local::bwrap::Engine;
 use crate::local::calls::Calls;
 use crate::local::faults::FaultInjector;
-use crate::local::host::{Host, Parts};
+use crate::local::host::Host;
 use crate::local::logs::Logs;
 use crate::local::registry::{Registry, Rules};
 use crate::local::relay::{Relay, endpoint_address};
 use crate::local::runner::Runner;
 use crate::local::server::{Deps, Server};
+use crate::local::shared::Parts;
 use crate::local::simulated::Simulated;
 use crate::machines::wire::CreateApp;
 use crate::shutdown::Shutdown;

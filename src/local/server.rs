@@ -17,16 +17,17 @@ use tracing::debug;
 use crate::http::host::{self, AllowedHosts};
 use crate::http::reply;
 use crate::http::serve::Severed;
+use crate::local::action::Action;
 use crate::local::answer::{self, Body};
 use crate::local::auth::Gate;
 use crate::local::calls::Calls;
-use crate::local::faults::{Counts, FaultInjector, Instead, Spoil, Subject, Verdict};
+use crate::local::faults::subject::CallSubject;
+use crate::local::faults::{Counts, FaultInjector, Instead, Spoil, Verdict};
 use crate::local::ids::Ids;
 use crate::local::refusal::{Refusal, Shape};
 use crate::local::registry::Live;
-use crate::local::routes::action::Action;
 use crate::local::routes::query::Query;
-use crate::local::routes::{self, Route, read};
+use crate::local::routes::{self, read};
 
 /// Names a request in the answer and in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
@@ -158,7 +159,7 @@ impl Server {
     async fn understand(
         &self,
         request: Request<Incoming>,
-    ) -> Result<(Action, Owned, usize), Refusal> {
+    ) -> Result<(Action, CallSubject, usize), Refusal> {
         if !self.0.hosts.allow(&request) {
             return Err(Refusal::new(403, host::REFUSED.trim_end()));
         }
@@ -177,7 +178,7 @@ impl Server {
         }
         let body = self.read_body(body).await?;
         let query = Query::parse(head.uri.query());
-        let mut subject = Owned::of(&route);
+        let mut subject = CallSubject::of(&route);
         let action = read::read(route, &query, &head.headers, &body)?;
         self.0.calls.identify(&action, &mut subject);
         Ok((action, subject, body.len()))
@@ -208,7 +209,7 @@ impl Server {
     async fn carry_out(
         &self,
         action: Action,
-        subject: &Owned,
+        subject: &CallSubject,
         verdict: &Verdict,
         weight: usize,
     ) -> Result<Response<reply::Body>, Refusal> {
@@ -260,53 +261,5 @@ impl Server {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         format!("{}-local", ids.ulid(now))
-    }
-}
-
-/// What a call is about, kept while it is carried out.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    call: &'static str,
-    app: String,
-    /// The machine's id.
-    machine: String,
-    /// The machine's name, once it is known.
-    pub(crate) name: Option<String>,
-    /// The machine's region, once it is known.
-    pub(crate) region: Option<String>,
-    /// Rules are not held against it: it is how they are changed.
-    exempt: bool,
-}
-
-impl Owned {
-    fn of(route: &Route) -> Self {
-        Self {
-            call: route.call,
-            app: route.app.clone(),
-            machine: route.machine.clone(),
-            name: None,
-            region: None,
-            exempt: route.call.starts_with("faults-"),
-        }
-    }
-
-    fn borrow(&self) -> Subject<'_> {
-        Subject {
-            call: self.call,
-            app: (!self.app.is_empty()).then_some(&self.app),
-            name: self.name.as_deref(),
-            region: self.region.as_deref(),
-            id: match self.machine.as_str() {
-                "" => &self.app,
-                machine => machine,
-            },
-        }
-    }
-
-    fn in_region<'a>(&'a self, region: &'a str) -> Subject<'a> {
-        Subject {
-            region: Some(region),
-            ..self.borrow()
-        }
     }
 }

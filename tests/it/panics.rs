@@ -142,4 +142,31 @@ mod armed {
         assert!(fleet.machines_left().await.is_empty());
         fleet.finish().await;
     }
+
+    /// The machine of the first attempt is nobody's when its keeper has panicked.
+    #[tokio::test]
+    async fn a_keeper_that_panics_ends_its_machine_and_the_run_is_tried_again() {
+        let settings = [
+            ("COFFERDAM_LEASE_S", "2"),
+            ("COFFERDAM_SWEEP_S", "1"),
+            ("FAILPOINTS", "keeper::started=1*return(panic)"),
+        ];
+        let fleet = Fleet::start(&["--simulate", "1"], &settings).await;
+        let (worker, _) = fleet.worker().await;
+        fleet.tool(&["submit", "--id", "kept", "--", "true"]).done();
+        let shown = fleet.until_state("kept", "closed").await;
+        assert_eq!(shown["outcome"], "completed", "{shown}");
+        assert_eq!(shown["attempt"], 2, "{shown}");
+        let said = fleet.machines.said();
+        let told = said.lines().filter(|line| line.contains("ERROR"));
+        let told: Vec<_> = told.collect();
+        assert_eq!(told.len(), 1, "{said}");
+        assert!(
+            told[0].contains("the keeper of a machine panicked"),
+            "{said}"
+        );
+        assert!(fleet.machines_left().await.is_empty());
+        worker.finish().await;
+        fleet.finish().await;
+    }
 }

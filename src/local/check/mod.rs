@@ -8,14 +8,15 @@
 
 mod guest;
 mod region;
+pub(crate) mod stop;
 
 use std::collections::BTreeSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::local::check::stop::{signal, stop_timeout};
 use crate::local::refusal::Refusal;
-use crate::local::routes::read::{signal, stop_timeout};
 use crate::machines::wire::{File, Init, MachineConfig, RestartPolicy};
 
 pub(crate) use self::guest::size;

@@ -6,6 +6,7 @@
 pub(crate) mod bucket;
 pub(crate) mod capacity;
 pub(crate) mod rule;
+pub(crate) mod subject;
 mod words;
 
 use std::sync::{Mutex, PoisonError};

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::clock::UnixMs;
+use crate::local::action::Page;
 use crate::local::check;
 use crate::local::refusal::Refusal;
 use crate::local::registry::list::Cursor;
 use crate::local::registry::machine::MachineRecord;
 use crate::local::registry::view::Reply;
 use crate::local::registry::{Done, Registry};
-use crate::local::routes::action::Page;
 use crate::machines::wire::{self, AppList, AppOrganization, CreateApp, CreatedApp};
 
 /// An app.

@@ -1,11 +1,11 @@
 //! Requests about one machine.
 
 use crate::clock::UnixMs;
+use crate::local::action::MachineAction;
 use crate::local::refusal::Refusal;
 use crate::local::registry::life;
 use crate::local::registry::view::{Reply, Shown};
 use crate::local::registry::{Done, Registry, lease, metadata, reachable};
-use crate::local::routes::action::MachineAction;
 use crate::machines::wire::StartAnswer;
 
 impl Registry {

@@ -17,13 +17,12 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::clock::UnixMs;
+use crate::local::action::Ending;
 use crate::local::engine::Exit;
 use crate::local::ids::Ids;
 use crate::local::refusal::Refusal;
 use crate::local::registry::exits;
 use crate::local::registry::machine::{EventDetails, MachineRecord, Next, Process};
-use crate::local::routes::action::Ending;
-use crate::local::routes::read::signal;
 use crate::machines::wire::{MachineState, RestartPolicy};
 
 /// How long a program has to end by default.
@@ -86,6 +85,8 @@ pub(crate) enum Observation {
     Exited(Exit),
     /// It was told to end before there was a program.
     Abandoned,
+    /// Its keeper failed. The program was killed, and how it ended is not known.
+    Lost,
 }
 
 /// What a change needs besides the machine: the time and fresh ids.
@@ -298,7 +299,7 @@ pub(crate) fn observe(
             machine.process = None;
             go_on(machine, Some(exit), now)
         }
-        Observation::Abandoned => {
+        Observation::Abandoned | Observation::Lost => {
             machine.process = None;
             go_on(machine, None, now)
         }
@@ -411,7 +412,7 @@ fn kill_or_finish(machine: &MachineRecord) -> Option<Effect> {
 fn end_process(machine: &MachineRecord, ending: Ending) -> Option<Effect> {
     let process = machine.process?;
     let configured = machine.config.stop_config.as_ref();
-    let configured_signal = || signal(configured?.signal.as_ref()?).ok();
+    let configured_signal = || configured?.signal.as_ref()?.number();
     let configured_timeout = || Some(configured?.timeout?.0);
     let order = Order::Stop {
         signal: ending

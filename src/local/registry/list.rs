@@ -6,11 +6,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::clock::UnixMs;
+use crate::local::action::{Filter, Page};
 use crate::local::refusal::Refusal;
 use crate::local::registry::Registry;
 use crate::local::registry::apps::App;
 use crate::local::registry::machine::MachineRecord;
-use crate::local::routes::action::{Filter, Page};
 
 /// How long the pages of one listing can be asked for: 30 minutes.
 const CURSOR_LIFE_MS: u64 = 30 * 60 * 1000;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::local::action::{Ending, MachineAction};
 use crate::local::engine::Exit;
 use crate::local::registry::create::NewMachine;
 use crate::local::registry::life::Order;
 use crate::local::registry::machine::InjectedFaults;
-use crate::local::routes::action::{Ending, MachineAction};
 use crate::machines::wire::{CreateApp, CreateMachine, MachineState, Restart, UpdateMachine};
 
 const APP: &str = "boxes";

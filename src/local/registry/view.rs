@@ -6,10 +6,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::clock::UnixMs;
+use crate::local::action::Filter;
 use crate::local::refusal::Refusal;
 use crate::local::registry::lease;
 use crate::local::registry::machine::MachineRecord;
-use crate::local::routes::action::Filter;
 use crate::local::stamp;
 use crate::machines::wire::{
     self, App, AppList, CreatedApp, File, HostStatus, MachineConfig, MachineEvent, MachineState,

@@ -1,12 +1,11 @@
-//! From a request to an [`Action`](action::Action), without touching anything: its tests are
+//! From a request to an [`Action`](crate::local::action::Action), without touching anything: its tests are
 //! tables.
 //!
 //! - `mod.rs`: method and path → [`Route`].
 //! - [`missing`]: what the real API has and this server has not.
 //! - [`query`]: what stands after the question mark.
-//! - [`read`]: route, query, headers and body → [`Action`](action::Action).
+//! - [`read`]: route, query, headers and body → [`Action`](crate::local::action::Action).
 
-pub(crate) mod action;
 mod missing;
 pub(crate) mod query;
 pub(crate) mod read;

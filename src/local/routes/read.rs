@@ -5,10 +5,11 @@ use std::time::Duration;
 use hyper::HeaderMap;
 use serde::de::DeserializeOwned;
 
+use crate::local::action::{Action, Ending, Filter, MachineAction, Page};
+use crate::local::check::stop::{signal, stop_timeout};
 use crate::local::faults::rule::Rule;
 use crate::local::refusal::Refusal;
 use crate::local::routes::Route;
-use crate::local::routes::action::{Action, Ending, Filter, MachineAction, Page};
 use crate::local::routes::query::Query;
 use crate::local::stamp;
 use crate::local::waits;
@@ -19,9 +20,6 @@ use crate::machines::wire::{
 
 /// The header that carries a lease's nonce.
 const NONCE_HEADER: &str = "fly-machine-lease-nonce";
-
-/// How long a program is given to end at the most, as on the real service.
-pub(crate) const LONGEST_STOP: Duration = Duration::from_secs(300);
 
 /// How long an exec may take: longer ones would outlast the connection.
 const LONGEST_EXEC_S: u64 = 60;
@@ -182,20 +180,6 @@ fn time(query: &Query, name: &str) -> Result<Option<u64>, Refusal> {
     }
 }
 
-/// The number of a signal that the API takes.
-///
-/// # Errors
-/// 400 for any other.
-pub(crate) fn signal(signal: &Signal) -> Result<i32, Refusal> {
-    signal.number().ok_or_else(|| {
-        let shown = match signal {
-            Signal::Name(name) => name.chars().take(32).collect(),
-            Signal::Number(number) => number.to_string(),
-        };
-        Refusal::invalid(format!("invalid signal '{shown}'"))
-    })
-}
-
 fn stop(request: StopRequest) -> Result<Ending, Refusal> {
     Ok(Ending {
         signal: request.signal.as_ref().map(signal).transpose()?,
@@ -204,14 +188,6 @@ fn stop(request: StopRequest) -> Result<Ending, Refusal> {
             .map(|timeout| stop_timeout(timeout.0))
             .transpose()?,
     })
-}
-
-/// Refuses a time to stop that is longer than the service allows.
-pub(crate) fn stop_timeout(timeout: Duration) -> Result<Duration, Refusal> {
-    if timeout > LONGEST_STOP {
-        return Err(Refusal::invalid("stop timeout must be at most 5m0s"));
-    }
-    Ok(timeout)
 }
 
 fn restart(query: &Query) -> Result<MachineAction, Refusal> {
