@@ -8,5 +8,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if let Some(code) = cofferdam_images::run_if_asked() {
+        return code;
+    }
     cofferdam::cli::main()
 }

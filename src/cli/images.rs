@@ -24,7 +24,7 @@ pub(super) fn run(
         ratio: settings.max_ratio,
         ..Limits::default()
     };
-    let store = Store::open_with(&settings.state_dir, limits)?;
+    let store = Store::open_with(&settings.state_dir, limits)?.unpacked_by("/proc/self/exe".into());
     match args {
         Images::Import { name, source } => import(&store, name, source, out)?,
         Images::List { format } => list(&store.list()?, format.json, out)?,

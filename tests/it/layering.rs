@@ -79,7 +79,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("fail::", &["milestone.rs"]),
     ("clap::", &["cli/"]),
     ("anyhow::", &["cli/", "main.rs"]),
-    ("Command::new", &["local/", "up/", "init/"]),
+    (
+        "Command::new",
+        &["local/", "up/", "init/", "crates/images/src/confined/"],
+    ),
 ];
 
 /// Lines of a file at the most, without the tests at its foot.

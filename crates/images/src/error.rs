@@ -103,6 +103,9 @@ pub enum Error {
         /// The lock.
         lock: PathBuf,
     },
+    /// What the process that unpacks says is wrong with the image, or the bound that it has hit.
+    #[error("{0}")]
+    Process(String),
     /// The store's own files cannot be read or written.
     #[error("{doing}: {source}")]
     Io {

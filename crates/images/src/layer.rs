@@ -49,6 +49,9 @@ pub(crate) struct Unpacker<'a> {
     size: Size,
     /// Digests of the paths that the present layer has brought, and of the folders they are in.
     brought: HashSet<Digest>,
+    /// Digests of the folders from which the present layer has removed all that the layers below
+    /// had in them. Nothing of those comes back, so each is searched once.
+    cleared: HashSet<Digest>,
     buffer: Vec<u8>,
 }
 
@@ -59,6 +62,7 @@ impl<'a> Unpacker<'a> {
             limits,
             size: Size::default(),
             brought: HashSet::new(),
+            cleared: HashSet::new(),
             buffer: vec![0; 128 << 10],
         }
     }
@@ -67,6 +71,7 @@ impl<'a> Unpacker<'a> {
     /// `diff_id`; until that is known nothing of the tree may be used.
     pub(crate) fn layer(&mut self, blob: Blob, diff_id: Digest, what: &str) -> Result<(), Error> {
         self.brought.clear();
+        self.cleared.clear();
         let left = self.limits.unpacked_bytes - self.size.bytes;
         let mut stream = Metered::new(blob, self.limits, left, what)?;
         let unpacked = self
@@ -219,7 +224,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Removes a path of the layers below, and keeps what this layer has brought.
-    fn hide_below(&self, path: &Inside) -> Result<(), Error> {
+    fn hide_below(&mut self, path: &Inside) -> Result<(), Error> {
         if self.has_brought(path) {
             self.hide_children(path)
         } else {
@@ -227,12 +232,32 @@ impl<'a> Unpacker<'a> {
         }
     }
 
-    fn hide_children(&self, folder: &Inside) -> Result<(), Error> {
-        if self.tree.found(folder)? != Found::Folder {
+    fn hide_children(&mut self, folder: &Inside) -> Result<(), Error> {
+        if self.is_cleared(folder) {
+            return Ok(());
+        }
+        self.clear(folder)
+    }
+
+    /// Whether the folder, or one that it is in, has been cleared.
+    fn is_cleared(&self, folder: &Inside) -> bool {
+        let mut steps = std::iter::once(Inside::root()).chain(folder.steps());
+        steps.any(|step| self.cleared.contains(&Digest::of(step.as_bytes())))
+    }
+
+    fn clear(&mut self, folder: &Inside) -> Result<(), Error> {
+        if self.tree.found(folder)? != Found::Folder
+            || !self.cleared.insert(Digest::of(folder.as_bytes()))
+        {
             return Ok(());
         }
         for name in self.tree.names(folder)? {
-            self.hide_below(&folder.join(name.to_bytes(), self.limits)?)?;
+            let path = folder.join(name.to_bytes(), self.limits)?;
+            if self.has_brought(&path) {
+                self.clear(&path)?;
+            } else {
+                self.tree.remove(&path)?;
+            }
         }
         Ok(())
     }

@@ -25,9 +25,13 @@
 //! A name can be removed while machines use its image: no new machine starts from it, and its
 //! files go when the last [`Lease`] has ended, at the next import or removal or start of a server.
 //!
+//! An image is read by a process without rights, if the store is told which program does it
+//! ([`Store::unpacked_by`]); the `confined` module says what it can still do.
+//!
 //! All calls block, [`Store::import`] for as long as unpacking takes.
 
 mod blob;
+mod confined;
 mod digest;
 mod docker;
 mod error;
@@ -41,13 +45,16 @@ mod oci;
 mod path;
 mod plan;
 mod reference;
+mod report;
 mod roots;
 mod source;
 mod store;
 mod tree;
 
+pub use confined::run_if_asked;
 pub use error::{Error, Excess, Refusal};
 pub use limits::Limits;
 pub use reference::HOST;
+pub use report::{Image, Imported, Removed, Resolved};
 pub use roots::{Kind, Lease};
-pub use store::{Image, Imported, Removed, Resolved, Store};
+pub use store::Store;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Bounds on what an import reads, writes and waits for.
 ///
 /// The importing user is trusted to use the disk; the maker of the image is not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Limits {
     /// Bytes of all files after unpacking. 8 GiB: twice the largest common language images.
     pub unpacked_bytes: u64,
@@ -32,6 +34,13 @@ pub struct Limits {
     pub ratio_free_bytes: u64,
     /// Names in one store. 10,000: keeps the list of names a small file.
     pub names: usize,
+    /// Bytes of memory of the process that unpacks. 512 MiB: zstd's largest window is 128 MiB, and
+    /// half a million paths are remembered in 64.
+    pub process_memory_bytes: u64,
+    /// Its processor time. Ten minutes: 8 GiB take two on a slow processor.
+    pub process_cpu: Duration,
+    /// How long it may take in all. Half an hour: the archive may come through a network.
+    pub process_time: Duration,
     /// How long one import waits for another. Ten minutes: the largest import ends in less.
     pub import_wait: Duration,
     /// How long anything waits for the list of names. It is held for the time of a small write.
@@ -53,6 +62,9 @@ impl Default for Limits {
             ratio: 200,
             ratio_free_bytes: 64 << 20,
             names: 10_000,
+            process_memory_bytes: 512 << 20,
+            process_cpu: Duration::from_secs(600),
+            process_time: Duration::from_secs(1800),
             import_wait: Duration::from_secs(600),
             index_wait: Duration::from_secs(30),
         }

@@ -1,6 +1,6 @@
 //! OCI image layouts: `oci-layout`, `index.json`, and everything else by digest under `blobs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
@@ -16,6 +16,9 @@ pub(crate) const MARKER: &str = "oci-layout";
 
 /// An index may list other indexes, this many inside one another.
 const INDEX_DEPTH: usize = 3;
+
+/// Names longer than this cannot be asked for, and are dropped.
+const NAME_BYTES: usize = 1024;
 
 const INDEXES: [&str; 2] = [
     "application/vnd.oci.image.index.v1+json",
@@ -82,6 +85,9 @@ struct Layout<'a> {
     ours: Vec<(Descriptor, Vec<String>)>,
     /// Platforms of the others.
     others: Vec<String>,
+    /// Indexes that were read. Each is read once: ten indexes that each list the next ten times
+    /// would otherwise take 10^10 readings.
+    indexes: HashSet<Digest>,
 }
 
 /// Reads the documents of the layout's image: the only one, or the one named as `wanted`.
@@ -100,6 +106,7 @@ pub(crate) fn plan(
         limits,
         ours: Vec::new(),
         others: Vec::new(),
+        indexes: HashSet::new(),
     };
     let index: Index = parse("index.json", &container.document("index.json", limits)?)?;
     layout.collect(index, &[], INDEX_DEPTH)?;
@@ -118,6 +125,9 @@ impl Layout<'_> {
                         "index.json",
                         "too many indexes inside one another",
                     ));
+                }
+                if !self.indexes.insert(descriptor.digest) {
+                    continue;
                 }
                 let bytes = self.blob(&descriptor)?;
                 let inner = parse(descriptor.digest, &bytes)?;
@@ -229,7 +239,9 @@ fn names_of(descriptor: &Descriptor) -> Vec<String> {
         "org.opencontainers.image.ref.name",
     ]
     .iter()
-    .filter_map(|key| descriptor.annotations.get(*key).cloned())
+    .filter_map(|key| descriptor.annotations.get(*key))
+    .filter(|name| name.len() <= NAME_BYTES)
+    .cloned()
     .collect()
 }
 

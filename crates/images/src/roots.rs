@@ -61,6 +61,8 @@ pub(crate) struct Roots {
 #[derive(Debug)]
 pub(crate) struct Staged {
     path: PathBuf,
+    /// Another process made it, and deletes it.
+    borrowed: bool,
 }
 
 impl Roots {
@@ -79,7 +81,10 @@ impl Roots {
     pub(crate) fn stage(&self) -> Result<Staged, Error> {
         let path = self.unfinished_path("import");
         make_private(&path)?;
-        Ok(Staged { path })
+        Ok(Staged {
+            path,
+            borrowed: false,
+        })
     }
 
     /// Deletes what imports and removals that were cut short have left. Only for the holder of the
@@ -102,6 +107,13 @@ impl Roots {
         fs::File::open(&self.whole)
             .and_then(|folder| folder.sync_all())
             .map_err(Error::io(doing()))
+    }
+
+    /// The images that are unpacked.
+    pub(crate) fn digests(&self) -> Result<Vec<Digest>, Error> {
+        let names = folder_names(&self.whole)?;
+        let digests = names.iter().filter_map(|name| parse_place(name.to_str()?));
+        Ok(digests.filter(|digest| self.has(digest)).collect())
     }
 
     /// Whether the image is unpacked.
@@ -176,6 +188,29 @@ impl Roots {
 }
 
 impl Staged {
+    /// A folder that another process has staged.
+    pub(crate) fn existing(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            borrowed: true,
+        }
+    }
+
+    /// Its path, absolute and without symbolic links.
+    pub(crate) fn canonical(&self) -> Result<PathBuf, Error> {
+        let doing = || format!("find the folder {}", self.path.display());
+        self.path.canonicalize().map_err(Error::io(doing()))
+    }
+
+    /// Removes what stood in it for the process that unpacked, a file and an empty folder.
+    pub(crate) fn clear_scaffolding(&self, file: &Path, folder: &Path) -> Result<(), Error> {
+        let removed = fs::remove_file(file).and_then(|()| match fs::remove_dir(folder) {
+            Err(fault) if fault.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        });
+        removed.map_err(Error::io("clear the staged folder"))
+    }
+
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.path.join("rootfs")
     }
@@ -193,8 +228,10 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // What cannot be deleted now is deleted by the next import.
-        let _ = delete(&self.path);
+        if !self.borrowed {
+            // What cannot be deleted now is deleted by the next import.
+            let _ = delete(&self.path);
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::blob::Container;
 use crate::digest::Digest;
@@ -17,44 +19,45 @@ use crate::reference::Reference;
 use crate::roots::{Kind, Record, Staged};
 use crate::tree::Tree;
 
-/// A source that was opened and recognised.
-pub(crate) enum Source<'a> {
-    Folder(&'a Path),
-    Image(Container, Kind),
+/// A source that was opened, and not looked into.
+pub(crate) enum Opened {
+    /// An archive that comes from a reader.
+    Stream(Box<dyn Read>),
+    /// An archive, with its path for messages.
+    File(File, PathBuf),
+    /// The folder of an OCI layout.
+    Layout(Container),
 }
 
-/// Opens an archive that comes from a reader, by way of a file in the staged folder.
-pub(crate) fn open_stream<'a>(
-    from: Box<dyn Read>,
-    staged: &Staged,
-    limits: &Limits,
-) -> Result<Source<'a>, Error> {
-    let unread = |fault| Error::Source {
-        path: Path::new("-").to_owned(),
-        source: fault,
-    };
-    let from = decompress(from).map_err(unread)?;
-    // How much it grew is not known, and does not matter: what is written has its own bound.
-    let file = spool(from, u64::MAX, Path::new("-"), staged, limits)?;
-    recognise(file, Path::new("-"), limits)
+/// What came of reading an image.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Outcome {
+    /// Digest of the configuration, or of a plain folder's contents.
+    pub(crate) digest: Digest,
+    /// Digest of the manifest, where the source has one.
+    pub(crate) manifest: Option<Digest>,
+    /// Whether it is in the staged folder now. It is not when it was known.
+    pub(crate) unpacked: bool,
 }
 
-/// Opens a source; a compressed archive is spread out into the staged folder first.
-pub(crate) fn open<'a>(
-    path: &'a Path,
-    staged: &Staged,
-    limits: &Limits,
-) -> Result<Source<'a>, Error> {
+/// Whether the source is a plain folder rather than an image.
+pub(crate) fn is_plain_folder(path: &Path) -> Result<bool, Error> {
+    let about = std::fs::metadata(path).map_err(|source| Error::Source {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(about.is_dir() && !path.join(oci::MARKER).is_file())
+}
+
+/// Opens an image.
+pub(crate) fn open(path: &Path) -> Result<Opened, Error> {
     let unopened = |source| Error::Source {
         path: path.to_owned(),
         source,
     };
     let about = std::fs::metadata(path).map_err(unopened)?;
     if about.is_dir() {
-        if !path.join(oci::MARKER).is_file() {
-            return Ok(Source::Folder(path));
-        }
-        return Ok(Source::Image(Container::folder(path)?, Kind::Oci));
+        return Container::folder(path).map(Opened::Layout);
     }
     if !about.is_file() {
         return Err(Error::Unrecognised {
@@ -63,39 +66,65 @@ pub(crate) fn open<'a>(
         });
     }
     let file = File::open(path).map_err(unopened)?;
-    recognise(spread_out(file, path, staged, limits)?, path, limits)
+    Ok(Opened::File(file, path.to_owned()))
 }
 
-fn recognise<'a>(file: File, path: &Path, limits: &Limits) -> Result<Source<'a>, Error> {
+/// Reads an image and unpacks it into the staged folder, unless it `is_known`.
+pub(crate) fn unpack(
+    opened: Opened,
+    staged: &Staged,
+    wanted: &Reference,
+    is_known: &dyn Fn(&Digest) -> bool,
+    limits: &Limits,
+) -> Result<Outcome, Error> {
+    let (container, kind) = recognise(opened, staged, limits)?;
+    let plan = match kind {
+        Kind::Docker => docker::plan(&container, wanted, limits)?,
+        Kind::Oci | Kind::Folder => oci::plan(&container, wanted, limits)?,
+    };
+    let unpacked = !is_known(&plan.config);
+    if unpacked {
+        unpack_layers(&container, kind, &plan, staged, limits)?;
+    }
+    Ok(Outcome {
+        digest: plan.config,
+        manifest: plan.manifest,
+        unpacked,
+    })
+}
+
+/// Finds out what an image is; a compressed archive is spread out into the staged folder first.
+fn recognise(opened: Opened, staged: &Staged, limits: &Limits) -> Result<(Container, Kind), Error> {
+    let (file, path) = match opened {
+        Opened::Layout(container) => return Ok((container, Kind::Oci)),
+        Opened::File(file, path) => (spread_out(file, &path, staged, limits)?, path),
+        Opened::Stream(from) => {
+            let path = PathBuf::from("-");
+            let unread = |source| Error::Source {
+                path: path.clone(),
+                source,
+            };
+            let from = decompress(from).map_err(unread)?;
+            // How much it grew is not known, and does not matter: what is written has a bound.
+            (spool(from, u64::MAX, &path, staged, limits)?, path)
+        }
+    };
     let container = Container::archive(file, limits)?;
     if container.has(oci::MARKER, limits) {
-        Ok(Source::Image(container, Kind::Oci))
+        Ok((container, Kind::Oci))
     } else if container.has(docker::MARKER, limits) {
-        Ok(Source::Image(container, Kind::Docker))
+        Ok((container, Kind::Docker))
     } else {
         Err(Error::Unrecognised {
-            path: path.to_owned(),
+            path,
             why: "it is an archive with neither `oci-layout` nor `manifest.json` in it; \
                   an archive of a file system can be unpacked first and imported as a folder",
         })
     }
 }
 
-/// Reads the documents of an image.
-pub(crate) fn plan(
-    container: &Container,
-    kind: Kind,
-    wanted: &Reference,
-    limits: &Limits,
-) -> Result<Plan, Error> {
-    match kind {
-        Kind::Docker => docker::plan(container, wanted, limits),
-        Kind::Oci | Kind::Folder => oci::plan(container, wanted, limits),
-    }
-}
-
 /// Unpacks an image's layers over one another.
-pub(crate) fn unpack(
+fn unpack_layers(
     container: &Container,
     kind: Kind,
     plan: &Plan,
@@ -123,7 +152,7 @@ pub(crate) fn unpack(
 }
 
 /// Copies a plain folder and tells the digest of what was copied.
-pub(crate) fn copy(path: &Path, staged: &Staged, limits: &Limits) -> Result<Digest, Error> {
+pub(crate) fn copy(path: &Path, staged: &Staged, limits: &Limits) -> Result<Outcome, Error> {
     let tree = Tree::create(&staged.rootfs())?;
     let (digest, size) = folder::copy(path, &tree, limits)?;
     tree.sync()?;
@@ -134,7 +163,11 @@ pub(crate) fn copy(path: &Path, staged: &Staged, limits: &Limits) -> Result<Dige
         bytes: size.bytes,
         settings: RunConfig::default(),
     })?;
-    Ok(digest)
+    Ok(Outcome {
+        digest,
+        manifest: None,
+        unpacked: true,
+    })
 }
 
 /// Gives the archive itself, or a file it was decompressed into.

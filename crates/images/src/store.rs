@@ -1,10 +1,9 @@
 //! The store as its users see it.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
+use crate::confined::{self, Input};
 use crate::digest::Digest;
 use crate::error::{Error, Excess};
 use crate::index::{Index, Target};
@@ -12,8 +11,9 @@ use crate::limits::Limits;
 use crate::lock::{Lock, LockMode};
 use crate::plan::RunConfig;
 use crate::reference::{HOST, Reference};
-use crate::roots::{Kind, Lease, Roots, Staged, delete, make_private};
-use crate::source::{self, Source};
+use crate::report::{Image, Imported, Removed, Resolved};
+use crate::roots::{Lease, Roots, Staged, delete, make_private};
+use crate::source::{self, Opened, Outcome};
 
 /// The images of one state folder. Any number of stores, in any number of processes, may be open
 /// on the same folder.
@@ -22,78 +22,8 @@ pub struct Store {
     folder: PathBuf,
     roots: Roots,
     limits: Limits,
-}
-
-/// An image that was imported.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Imported {
-    /// The name with its tag.
-    pub name: String,
-    /// `sha256:…` of the image's configuration; of its contents where it was a plain folder.
-    pub digest: String,
-    /// What it was imported from.
-    pub kind: Kind,
-    /// Number of layers; 0 for a plain folder.
-    pub layers: u64,
-    /// Files, folders and links that were unpacked.
-    pub entries: u64,
-    /// Bytes that were unpacked.
-    pub bytes: u64,
-    /// It was unpacked before, and only got this name now.
-    pub already_unpacked: bool,
-    /// The image this name stood for until now, if it was another.
-    pub replaced: Option<String>,
-}
-
-/// An image in the list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Image {
-    /// The name with its tag.
-    pub name: String,
-    /// As in [`Imported`].
-    pub digest: String,
-    /// What it was imported from.
-    pub kind: Kind,
-    /// Number of layers; 0 for a plain folder.
-    pub layers: u64,
-    /// Files, folders and links that were unpacked.
-    pub entries: u64,
-    /// Bytes that were unpacked.
-    pub bytes: u64,
-    /// Some machine uses it now.
-    pub in_use: bool,
-}
-
-/// A name that was removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Removed {
-    /// The name with its tag.
-    pub name: String,
-    /// The image it stood for.
-    pub digest: String,
-    /// The image's files are gone. They stay while another name or a machine uses them.
-    pub deleted: bool,
-}
-
-/// An image that a machine can start from.
-#[derive(Clone, Debug)]
-pub struct Resolved {
-    /// The folder that is the root file system; none for the host's own `/usr`.
-    pub rootfs: Option<PathBuf>,
-    /// As in [`Imported`]; `host` for the host's own `/usr`.
-    pub digest: String,
-    /// Program and first arguments; may be empty.
-    pub entrypoint: Vec<String>,
-    /// Further arguments, for when a request has none of its own; may be empty.
-    pub cmd: Vec<String>,
-    /// Environment, in the image's order.
-    pub env: Vec<(String, String)>,
-    /// Working directory, when the image names one.
-    pub workdir: Option<String>,
-    /// User, when the image names one. Machines have a user of their own, whatever it says.
-    pub user: Option<String>,
-    /// To be held as long as a machine uses the root; none for the host's own `/usr`.
-    pub lease: Option<Lease>,
+    /// The program whose processes unpack images; this process does when there is none.
+    unpacker: Option<PathBuf>,
 }
 
 impl Store {
@@ -117,22 +47,49 @@ impl Store {
             roots: Roots::open(&folder)?,
             folder,
             limits,
+            unpacker: None,
         };
         store.change(|_| Ok(()))?;
         Ok(store)
+    }
+
+    /// Has images unpacked by processes of `program`, which have no rights and bounds of their own.
+    /// The program must call [`run_if_asked`](crate::run_if_asked) before anything else. Without
+    /// this, images are unpacked by the calling process.
+    #[must_use]
+    pub fn unpacked_by(mut self, program: PathBuf) -> Self {
+        self.unpacker = Some(program);
+        self
     }
 
     /// Imports an image under a name; an existing name refers to the new image from then on.
     /// The source's kind is found out by looking. Waits while another import runs. One that fails
     /// or is cut short changes nothing.
     ///
+    /// A plain folder is copied by the calling process itself: there is no format to read.
+    ///
     /// # Errors
-    /// [`Error::Name`] when the name is none, is `host`, or carries a digest; the others as they
-    /// say.
+    /// [`Error::Name`] when the name is none, is `host`, or carries a digest; [`Error::Process`]
+    /// for whatever a process of [`Store::unpacked_by`] says; the others as they say.
     pub fn import(&self, name: &str, source: &Path) -> Result<Imported, Error> {
         let wanted = importable(name)?;
         self.check_apart(source)?;
-        self.import_from(&wanted, |staged| source::open(source, staged, &self.limits))
+        if source::is_plain_folder(source)? {
+            return self.import_with(&wanted, |staged, _| {
+                source::copy(source, staged, &self.limits)
+            });
+        }
+        let path = source.canonicalize().map_err(|fault| Error::Source {
+            path: source.to_owned(),
+            source: fault,
+        })?;
+        self.import_with(&wanted, |staged, known| match &self.unpacker {
+            None => self.unpack(source::open(&path)?, &wanted, staged, &known),
+            Some(program) => {
+                let input = Input::Path(path.clone());
+                confined::unpack(program, input, &wanted, known, staged, &self.limits)
+            }
+        })
     }
 
     /// [`Store::import`] of an archive that is read to its end, such as standard input.
@@ -142,41 +99,60 @@ impl Store {
     pub fn import_archive(
         &self,
         name: &str,
-        archive: impl Read + 'static,
+        archive: impl Read + Send + 'static,
     ) -> Result<Imported, Error> {
         let wanted = importable(name)?;
-        self.import_from(&wanted, |staged| {
-            source::open_stream(Box::new(archive), staged, &self.limits)
+        let mut archive = Some(Box::new(archive));
+        self.import_with(&wanted, |staged, known| {
+            let archive = archive.take().ok_or_else(removed_meanwhile)?;
+            match &self.unpacker {
+                None => self.unpack(Opened::Stream(archive), &wanted, staged, &known),
+                Some(program) => {
+                    let input = Input::Stream(archive);
+                    confined::unpack(program, input, &wanted, known, staged, &self.limits)
+                }
+            }
         })
     }
 
-    fn import_from<'a>(
+    fn unpack(
+        &self,
+        opened: Opened,
+        wanted: &Reference,
+        staged: &Staged,
+        known: &[Digest],
+    ) -> Result<Outcome, Error> {
+        let is_known = |digest: &_| known.contains(digest);
+        source::unpack(opened, staged, wanted, &is_known, &self.limits)
+    }
+
+    /// Imports what `unpack` brings into a staged folder. It is given the images that are unpacked
+    /// already, and need not unpack those again.
+    fn import_with(
         &self,
         wanted: &Reference,
-        open: impl FnOnce(&Staged) -> Result<Source<'a>, Error>,
+        mut unpack: impl FnMut(&Staged, Vec<Digest>) -> Result<Outcome, Error>,
     ) -> Result<Imported, Error> {
         let import_lock = self.folder.join("import.lock");
         let _alone = Lock::take(&import_lock, LockMode::Exclusive, self.limits.import_wait)?;
         self.roots.clear_unfinished()?;
-
-        let staged = self.roots.stage()?;
-        let (digest, manifest) = match open(&staged)? {
-            Source::Folder(path) => (source::copy(path, &staged, &self.limits)?, None),
-            Source::Image(container, kind) => {
-                let plan = source::plan(&container, kind, wanted, &self.limits)?;
-                // It could be removed before its new name is written: the lease keeps it.
-                if let Some(_lease) = self.lease_if_unpacked(&plan.config)? {
-                    let target = Target {
-                        digest: plan.config,
-                        manifest: plan.manifest,
-                    };
-                    return self.name(wanted, target, None);
-                }
-                source::unpack(&container, kind, &plan, &staged, &self.limits)?;
-                (plan.config, plan.manifest)
+        for known in [self.roots.digests()?, Vec::new()] {
+            let staged = self.roots.stage()?;
+            let outcome = unpack(&staged, known)?;
+            let target = Target {
+                digest: outcome.digest,
+                manifest: outcome.manifest,
+            };
+            if outcome.unpacked {
+                return self.name(wanted, target, Some(staged));
             }
-        };
-        self.name(wanted, Target { digest, manifest }, Some(staged))
+            // It could be removed before its new name is written: the lease keeps it.
+            if let Some(_lease) = self.lease_if_unpacked(&outcome.digest)? {
+                return self.name(wanted, target, None);
+            }
+            // It was removed since: once more, and nothing is known.
+        }
+        Err(removed_meanwhile())
     }
 
     /// The imported images, by name. `host` is not among them.
@@ -345,6 +321,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn removed_meanwhile() -> Error {
+    let fault = io::Error::other("it was removed meanwhile; import it again");
+    Error::io("name the image")(fault)
 }
 
 fn importable(name: &str) -> Result<Reference, Error> {

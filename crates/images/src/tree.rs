@@ -28,6 +28,10 @@ const PLAIN: Mode = Mode::from_raw_mode(0o644);
 /// Symbolic links that are followed on the way to one path; as many as Linux follows.
 const LINKS_MAX: usize = 40;
 
+/// Names that are walked on the way to one path, those in link targets included: each link can have
+/// two thousand, and an archive of a few KiB has thousands of paths.
+const NAMES_MAX: usize = 1_000;
+
 /// A folder that is written to by paths below it.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -99,8 +103,12 @@ impl Tree {
             return Ok(path.clone());
         }
         let mut ahead: Vec<Vec<u8>> = parts_backwards(path.as_bytes()).collect();
-        let (mut at, mut links) = (Inside::root(), 0);
+        let (mut at, mut links, mut names) = (Inside::root(), 0, 0);
         while let Some(name) = ahead.pop() {
+            names += 1;
+            if names > NAMES_MAX {
+                return Err(Error::refused(path.as_bytes(), Refusal::ThroughLink));
+            }
             if name == b".." {
                 at = at.split().map_or_else(Inside::root, |(folder, _)| folder);
                 continue;

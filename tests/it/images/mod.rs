@@ -2,8 +2,10 @@
 
 mod arbitrary;
 mod build;
+mod confined;
 mod docker;
 mod life;
+mod linear;
 mod machine;
 mod refused;
 mod shapes;
