@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::time::Instant;
 
-use crate::local::bwrap::Core;
+use crate::local::bwrap::core::Core;
 use crate::local::bwrap::layout::layout;
 use crate::local::bwrap::limits::CPU_PERIOD_US;
 use crate::local::bwrap::limits::Quota;

@@ -16,7 +16,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::Resource;
@@ -29,16 +29,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::local::bwrap::cgroup::{Group, Groups};
 use crate::local::bwrap::control::{self, Orders, Reports, Waiting};
+use crate::local::bwrap::core::Core;
 use crate::local::bwrap::end::Keeper;
 use crate::local::bwrap::launch::{Launched, launch};
 use crate::local::bwrap::limits::{self, Quota};
 use crate::local::bwrap::machine::{Execs, Machine, Running, refusal};
 use crate::local::bwrap::output;
+use crate::local::bwrap::plan::{Plan, check};
 use crate::local::bwrap::process::Process;
 use crate::local::bwrap::uids::Uid;
-use crate::local::bwrap::wire::{News, Order, Program};
-use crate::local::bwrap::{Core, DEFAULT_WORKDIR};
-use crate::local::engine::{Error, Limits, OutputSink, Spec};
+use crate::local::bwrap::wire::{News, Order};
+use crate::local::engine::{Error, OutputSink, Spec};
 
 /// A machine that is not up by then is given up. It usually takes some milliseconds.
 const BOOT_MAX: Duration = Duration::from_secs(10);
@@ -50,41 +51,40 @@ const COMPLAINT_MAX_BYTES: u64 = 4096;
 /// What bubblewrap tells of a sandbox is shorter, or it is not what we know.
 const STATUS_MAX_BYTES: u64 = 4096;
 
-/// What a boot works on.
-pub(super) struct Plan {
-    pub(super) spec: Spec,
-    /// Unlike the spec's id, of one machine only.
-    pub(super) name: String,
-    pub(super) quota: Quota,
-    pub(super) groups: Option<Groups>,
-    pub(super) sink: OutputSink,
-}
-
-impl Plan {
-    fn kind(&self) -> Limits {
-        self.groups.as_ref().map_or(Limits::Rlimit, Groups::kind)
+/// Starts a machine in a task of its own; if nobody waits for it any more it is ended.
+pub(super) async fn start(
+    core: &Arc<Core>,
+    spec: Spec,
+    quota: Quota,
+    groups: Option<Groups>,
+    sink: OutputSink,
+) -> Result<Running, Error> {
+    check(&spec).map_err(Error::Spec)?;
+    if core.closing.is_cancelled() {
+        return Err(Error::Busy("the engine is closing".into()));
     }
-
-    fn program(&self) -> Program {
-        Program {
-            argv: self.spec.argv.clone(),
-            env: self
-                .spec
-                .env
-                .iter()
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect(),
-            workdir: self.workdir().to_owned(),
-        }
-    }
-
-    fn workdir(&self) -> &str {
-        self.spec.workdir.as_deref().unwrap_or(DEFAULT_WORKDIR)
-    }
+    let number = core.started.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}.{number}", spec.id);
+    let plan = Plan {
+        spec,
+        name,
+        quota,
+        groups,
+        sink,
+    };
+    let (answer, answered) = oneshot::channel();
+    let booting = Arc::clone(core);
+    core.tasks.spawn(async move {
+        // If nobody waits any more, the machine is dropped here and thereby ended.
+        let _ = answer.send(boot(booting, plan).await);
+    });
+    answered
+        .await
+        .unwrap_or_else(|_| Err(Error::Boot("the boot was broken off".into())))
 }
 
 /// Brings the machine up. It is running when this returns.
-pub(super) async fn boot(core: Arc<Core>, plan: Plan) -> Result<Running, Error> {
+async fn boot(core: Arc<Core>, plan: Plan) -> Result<Running, Error> {
     let (mut launched, waiting) = launch(&core, &plan).await?;
     let up = tokio::time::timeout(BOOT_MAX, launched.come_up(&core, &plan, waiting)).await;
     let up = match up {

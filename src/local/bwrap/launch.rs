@@ -15,16 +15,17 @@ use std::sync::mpsc;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::spawn_blocking;
 
-use crate::local::bwrap::Core;
-use crate::local::bwrap::boot::Plan;
 use crate::local::bwrap::cgroup::Group;
 use crate::local::bwrap::control::{self, Waiting};
-use crate::local::bwrap::layout::{INIT, layout};
+use crate::local::bwrap::core::Core;
+use crate::local::bwrap::layout::layout;
 use crate::local::bwrap::limits::Quota;
 use crate::local::bwrap::output;
+use crate::local::bwrap::plan::Plan;
 use crate::local::bwrap::process::{self, Launch, Process, View};
 use crate::local::bwrap::roots::Source;
 use crate::local::bwrap::sandbox::{self, File, Sandbox, options};
+use crate::local::bwrap::tree::INIT;
 use crate::local::bwrap::uids::Uid;
 use crate::local::engine::{Error, Root, Spec};
 

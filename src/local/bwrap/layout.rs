@@ -11,38 +11,11 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 
 use crate::local::bwrap::path::{join, starts};
-use crate::local::bwrap::place::Image;
-
-/// The writable folders, each a file system of its own in memory; and the two that are not the
-/// image's to fill.
-pub(super) const WRITABLE: [&str; 2] = ["/workspace", "/tmp"];
-const KERNEL: [&str; 2] = ["/proc", "/dev"];
-/// Where the first program stands.
-pub(super) const INIT: &str = "/.init";
+use crate::local::bwrap::resolve::resolve;
+use crate::local::bwrap::tree::{BINDS_MAX, Entry, Fault, Image, Kind, is_kept, is_writable};
 
 /// The most entries of a folder that is opened up for a file.
 const ENTRIES_MAX: usize = 256;
-/// The most mounts in one root.
-const BINDS_MAX: usize = 512;
-
-/// One entry of a folder of the image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) name: OsString,
-    pub(super) kind: Kind,
-}
-
-/// What an entry is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Folder {
-        empty: bool,
-    },
-    File,
-    Link(OsString),
-    /// A device, pipe or socket; left out of every machine.
-    Other,
-}
 
 /// One step of making the root. Paths are the guest's; binds come from the same path in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,17 +45,6 @@ pub(super) struct Layout {
     pub(super) files: Vec<Step>,
 }
 
-/// Why a root cannot be put together.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Fault {
-    #[error("file {path}: {why}")]
-    File { path: String, why: String },
-    #[error("folder {folder} of the image: {source}")]
-    Read { folder: String, source: io::Error },
-    #[error("the root needs more than {BINDS_MAX} mounts")]
-    Large,
-}
-
 /// Plans the root of an image for files at these paths. `list` gives the entries of a folder of
 /// the image by its path in the guest (`/` for the root).
 pub(super) fn layout(
@@ -98,71 +60,69 @@ pub(super) fn layout(
             path: (*path).to_owned(),
             why,
         };
-        let place = image.place(path, &refuse)?;
-        if !taken.insert(place.path.clone()) {
+        let target = resolve(&image, path, &refuse)?;
+        if !taken.insert(target.path.clone()) {
             return Err(refuse("two files have this path".into()));
         }
-        plan.files.push(if place.replaces {
+        plan.files.push(if target.replaces {
             Step::Over {
                 index,
-                path: place.path,
+                path: target.path,
             }
         } else {
             Step::File {
                 index,
-                path: place.path,
+                path: target.path,
             }
         });
-        open.extend(place.opens);
+        open.extend(target.opens);
     }
     refuse_nesting(&taken)?;
-    image.fill(OsStr::new("/"), &open, &mut plan.image)?;
+    fill(&image, OsStr::new("/"), &open, &mut plan.image)?;
     Ok(plan)
 }
 
-impl Image<'_> {
-    /// Writes the steps for all of a folder that stands in memory.
-    fn fill(
-        &self,
-        folder: &OsStr,
-        open: &BTreeSet<OsString>,
-        steps: &mut Vec<Step>,
-    ) -> Result<(), Fault> {
-        let entries = self.entries(folder)?;
-        if entries.len() > ENTRIES_MAX {
-            return Err(Fault::File {
-                path: folder.display().to_string(),
-                why: format!(
-                    "no file can be added to a folder of {} entries",
-                    entries.len()
-                ),
-            });
+/// Writes the steps for all of a folder that stands in memory.
+fn fill(
+    image: &Image<'_>,
+    folder: &OsStr,
+    open: &BTreeSet<OsString>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Fault> {
+    let entries = image.entries(folder)?;
+    if entries.len() > ENTRIES_MAX {
+        return Err(Fault::File {
+            path: folder.display().to_string(),
+            why: format!(
+                "no file can be added to a folder of {} entries",
+                entries.len()
+            ),
+        });
+    }
+    for entry in entries {
+        let path = join(folder, &entry.name);
+        if is_writable(&path) || is_kept(&path) {
+            continue;
         }
-        for entry in entries {
-            let path = join(folder, &entry.name);
-            if is_writable(&path) || is_kept(&path) {
-                continue;
+        match entry.kind {
+            Kind::Folder { .. } if open.contains(&path) => {
+                steps.push(Step::Folder(path.clone()));
+                fill(image, &path, open, steps)?;
             }
-            match entry.kind {
-                Kind::Folder { .. } if open.contains(&path) => {
-                    steps.push(Step::Folder(path.clone()));
-                    self.fill(&path, open, steps)?;
-                }
-                Kind::Folder { empty: true } => steps.push(Step::Folder(path)),
-                Kind::Folder { empty: false } | Kind::File => steps.push(Step::Bind(path)),
-                Kind::Link(target) => steps.push(Step::Link { target, path }),
-                Kind::Other => {}
-            }
+            Kind::Folder { empty: true } => steps.push(Step::Folder(path)),
+            Kind::Folder { empty: false } | Kind::File => steps.push(Step::Bind(path)),
+            Kind::Link(target) => steps.push(Step::Link { target, path }),
+            Kind::Other => {}
         }
-        let binds = steps
-            .iter()
-            .filter(|step| matches!(step, Step::Bind(_)))
-            .count();
-        if binds > BINDS_MAX {
-            Err(Fault::Large)
-        } else {
-            Ok(())
-        }
+    }
+    let binds = steps
+        .iter()
+        .filter(|step| matches!(step, Step::Bind(_)))
+        .count();
+    if binds > BINDS_MAX {
+        Err(Fault::Large)
+    } else {
+        Ok(())
     }
 }
 
@@ -178,16 +138,6 @@ fn refuse_nesting(paths: &BTreeSet<OsString>) -> Result<(), Fault> {
         }
     }
     Ok(())
-}
-
-/// Whether this is the path of a writable folder.
-pub(super) fn is_writable(path: &OsStr) -> bool {
-    WRITABLE.iter().any(|writable| path == *writable)
-}
-
-/// What no file and no part of an image may stand in for.
-pub(super) fn is_kept(path: &OsStr) -> bool {
-    path == INIT || KERNEL.iter().any(|kernel| path == *kernel)
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 
 use crate::local::bwrap::cgroup::Counters;
 use crate::local::bwrap::control::Orders;
-use crate::local::bwrap::end::exit;
+use crate::local::bwrap::exit::exit;
+use crate::local::bwrap::plan::DEFAULT_WORKDIR;
 use crate::local::bwrap::process::Process;
 use crate::local::bwrap::procfs;
 use crate::local::bwrap::wire::{Ending, Exec, Failure, Order, Program, Ran, Step};
@@ -167,7 +168,7 @@ impl Handle {
             return Err(Error::Spec("an exec needs a program".into()));
         };
         let timeout = timeout.min(EXEC_TIMEOUT_MAX);
-        let workdir = workdir.unwrap_or_else(|| super::DEFAULT_WORKDIR.into());
+        let workdir = workdir.unwrap_or_else(|| DEFAULT_WORKDIR.into());
         let (id, answered) = self.0.execs.expect();
         let exec = Exec {
             id,

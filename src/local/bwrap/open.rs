@@ -16,13 +16,14 @@ use rustix::fs::{FlockOperation, flock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::local::bwrap::core::Core;
 use crate::local::bwrap::limits::counts_per_namespace;
 use crate::local::bwrap::process::Starter;
 use crate::local::bwrap::roots::prepare_etc;
 use crate::local::bwrap::seccomp::{self, Machine};
 use crate::local::bwrap::trial::{self, Facts, remedy};
 use crate::local::bwrap::uids::Uids;
-use crate::local::bwrap::{Core, Engine, cgroup};
+use crate::local::bwrap::{Engine, cgroup};
 use crate::local::engine::{Error, Settings};
 
 /// The guest's init, built by the build script.

@@ -12,7 +12,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::local::bwrap::layout::{Entry, Kind, Step};
+use crate::local::bwrap::layout::Step;
+use crate::local::bwrap::tree::{Entry, Kind};
 
 /// User and group of every guest, as the guest sees them.
 pub(super) const GUEST_ID: u32 = 1000;

@@ -7,8 +7,9 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use crate::local::bwrap::layout::{INIT, Layout, Step};
+use crate::local::bwrap::layout::{Layout, Step};
 use crate::local::bwrap::roots::{GUEST_ID, Source};
+use crate::local::bwrap::tree::INIT;
 
 /// Everything that has been decided about a sandbox.
 #[derive(Debug)]

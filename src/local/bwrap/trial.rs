@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::local::bwrap::Core;
+use crate::local::bwrap::boot;
 use crate::local::bwrap::cgroup::{self, Groups};
-use crate::local::bwrap::layout::INIT;
+use crate::local::bwrap::core::Core;
 use crate::local::bwrap::limits::Quota;
+use crate::local::bwrap::tree::INIT;
 use crate::local::engine::{Error, Exit, Hold, Limits, OutputSink, Report, Root, Spec, Stream};
 
 /// The most time for one trial.
@@ -184,7 +185,7 @@ async fn run(core: &Arc<Core>, groups: Option<&Groups>, words: [&str; 2]) -> Res
         }
     });
     let trial = async {
-        let running = core.start(spec, quota, groups.cloned(), sink).await?;
+        let running = boot::start(core, spec, quota, groups.cloned(), sink).await?;
         Ok(running.wait().await)
     };
     let exit = tokio::time::timeout(TRIAL_MAX, trial).await;
