@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cofferdam::local::engine::{Engine, OutputSink, Root, Settings, Spec};
+use cofferdam_sandbox::{Engine, OutputSink, Root, Settings, Spec};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -30,7 +30,7 @@ async fn main() {
     let (engine, report) = Engine::open({
         let mut s = Settings::new(dir.path().to_owned());
         if std::env::args().any(|a| a == "rlimit") {
-            s.limits = Some(cofferdam::local::engine::Limits::Rlimit);
+            s.limits = Some(cofferdam_sandbox::Limits::Rlimit);
         }
         s
     })

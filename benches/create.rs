@@ -12,11 +12,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cofferdam::local::engine::Engine;
 use cofferdam::local::{Guests, LocalServer, ServerSettings};
 use cofferdam::machines::wire::{CreateMachine, MachineState};
 use cofferdam::machines::{Client, ClientSettings, Force, Token, Wait};
 use cofferdam::shutdown::Shutdown;
+use cofferdam_sandbox::Engine;
 use tokio::net::TcpListener;
 
 const WARM_UPS: usize = 5;
@@ -29,7 +29,7 @@ const RATIO_MAX: f64 = 1.5;
 #[tokio::main]
 async fn main() {
     let (alone_state, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let settings = cofferdam::local::engine::Settings::new(alone_state.path().to_owned());
+    let settings = cofferdam_sandbox::Settings::new(alone_state.path().to_owned());
     let (engine, _) = Engine::open(settings).await.unwrap();
     let (client, shutdown) = server(state.path()).await;
     let (mut bare, mut whole) = (Vec::new(), Vec::new());

@@ -9,11 +9,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cofferdam::local::engine::{self, Engine};
 use cofferdam::local::{LocalServer, ServerSettings};
 use cofferdam::machines::wire::{CreateMachine, MachineState};
 use cofferdam::machines::{Client, ClientSettings, Force, Token, Wait};
 use cofferdam::shutdown::Shutdown;
+use cofferdam_sandbox::{self as engine, Engine};
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 

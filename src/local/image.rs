@@ -5,10 +5,10 @@ use std::sync::{Arc, LazyLock};
 use cofferdam_images::{self as images, Store};
 use tracing::warn;
 
-use crate::local::engine::Root;
 use crate::local::refusal::Refusal;
 use crate::machines::wire::ImageRef;
 use crate::run::digest::sha256;
+use cofferdam_sandbox::Root;
 
 /// An image that was found.
 #[derive(Debug)]

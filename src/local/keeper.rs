@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::local::engine::{Error, Exit, OutputSink};
 use crate::local::faults::rule::StuckIn;
 use crate::local::logs::{Log, Stream};
 use crate::local::registry::life::{Observation, Order};
@@ -22,6 +21,7 @@ use crate::local::shared::Shared;
 use crate::local::spec;
 use crate::machines::wire::MachineState;
 use crate::milestone::milestone;
+use cofferdam_sandbox::{Error, Exit, OutputSink};
 
 /// A start that a keeper is to carry out.
 #[derive(Debug)]
@@ -257,7 +257,7 @@ impl Stopping {
 }
 
 fn sink(shared: &Shared, log: Log) -> OutputSink {
-    use crate::local::engine::Stream as From;
+    use cofferdam_sandbox::Stream as From;
     let clock = shared.parts().clock.clone();
     Arc::new(move |from, bytes| {
         let stream = match from {

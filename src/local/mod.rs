@@ -5,14 +5,15 @@
 //!  HTTP ─▶ server ─▶ routes ─▶ Action ─▶ faults ─▶ calls ─▶ host ─▶ registry (pure)
 //!                                                            │ ▲        │ effects
 //!                                            observations    │ │        ▼
-//!                                                  keeper ◀──┘ └──── keeper ─▶ engine, relay, logs
+//!                                                  keeper ◀──┘ └──── keeper ─▶ runner, relay, logs
 //! ```
 //!
 //! - `routes` turns a request into an action; `check` says what a machine may be asked to be;
 //!   `registry` is machines and their lives as values. None of them does anything.
 //! - `host` carries out what the registry asks for; a `keeper` supervises one start of one
-//!   machine; [`engine`] runs it, `relay` carries its bytes to the endpoint, `logs` keeps what
-//!   it writes. What machines start from is kept by the crate `cofferdam_images`.
+//!   machine; `runner` runs it by the crate `cofferdam_sandbox`, `relay` carries its bytes to the
+//!   endpoint, `logs` keeps what it writes. What machines start from is kept by the crate
+//!   `cofferdam_images`.
 //! - [`faults`] is how the server is told to misbehave.
 //!
 //! # What differs from the real service
@@ -35,10 +36,8 @@
 mod action;
 mod answer;
 mod auth;
-pub mod bwrap;
 mod calls;
 mod check;
-pub mod engine;
 pub mod faults;
 mod host;
 mod ids;
@@ -63,13 +62,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cofferdam_images::Store;
+use cofferdam_sandbox::Engine;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::http::serve::{Limits, serve_or_sever};
 use crate::local::auth::Gate;
-use crate::local::bwrap::Engine;
 use crate::local::calls::Calls;
 use crate::local::faults::FaultInjector;
 use crate::local::host::Host;
@@ -97,7 +96,7 @@ pub enum Error {
     Setting(String),
     /// Machines cannot be run here.
     #[error(transparent)]
-    Engine(#[from] engine::Error),
+    Engine(#[from] cofferdam_sandbox::Error),
     /// The store of images cannot be opened.
     #[error("open the images: {0}")]
     Images(#[from] cofferdam_images::Error),

@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use crate::local::engine::{Error, Process};
 use crate::local::refusal::Refusal;
 use crate::local::runner::Handle;
 use crate::machines::wire::{ExecAnswer, ProcessStat};
+use cofferdam_sandbox::{Error, Process};
 
 /// Runs a program in a machine. What it did is in the answer, whatever it was.
 ///

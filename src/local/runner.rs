@@ -10,9 +10,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tracing::debug;
 
-use crate::local::bwrap::{self, Engine};
-use crate::local::engine::{Error, ExecOutput, Exit, OutputSink, Process, Spec};
 use crate::local::simulated::{self, Simulated};
+use cofferdam_sandbox::{Engine, Error, ExecOutput, Exit, OutputSink, Process, Spec};
 
 /// The signal that cannot be refused.
 const SIGKILL: i32 = 9;
@@ -36,7 +35,7 @@ pub(crate) enum Running {
 
 /// A real process, and what an exec beside it starts with.
 pub(crate) struct Sandboxed {
-    running: bwrap::Running,
+    running: cofferdam_sandbox::Running,
     around: Arc<Around>,
 }
 
@@ -51,7 +50,7 @@ pub(crate) struct Around {
 #[derive(Clone, Debug)]
 pub(crate) enum Handle {
     /// A real process.
-    Sandbox(bwrap::Handle, Arc<Around>),
+    Sandbox(cofferdam_sandbox::Handle, Arc<Around>),
     /// Played by the server.
     Simulated(simulated::Handle),
 }

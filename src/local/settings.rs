@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::http::host::AllowedHosts;
-use crate::local::engine;
 use crate::local::faults::rule::Rule;
 
 /// What a Machines server is told when it opens.
@@ -41,7 +40,7 @@ pub struct ServerSettings {
 #[derive(Clone, Debug)]
 pub enum Guests {
     /// Real processes, isolated.
-    Sandboxed(engine::Settings),
+    Sandboxed(cofferdam_sandbox::Settings),
     /// No process at all: the server posts a small result in each guest's place after this delay.
     /// For load tests of everything but the sandbox.
     Simulated(Duration),
@@ -104,7 +103,7 @@ impl ServerSettings {
     pub fn new(token: String, state_dir: PathBuf) -> Self {
         Self {
             token,
-            guests: Guests::Sandboxed(engine::Settings::new(state_dir.clone())),
+            guests: Guests::Sandboxed(cofferdam_sandbox::Settings::new(state_dir.clone())),
             state_dir,
             apps: Vec::new(),
             org: "personal".to_owned(),

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use url::Url;
 
-use crate::local::engine::{Exit, OutputSink, Spec, Stream};
+use cofferdam_sandbox::{Exit, OutputSink, Spec, Stream};
 
 /// How often a guest tries to post its result before it gives up and exits with 1.
 const TRIES: u32 = 10;

@@ -7,11 +7,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use crate::local::check;
-use crate::local::engine::{GuestFile, Spec};
 use crate::local::image::Image;
 use crate::local::refusal::Refusal;
 use crate::local::registry::machine::MachineRecord;
 use crate::machines::wire::{File, MachineConfig};
+use cofferdam_sandbox::{GuestFile, Spec};
 
 /// Where programs are looked for when neither image nor request says.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

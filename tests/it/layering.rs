@@ -81,7 +81,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("anyhow::", &["cli/", "main.rs"]),
     (
         "Command::new",
-        &["local/", "up/", "init/", "crates/images/src/confined/"],
+        &["up/", "crates/sandbox/", "crates/images/src/confined/"],
     ),
 ];
 
@@ -110,12 +110,9 @@ impl File {
         lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
 
-    /// Whether it stands outside the order: the roots, the crates, which cannot use this one, and
-    /// the program that is the first of every local machine, which shares nothing with it.
+    /// Whether it stands outside the order: the roots, and the crates, which cannot use this one.
     fn is_apart(&self) -> bool {
-        matches!(self.path.as_str(), "lib.rs" | "main.rs")
-            || self.path.starts_with("init/")
-            || self.path.starts_with("crates/")
+        matches!(self.path.as_str(), "lib.rs" | "main.rs") || self.path.starts_with("crates/")
     }
 }
 

@@ -5,7 +5,7 @@ use url::{Host, Url};
 use crate::cli::doctor::Finding;
 use crate::cli::target;
 use crate::config::Doctor;
-use crate::local::engine::{Engine, Error, Hold, Report, Settings};
+use cofferdam_sandbox::{Enforcement, Engine, Error, Report, Settings};
 
 const SANDBOX: &str = "sandbox";
 const LIMITS: &str = "sandbox limits";
@@ -63,7 +63,7 @@ fn limits(report: &Report) -> Finding {
         ("disk", report.disk),
         ("output", report.output),
     ];
-    let said = |(name, hold): &(&str, Hold)| format!("{name}={hold}");
+    let said = |(name, hold): &(&str, Enforcement)| format!("{name}={hold}");
     let held: Vec<_> = all.iter().map(said).collect();
     let found = format!("limits={}: {}", report.limits, held.join(" "));
     if report.holds() {
@@ -91,26 +91,26 @@ fn refused(error: Error) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::local::engine::Limits;
+    use cofferdam_sandbox::Limits;
 
-    fn report(cpu: Hold, advice: &str) -> Report {
+    fn report(cpu: Enforcement, advice: &str) -> Report {
         Report {
             isolation: "namespaces",
             limits: Limits::Cgroup2,
-            memory: Hold::Machine,
-            processes: Hold::Machine,
+            memory: Enforcement::Whole,
+            processes: Enforcement::Whole,
             cpu,
-            disk: Hold::Machine,
-            output: Hold::Machine,
+            disk: Enforcement::Whole,
+            output: Enforcement::Whole,
             advice: advice.to_owned(),
         }
     }
 
     #[test]
     fn a_limit_that_does_not_hold_is_named_with_what_would_help() {
-        let good = limits(&report(Hold::Machine, ""));
+        let good = limits(&report(Enforcement::Whole, ""));
         assert_eq!(good.remedy, None);
-        let bad = limits(&report(Hold::Nothing, "delegate cpu"));
+        let bad = limits(&report(Enforcement::Nothing, "delegate cpu"));
         assert!(bad.found.contains("memory=machine") && bad.found.contains("cpu=none"));
         assert_eq!(bad.remedy.as_deref(), Some("delegate cpu"));
     }

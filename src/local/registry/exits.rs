@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::clock::UnixMs;
-use crate::local::engine::Exit;
 use crate::local::registry::machine::{MachineRecord, Next};
 use crate::local::stamp;
 use crate::machines::wire::ExitEvent;
+use cofferdam_sandbox::Exit;
 
 /// The `request` of an exit event. The fields of `exit_event` are those of the real service; what
 /// it does not tell and this server knows stands under `cofferdam`.

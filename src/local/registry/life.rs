@@ -18,12 +18,12 @@ use serde_json::json;
 
 use crate::clock::UnixMs;
 use crate::local::action::Ending;
-use crate::local::engine::Exit;
 use crate::local::ids::Ids;
 use crate::local::refusal::Refusal;
 use crate::local::registry::exits;
 use crate::local::registry::machine::{EventDetails, MachineRecord, Next, Process};
 use crate::machines::wire::{MachineState, RestartPolicy};
+use cofferdam_sandbox::Exit;
 
 /// How long a program has to end by default.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::local::action::{Ending, MachineAction};
-use crate::local::engine::Exit;
 use crate::local::registry::create::NewMachine;
 use crate::local::registry::life::Order;
 use crate::local::registry::machine::InjectedFaults;
 use crate::machines::wire::{CreateApp, CreateMachine, MachineState, Restart, UpdateMachine};
+use cofferdam_sandbox::Exit;
 
 const APP: &str = "boxes";
 

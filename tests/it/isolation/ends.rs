@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cofferdam::local::engine::{Error, Exit};
+use cofferdam_sandbox::{Error, Exit};
 
 use super::lab::{Lab, python, sh, spec, until};
 

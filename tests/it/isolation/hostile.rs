@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam::local::engine::Limits;
+use cofferdam_sandbox::Limits;
 use tokio::time::Instant;
 
 use super::lab::{Lab, python, sh};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cofferdam::local::engine::{
+use cofferdam_sandbox::{
     Engine, Error, Exit, GuestFile, Limits, OutputSink, Report, Root, Running, Settings, Spec,
     Stream,
 };

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cofferdam::local::engine::{Engine, Error, Settings};
+use cofferdam_sandbox::{Engine, Error, Settings};
 
 use super::lab::{Lab, Output, groups, mark, sh, spec, until};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cofferdam::local::engine::{Engine, Error, Hold, Limits, OutputSink, Settings, Spec};
+use cofferdam_sandbox::{Enforcement, Engine, Error, Limits, OutputSink, Settings, Spec};
 use tokio::time::Instant;
 
 use super::lab::{Lab, python, sh};
@@ -131,7 +131,7 @@ async fn a_fork_bomb_stays_in_its_machine() {
 #[tokio::test]
 async fn a_machine_gets_no_more_processor_than_its_share() {
     let lab = Lab::open().await;
-    if has_groups(&lab) && lab.report.cpu == Hold::Machine {
+    if has_groups(&lab) && lab.report.cpu == Enforcement::Whole {
         let began = Instant::now();
         let burn = "for i in 1 2 3 4; do (timeout 2 sh -c 'while :; do :; done') & done; wait";
         let ran = lab.run(sh(burn)).await;
@@ -198,7 +198,7 @@ async fn without_groups_the_limits_per_process_hold_and_the_report_says_no_more(
     assert_eq!(lab.report.to_string(), "isolation=namespaces limits=rlimit");
     assert_eq!(
         (lab.report.memory, lab.report.cpu),
-        (Hold::Process, Hold::Nothing)
+        (Enforcement::Process, Enforcement::Nothing)
     );
     assert!(!lab.report.advice.is_empty());
     let ran = lab.run(python(&eat(512))).await;
@@ -215,7 +215,7 @@ async fn without_groups_the_limits_per_process_hold_and_the_report_says_no_more(
 #[tokio::test]
 async fn without_groups_a_fork_bomb_does_not_take_the_neighbours_processes() {
     let lab = Lab::limited(Limits::Rlimit).await;
-    if lab.report.processes != Hold::Machine {
+    if lab.report.processes != Enforcement::Whole {
         eprintln!("skipped: this kernel counts processes per user only");
         return lab.close().await;
     }
@@ -245,7 +245,7 @@ async fn required_limits_that_do_not_hold_keep_the_engine_from_opening() {
     settings.require_limits = true;
     settings.limits = Some(Limits::Rlimit);
     let refused = Engine::open(settings).await.unwrap_err();
-    assert!(matches!(&refused, Error::Limits { report } if report.memory == Hold::Process));
+    assert!(matches!(&refused, Error::Limits { report } if report.memory == Enforcement::Process));
     assert!(refused.to_string().contains("memory=process"), "{refused}");
 }
 

@@ -12,7 +12,7 @@ const SPEAK: &str = "import socket, sys\n\
     s.sendall(sys.argv[1].encode()); s.shutdown(socket.SHUT_WR)\n\
     print(s.makefile().read())";
 
-fn speaker(word: &str) -> cofferdam::local::engine::Spec {
+fn speaker(word: &str) -> cofferdam_sandbox::Spec {
     let mut spec = python(SPEAK);
     spec.argv.push(word.to_owned());
     spec

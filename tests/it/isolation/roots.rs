@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use cofferdam::local::engine::{Error, Root, Spec};
+use cofferdam_sandbox::{Error, Root, Spec};
 
 use super::lab::{Lab, file, sh, spec};
 

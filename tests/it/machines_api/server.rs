@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cofferdam::local::{Bounds, FaultSettings, Guests, LocalServer, Rule, ServerSettings, engine};
+use cofferdam::local::{Bounds, FaultSettings, Guests, LocalServer, Rule, ServerSettings};
 use cofferdam::machines::client::Client;
 use cofferdam::machines::settings::{ClientSettings, Token};
 use cofferdam::shutdown::Shutdown;
@@ -61,7 +61,10 @@ pub(super) async fn sandboxed() -> Option<Server> {
 pub(super) async fn sandboxed_with(change: impl FnOnce(&mut ServerSettings)) -> Option<Server> {
     match Server::open(change).await {
         Ok(server) => Some(server),
-        Err(cofferdam::local::Error::Engine(engine::Error::Unavailable { reason, .. })) => {
+        Err(cofferdam::local::Error::Engine(cofferdam_sandbox::Error::Unavailable {
+            reason,
+            ..
+        })) => {
             eprintln!("skipped: machines cannot be run here: {reason}");
             None
         }

@@ -69,7 +69,7 @@ impl Plan {
 
     /// One worker, and real guests in sandboxes.
     pub(crate) fn sandboxed(folder: &std::path::Path) -> Self {
-        let engine = local::engine::Settings::new(folder.to_owned());
+        let engine = cofferdam_sandbox::Settings::new(folder.to_owned());
         Self {
             guests: local::Guests::Sandboxed(engine),
             ..Self::simulated(Duration::ZERO)

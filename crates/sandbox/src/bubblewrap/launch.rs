@@ -1,0 +1,277 @@
+//! Starts bubblewrap for a sandbox: everything up to the fork.
+//!
+//! The control group is made meanwhile by another thread. With version 1 the starting thread goes
+//! into the group for the moment of the fork, so that the sandbox starts in it: moving it there
+//! afterwards makes the kernel hold up every fork and exit on the host for some milliseconds. With
+//! version 2 only whole processes can be moved, and it is done while bubblewrap sets up.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::Child;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use tokio::net::unix::pipe::Receiver;
+use tokio::task::spawn_blocking;
+
+use crate::bubblewrap::arguments::{self, File, Inputs};
+use crate::bubblewrap::core::Core;
+use crate::bubblewrap::layout::layout;
+use crate::bubblewrap::plan::Plan;
+use crate::bubblewrap::process::{self, Launch};
+use crate::bubblewrap::roots::Source;
+use crate::bubblewrap::starter::View;
+use crate::bubblewrap::tree::INIT;
+use crate::cgroup::Group;
+use crate::control::{self, Waiting};
+use crate::error::Error;
+use crate::limits::Quota;
+use crate::output;
+use crate::pidfd::Process;
+use crate::spec::{Root, Spec};
+use crate::uids::Uid;
+
+/// A bubblewrap that has been started: what has to be removed if no sandbox comes of it.
+pub(super) struct Launched {
+    pub(super) child: Child,
+    /// bubblewrap's outer process.
+    pub(super) monitor: Process,
+    /// The first process in the sandbox, once it is known.
+    pub(super) pid1: Option<Process>,
+    pub(super) status: Receiver,
+    pub(super) stdout: Receiver,
+    pub(super) stderr: Receiver,
+    pub(super) group: Option<Group>,
+    pub(super) uid: Option<Uid>,
+}
+
+/// Starts bubblewrap. If that fails nothing is left.
+pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, Waiting), Error> {
+    let uid = match &core.uids {
+        Some(uids) => {
+            let full = || Error::Busy("every user id for sandboxes is taken".into());
+            Some(uids.take().ok_or_else(full)?)
+        }
+        None => None,
+    };
+    let (waiting, stdin) = control::pair().map_err(Error::io("make the control socket"))?;
+    let (stdout, out) = output::pipe().map_err(Error::io("make a pipe"))?;
+    let (stderr, err) = output::pipe().map_err(Error::io("make a pipe"))?;
+    let (status, told) = output::pipe().map_err(Error::io("make a pipe"))?;
+    let contents = contents(plan).await?;
+    let job = Job {
+        core: Arc::clone(core),
+        spec: plan.spec.clone(),
+        name: plan.name.clone(),
+        quota: plan.quota,
+        uid: uid.as_ref().map(Uid::number),
+        group: group(core, plan),
+    };
+    let ends = Ends {
+        stdin,
+        out,
+        err,
+        told,
+        contents,
+    };
+    let started = core
+        .starter
+        .run(move |view| Ok(job.start(view, ends)))
+        .await;
+    let (child, monitor, group) = started.map_err(Error::io("start bubblewrap"))??;
+    Ok((
+        Launched {
+            child,
+            monitor,
+            pid1: None,
+            status,
+            stdout,
+            stderr,
+            group,
+            uid,
+        },
+        waiting,
+    ))
+}
+
+/// Makes the sandbox's group on another thread; the starting thread asks for it.
+fn group(core: &Core, plan: &Plan) -> Option<mpsc::Receiver<io::Result<Group>>> {
+    let groups = plan.groups.clone()?;
+    let (name, quota) = (plan.name.clone(), plan.quota);
+    let (tell, told) = mpsc::sync_channel(1);
+    drop(
+        core.tasks
+            .spawn_blocking(move || drop(tell.send(groups.make(&name, &quota)))),
+    );
+    Some(told)
+}
+
+/// The guest's files as nameless files in memory.
+async fn contents(plan: &Plan) -> Result<Vec<OwnedFd>, Error> {
+    if plan.spec.files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let files: Vec<_> = plan
+        .spec
+        .files
+        .iter()
+        .map(|file| file.bytes.clone())
+        .collect();
+    let copy = move || {
+        files
+            .iter()
+            .map(|bytes| process::memfd(c"file", bytes))
+            .collect()
+    };
+    let copied = spawn_blocking(copy)
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)));
+    copied.map_err(Error::io("copy the files"))
+}
+
+/// The other ends of what the server holds on to.
+struct Ends {
+    stdin: OwnedFd,
+    out: OwnedFd,
+    err: OwnedFd,
+    told: OwnedFd,
+    contents: Vec<OwnedFd>,
+}
+
+/// What is done on the starting thread.
+struct Job {
+    core: Arc<Core>,
+    spec: Spec,
+    name: String,
+    quota: Quota,
+    uid: Option<u32>,
+    group: Option<mpsc::Receiver<io::Result<Group>>>,
+}
+
+impl Job {
+    fn start(
+        mut self,
+        view: &mut View,
+        ends: Ends,
+    ) -> Result<(Child, Process, Option<Group>), Error> {
+        let making = self.group.take();
+        let launch = self.prepare(view, ends);
+        // Waited for in any case: a group that is being made must not be forgotten.
+        let group = making.map(|making| {
+            let made = making
+                .recv()
+                .unwrap_or_else(|error| Err(io::Error::other(error)));
+            made.map_err(Error::io("make a control group"))
+        });
+        let (launch, group) = match (launch, group.transpose()) {
+            (Ok(launch), Ok(group)) => (launch, group),
+            (Err(error), group) => {
+                discard(group.ok().flatten());
+                return Err(error);
+            }
+            (_, Err(error)) => return Err(error),
+        };
+        let started = match &group {
+            Some(group) => group.spawn_inside(|| process::start(launch)),
+            None => process::start(launch),
+        };
+        let followed = started.and_then(|mut child| match self.follow(&child) {
+            Ok(monitor) => Ok((child, monitor)),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        });
+        match followed {
+            Ok((child, monitor)) => Ok((child, monitor, group)),
+            Err(error) => {
+                discard(group);
+                Err(Error::io("start bubblewrap")(error))
+            }
+        }
+    }
+
+    fn follow(&self, child: &Child) -> io::Result<Process> {
+        let _runtime = self.core.runtime.enter();
+        Process::open(child.id())
+    }
+
+    /// Plans the sandbox and opens what it needs.
+    fn prepare(self: &Job, view: &mut View, ends: Ends) -> Result<Launch, Error> {
+        let mut show = |path: &Path| {
+            view.show(path)
+                .map_err(Error::io(format!("read {}", path.display())))
+        };
+        let source = match &self.spec.root {
+            Root::Host => Source::Host {
+                etc: show(&self.core.etc)?,
+            },
+            Root::Dir(image) if !image.is_dir() => {
+                let why = format!("there is no image at {}", image.display());
+                return Err(Error::Spec(why));
+            }
+            Root::Dir(image) => Source::Image(show(image)?),
+        };
+        let paths: Vec<_> = self
+            .spec
+            .files
+            .iter()
+            .map(|file| file.path.as_str())
+            .collect();
+        let layout = layout(&|folder| source.list(folder), &paths)
+            .map_err(|fault| Error::Spec(fault.to_string()))?;
+        let lengths: Vec<_> = self
+            .spec
+            .files
+            .iter()
+            .map(|file| file.bytes.len())
+            .collect();
+        let too_large = arguments::too_large(&layout, &lengths, self.quota.sizes());
+        if let Some(path) = too_large {
+            let why = "is too large for the memory of the sandbox";
+            return Err(Error::Spec(format!("file {} {why}", path.display())));
+        }
+        let modes = self.spec.files.iter().map(|file| file.mode);
+        let file = |(contents, mode): (&OwnedFd, u32)| File {
+            contents: contents.as_raw_fd(),
+            mode,
+        };
+        let files: Vec<_> = ends.contents.iter().zip(modes).map(file).collect();
+        let seccomp = process::memfd(c"filter", &self.core.filter)
+            .map_err(Error::io("write the system call filter"))?;
+        let options = arguments::arguments(&Inputs {
+            layout: &layout,
+            source: &source,
+            init: show(&self.core.init)?,
+            files: &files,
+            sizes: self.quota.sizes(),
+            masks: &self.core.masks,
+            seccomp: seccomp.as_raw_fd(),
+            status: ends.told.as_raw_fd(),
+        });
+        Ok(Launch {
+            program: self.core.bwrap.clone(),
+            options,
+            command: vec![INIT.into()],
+            keep: ends
+                .contents
+                .into_iter()
+                .chain([seccomp, ends.told])
+                .collect(),
+            stdin: ends.stdin,
+            stdout: ends.out,
+            stderr: ends.err,
+            uid: self.uid,
+            mark: self.core.mark.clone(),
+            sandbox: self.name.clone(),
+        })
+    }
+}
+
+fn discard(group: Option<Group>) {
+    if let Some(group) = group {
+        group.discard();
+    }
+}

@@ -1,0 +1,116 @@
+//! Control groups, version 1: a hierarchy for each controller.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use super::{Counters, field, locate, number, read};
+use crate::limits::{CPU_PERIOD_US, Quota};
+
+/// The engine's group in each hierarchy that is used.
+#[derive(Clone, Debug)]
+pub(crate) struct Groups {
+    memory: PathBuf,
+    pids: PathBuf,
+    cpu: Option<PathBuf>,
+    /// Counts only.
+    cpuacct: Option<PathBuf>,
+}
+
+impl Groups {
+    /// Makes the engine's group below the group the server is in, so that its limits hold for all
+    /// sandboxes together.
+    pub(crate) fn open(groups: &str, mounts: &str, name: &str) -> Result<Self, String> {
+        let find = |controller| {
+            let own = locate::own(groups, mounts, Some(controller))
+                .ok_or_else(|| format!("no {controller} controller"))?;
+            let folder = own.join(name);
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    Err(format!("{}: {error}", folder.display()))
+                }
+                _ => Ok(folder),
+            }
+        };
+        let memory = find("memory")?;
+        let pids = find("pids").inspect_err(|_| drop(fs::remove_dir(&memory)))?;
+        Ok(Self {
+            memory,
+            pids,
+            cpu: find("cpu").ok(),
+            cpuacct: find("cpuacct").ok(),
+        })
+    }
+
+    pub(crate) fn has_cpu(&self) -> bool {
+        self.cpu.is_some()
+    }
+
+    /// The engine's folders; two controllers can share one.
+    pub(crate) fn folders(&self) -> Vec<PathBuf> {
+        let all = [
+            Some(&self.memory),
+            Some(&self.pids),
+            self.cpu.as_ref(),
+            self.cpuacct.as_ref(),
+        ];
+        let mut folders: Vec<_> = all.into_iter().flatten().cloned().collect();
+        folders.sort();
+        folders.dedup();
+        folders
+    }
+
+    pub(crate) fn limit(&self, name: &str, quota: &Quota) -> io::Result<()> {
+        let memory = self.memory.join(name);
+        fs::write(
+            memory.join("memory.limit_in_bytes"),
+            quota.memory_bytes.to_string(),
+        )?;
+        // Memory and swap together; only there when the kernel counts swap.
+        let with_swap = memory.join("memory.memsw.limit_in_bytes");
+        if with_swap.exists() {
+            fs::write(with_swap, quota.memory_bytes.to_string())?;
+        }
+        // What waits in connections is not counted as memory here, but by itself if it is limited.
+        // Without this a guest could fill up what the host has for all connections.
+        let sockets = memory.join("memory.kmem.tcp.limit_in_bytes");
+        if sockets.exists() {
+            fs::write(sockets, quota.sockets_bytes().to_string())?;
+        }
+        fs::write(
+            self.pids.join(name).join("pids.max"),
+            quota.processes.to_string(),
+        )?;
+        if let Some(cpu) = &self.cpu {
+            let cpu = cpu.join(name);
+            fs::write(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
+            fs::write(cpu.join("cpu.cfs_quota_us"), quota.cpu_us.to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// Moves the calling thread, and only that, into the group in all hierarchies.
+pub(crate) fn enter(folders: &[PathBuf]) -> io::Result<()> {
+    folders
+        .iter()
+        .try_for_each(|folder| fs::write(folder.join("tasks"), "0"))
+}
+
+/// A file is read from whichever of the folders has it.
+pub(crate) fn counters(folders: &[PathBuf]) -> Counters {
+    let find = |name: &str| {
+        let mut files = folders.iter().map(|folder| folder.join(name));
+        files.find(|file| file.exists())
+    };
+    let events = find("memory.oom_control")
+        .and_then(|file| read(file).ok())
+        .unwrap_or_default();
+    Counters {
+        oom_kills: field(&events, "oom_kill").unwrap_or(0),
+        cpu_ms: find("cpuacct.usage")
+            .and_then(number)
+            .map(|nanoseconds| nanoseconds / 1_000_000),
+        peak_bytes: find("memory.max_usage_in_bytes").and_then(number),
+    }
+}

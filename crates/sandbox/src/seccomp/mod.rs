@@ -1,0 +1,365 @@
+//! The system call filter of every arch, assembled here instruction by instruction.
+//!
+//! A filter is a program of the classic packet filter that the kernel runs before each system
+//! call. Ours starts with what a deny list must never forget: calls by the numbers of another
+//! architecture, or of the x32 ABI (the same call with bit 30 set), would pass by every later
+//! line, so they end the process. Then come the calls in [`calls`], and three calls that are
+//! refused by their arguments only. All comparisons of arguments look at the low 32 bits, as the
+//! kernel itself does for these.
+
+mod calls;
+
+use calls::{CLONE, CLONE3, DENIED, IOCTL, NEWEST, SOCKET, number};
+
+/// The architectures a filter can be made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arch {
+    X86_64,
+    Aarch64,
+}
+
+impl Arch {
+    /// The architecture this program was built for; `None` when there is no filter for it.
+    pub(crate) fn here() -> Option<Self> {
+        match std::env::consts::ARCH {
+            "x86_64" => Some(Self::X86_64),
+            "aarch64" => Some(Self::Aarch64),
+            _ => None,
+        }
+    }
+
+    /// What the kernel calls it in a filter's data (`AUDIT_ARCH_…`).
+    fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xc000_003e,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+}
+
+/// The filter as the kernel (and `bwrap --seccomp`) reads it.
+pub(crate) fn filter(arch: Arch) -> Vec<u8> {
+    program(arch)
+        .into_iter()
+        .flat_map(Instruction::bytes)
+        .collect()
+}
+
+/// One instruction: operation, jumps when a comparison is true or false, operand.
+#[derive(Clone, Copy, Debug)]
+struct Instruction {
+    code: u16,
+    jump_true: u8,
+    jump_false: u8,
+    operand: u32,
+}
+
+impl Instruction {
+    fn bytes(self) -> [u8; 8] {
+        let [a, b] = self.code.to_le_bytes();
+        let [w, x, y, z] = self.operand.to_le_bytes();
+        [a, b, self.jump_true, self.jump_false, w, x, y, z]
+    }
+}
+
+/// Loads a 32-bit word of the call's data (`BPF_LD | BPF_W | BPF_ABS`).
+const LOAD: u16 = 0x20;
+/// Compares, then jumps: equal, greater or equal, any bit in common.
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_AT_LEAST: u16 = 0x35;
+const JUMP_ANY_BIT: u16 = 0x45;
+const AND: u16 = 0x54;
+/// Ends the filter with a verdict.
+const RETURN: u16 = 0x06;
+
+const ALLOW: u32 = 0x7fff_0000;
+const KILL_PROCESS: u32 = 0x8000_0000;
+const REFUSE: u32 = 0x0005_0000;
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+const EAFNOSUPPORT: u32 = 97;
+
+/// Where the call's number, the architecture and the arguments' low halves lie in the data.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENT_0: u32 = 16;
+const ARGUMENT_1: u32 = 24;
+
+const X32_BIT: u32 = 0x4000_0000;
+/// New mount, cgroup, uts, ipc, user, pid or network namespace.
+const CLONE_NAMESPACES: u32 = 0x0002_0000 | 0x7e00_0000;
+/// Types into the terminal as if its owner had.
+const TIOCSTI: u32 = 0x5412;
+/// The console's own such calls.
+const TIOCLINUX: u32 = 0x541c;
+const AF_UNIX: u32 = 1;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+const SOCK_RAW: u32 = 3;
+const SOCK_PACKET: u32 = 10;
+/// The type without the flags that may be or'ed to it.
+const SOCK_TYPE_MASK: u32 = 0xf;
+
+fn program(arch: Arch) -> Vec<Instruction> {
+    let mut program = vec![
+        load(ARCHITECTURE),
+        compare(JUMP_EQUAL, arch.audit(), 1, 0),
+        verdict(KILL_PROCESS),
+        load(NUMBER),
+    ];
+    if arch == Arch::X86_64 {
+        program.extend([compare(JUMP_AT_LEAST, X32_BIT, 0, 1), verdict(KILL_PROCESS)]);
+    }
+    program.extend([
+        compare(JUMP_AT_LEAST, NEWEST + 1, 0, 1),
+        verdict(REFUSE | ENOSYS),
+    ]);
+    for denied in DENIED.iter().filter_map(|call| number(*call, arch)) {
+        program.extend(on(denied, &[verdict(REFUSE | EPERM)]));
+    }
+    for (call, body) in [
+        (CLONE3, vec![verdict(REFUSE | ENOSYS)]),
+        (CLONE, clone()),
+        (IOCTL, ioctl()),
+        (SOCKET, socket()),
+    ] {
+        if let Some(number) = number(call, arch) {
+            program.extend(on(number, &body));
+        }
+    }
+    program.push(verdict(ALLOW));
+    program
+}
+
+/// A new process is fine, a new namespace is not.
+fn clone() -> Vec<Instruction> {
+    vec![
+        load(ARGUMENT_0),
+        compare(JUMP_ANY_BIT, CLONE_NAMESPACES, 0, 1),
+        verdict(REFUSE | EPERM),
+        verdict(ALLOW),
+    ]
+}
+
+/// Terminals are allowed; injecting input into one is not.
+fn ioctl() -> Vec<Instruction> {
+    vec![
+        load(ARGUMENT_1),
+        compare(JUMP_EQUAL, TIOCSTI, 1, 0),
+        compare(JUMP_EQUAL, TIOCLINUX, 0, 1),
+        verdict(REFUSE | EPERM),
+        verdict(ALLOW),
+    ]
+}
+
+/// Only families that the sandbox's own network namespace holds in. A vsock, above all, belongs to
+/// no namespace and would reach the host of this host.
+fn socket() -> Vec<Instruction> {
+    vec![
+        load(ARGUMENT_0),
+        compare(JUMP_EQUAL, AF_UNIX, 3, 0),
+        compare(JUMP_EQUAL, AF_INET, 2, 0),
+        compare(JUMP_EQUAL, AF_INET6, 1, 0),
+        verdict(REFUSE | EAFNOSUPPORT),
+        load(ARGUMENT_1),
+        Instruction {
+            code: AND,
+            jump_true: 0,
+            jump_false: 0,
+            operand: SOCK_TYPE_MASK,
+        },
+        compare(JUMP_EQUAL, SOCK_RAW, 1, 0),
+        compare(JUMP_EQUAL, SOCK_PACKET, 0, 1),
+        verdict(REFUSE | EPERM),
+        verdict(ALLOW),
+    ]
+}
+
+/// Runs `body`, which must end in verdicts, when the call has this number; else steps over it.
+fn on(number: u32, body: &[Instruction]) -> Vec<Instruction> {
+    let over = u8::try_from(body.len()).expect("every body above is a few lines long");
+    let mut lines = vec![compare(JUMP_EQUAL, number, 0, over)];
+    lines.extend(body);
+    lines
+}
+
+fn load(offset: u32) -> Instruction {
+    Instruction {
+        code: LOAD,
+        jump_true: 0,
+        jump_false: 0,
+        operand: offset,
+    }
+}
+
+fn compare(code: u16, operand: u32, jump_true: u8, jump_false: u8) -> Instruction {
+    Instruction {
+        code,
+        jump_true,
+        jump_false,
+        operand,
+    }
+}
+
+fn verdict(verdict: u32) -> Instruction {
+    Instruction {
+        code: RETURN,
+        jump_true: 0,
+        jump_false: 0,
+        operand: verdict,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Arch::{Aarch64, X86_64};
+    use super::*;
+
+    /// A system call as the kernel shows it to a filter.
+    fn data(audit: u32, number: u32, arguments: [u64; 2]) -> Vec<u8> {
+        let mut data = [number.to_le_bytes(), audit.to_le_bytes()].concat();
+        data.extend([0; 8]);
+        data.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
+        data.resize(64, 0);
+        data
+    }
+
+    /// The filter language, as far as it is used: runs the bytes that the kernel would get.
+    fn run(filter: &[u8], data: &[u8]) -> u32 {
+        let word = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let line: &[u8; 8] = filter[at * 8..][..8].try_into().unwrap();
+            let operand = word(&line[4..]);
+            let taken = match u16::from_le_bytes([line[0], line[1]]) {
+                LOAD => {
+                    let from = usize::try_from(operand).unwrap();
+                    accumulator = word(&data[from..from + 4]);
+                    0
+                }
+                AND => {
+                    accumulator &= operand;
+                    0
+                }
+                JUMP_EQUAL => line[2 + usize::from(accumulator != operand)],
+                JUMP_AT_LEAST => line[2 + usize::from(accumulator < operand)],
+                JUMP_ANY_BIT => line[2 + usize::from(accumulator & operand == 0)],
+                RETURN => return operand,
+                code => panic!("the kernel knows {code:#x}, this test does not"),
+            };
+            at += 1 + usize::from(taken);
+        }
+    }
+
+    #[track_caller]
+    fn check(arch: Arch, number: u32, arguments: [u64; 2], expected: u32) {
+        let verdict = run(&filter(arch), &data(arch.audit(), number, arguments));
+        assert_eq!(
+            verdict, expected,
+            "call {number}, {arguments:x?} on {arch:?}"
+        );
+    }
+
+    #[test]
+    fn another_architecture_ends_the_process() {
+        for audit in [0x4000_0003, 0x4000_0028, Aarch64.audit(), 0] {
+            assert_eq!(run(&filter(X86_64), &data(audit, 0, [0; 2])), KILL_PROCESS);
+        }
+        assert_eq!(
+            run(&filter(Aarch64), &data(X86_64.audit(), 0, [0; 2])),
+            KILL_PROCESS
+        );
+    }
+
+    #[test]
+    fn the_x32_bit_ends_the_process() {
+        for denied in [101, 165, 272, 0, 39, 1 << 29] {
+            check(X86_64, denied | X32_BIT, [0; 2], KILL_PROCESS);
+        }
+    }
+
+    #[test]
+    fn calls_newer_than_the_list_are_unknown() {
+        for arch in [X86_64, Aarch64] {
+            check(arch, NEWEST, [0; 2], ALLOW);
+            check(arch, NEWEST + 1, [0; 2], REFUSE | ENOSYS);
+            check(arch, 520, [0; 2], REFUSE | ENOSYS);
+        }
+    }
+
+    #[test]
+    fn every_listed_call_is_refused_whatever_its_arguments() {
+        for arch in [X86_64, Aarch64] {
+            for denied in DENIED.iter().filter_map(|call| number(*call, arch)) {
+                check(arch, denied, [0; 2], REFUSE | EPERM);
+                check(arch, denied, [u64::MAX; 2], REFUSE | EPERM);
+            }
+        }
+    }
+
+    #[test]
+    fn everything_else_passes() {
+        for arch in [X86_64, Aarch64] {
+            let special = [CLONE, CLONE3, IOCTL, SOCKET];
+            let listed: Vec<_> = DENIED
+                .iter()
+                .chain(&special)
+                .filter_map(|call| number(*call, arch))
+                .collect();
+            for number in (0..=NEWEST).filter(|number| !listed.contains(number)) {
+                check(arch, number, [u64::MAX; 2], ALLOW);
+            }
+        }
+    }
+
+    #[test]
+    fn clone_makes_processes_and_threads_but_no_namespaces() {
+        for (arch, clone) in [(X86_64, 56), (Aarch64, 220)] {
+            // As fork, vfork and pthread_create call it.
+            for flags in [0x0120_0011, 0x4111, 0x003d_0f00] {
+                check(arch, clone, [flags, 0], ALLOW);
+            }
+            for bit in [17, 25, 26, 27, 28, 29, 30] {
+                check(arch, clone, [17 | 1 << bit, 0], REFUSE | EPERM);
+            }
+            check(arch, 435, [0; 2], REFUSE | ENOSYS);
+        }
+    }
+
+    #[test]
+    fn ioctl_requests_are_compared_without_their_high_half() {
+        for (arch, ioctl) in [(X86_64, 16), (Aarch64, 29)] {
+            for request in [0x5412, 0x541c, 0x5412 | 1 << 32, 0x541c | 0xffff_ffff << 32] {
+                check(arch, ioctl, [0, request], REFUSE | EPERM);
+            }
+            // TCGETS, TIOCGWINSZ, FIONREAD.
+            for request in [0x5401, 0x5413, 0x541b] {
+                check(arch, ioctl, [0, request], ALLOW);
+            }
+        }
+    }
+
+    #[test]
+    fn only_sockets_that_the_network_namespace_holds() {
+        for (arch, socket) in [(X86_64, 41), (Aarch64, 198)] {
+            for family in [1, 2, 10, 1 << 32 | 2] {
+                check(arch, socket, [family, 1], ALLOW);
+                check(arch, socket, [family, 2 | 0o2_004_000], ALLOW);
+                for kind in [3, 10, 3 | 0o2_000_000] {
+                    check(arch, socket, [family, kind], REFUSE | EPERM);
+                }
+            }
+            // Unspecified, netlink, packet, vsock, algorithms, bluetooth.
+            for family in [0, 16, 17, 40, 38, 31, 1 << 32 | 40] {
+                check(arch, socket, [family, 1], REFUSE | EAFNOSUPPORT);
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_programs_of_this_length() {
+        for arch in [X86_64, Aarch64] {
+            assert!(program(arch).len() <= 4096);
+        }
+    }
+}
