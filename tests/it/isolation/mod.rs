@@ -7,6 +7,7 @@ mod ends;
 mod example;
 mod hostile;
 pub(crate) mod lab;
+mod languages;
 pub(crate) mod leftovers;
 mod limits;
 mod network;

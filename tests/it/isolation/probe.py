@@ -9,14 +9,14 @@ numbers = {
     "x86_64": dict(ptrace=101, process_vm_readv=310, mount=165, umount2=166, unshare=272, setns=308,
                    bpf=321, perf_event_open=298, userfaultfd=323, keyctl=250, getpid=39, ioctl=16,
                    chroot=161, pivot_root=155, syslog=103, open_by_handle_at=304, sethostname=170,
-                   kexec_load=246, init_module=175, swapon=167, reboot=169, settimeofday=164),
+                   io_setup=206, seccomp=317, kexec_load=246, init_module=175, swapon=167, reboot=169, settimeofday=164),
     "aarch64": dict(ptrace=117, process_vm_readv=270, mount=40, umount2=39, unshare=97, setns=268,
                     bpf=280, perf_event_open=241, userfaultfd=282, keyctl=219, getpid=172, ioctl=29,
                     chroot=51, pivot_root=41, syslog=116, open_by_handle_at=265, sethostname=161,
-                    kexec_load=104, init_module=105, swapon=224, reboot=142, settimeofday=170),
+                    io_setup=0, seccomp=277, kexec_load=104, init_module=105, swapon=224, reboot=142, settimeofday=170),
 }[machine]
 numbers.update(clone3=435, fsopen=430, open_tree=428, move_mount=429, io_uring_setup=425,
-               pidfd_getfd=438, pidfd_open=434, unknown=600)
+               pidfd_getfd=438, pidfd_open=434, cachestat=451, unknown=600)
 
 
 def call(name, *arguments):
@@ -94,6 +94,15 @@ def inject(bits):
     return lambda: in_child(attempt)
 
 
+def decide_for_others():
+    """A filter that has another process decide about calls: one line, which allows all."""
+    libc.prctl(38, 1, 0, 0, 0)
+    line = struct.pack("HBBI", 6, 0, 0, 0x7fff0000)
+    lines = ctypes.create_string_buffer(line)
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 1, ctypes.addressof(lines)))
+    call("seccomp", 1, 8, program)
+
+
 def machine_code(code):
     def attempt():
         import mmap
@@ -132,8 +141,17 @@ attack("crypto-socket", sock(38, socket.SOCK_SEQPACKET))
 attack("host-loopback", connect(socket.AF_INET, ("127.0.0.1", int(given["port"]))))
 attack("abstract-socket", connect(socket.AF_UNIX, "\0" + given["abstract"]))
 attack("path-socket", connect(socket.AF_UNIX, given["path"]))
+attack("mptcp", sock(socket.AF_INET, socket.SOCK_STREAM, 262))
+attack("udp-lite", sock(socket.AF_INET, socket.SOCK_DGRAM, 136))
+attack("icmp-socket", sock(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP))
+attack("tipc-pair", lambda: socket.socketpair(30, socket.SOCK_STREAM))
+attack("asynchronous-io", lambda: call("io_setup", 1, ctypes.byref(ctypes.c_ulong(0))))
+attack("decide-for-others", lambda: in_child(decide_for_others))
+attack("page-cache", lambda: call("cachestat", 0, 0, 0, 0))
 attack("way-out", connect(socket.AF_INET, ("192.0.2.1", 9), socket.SOCK_DGRAM))
 attack("way-out-6", connect(socket.AF_INET6, ("2001:db8::1", 9), socket.SOCK_DGRAM))
+attack("terminal", lambda: os.close(os.openpty()[0]))
+attack("type-into-pipe", lambda: call("ioctl", 1, 0x5412, ctypes.c_char_p(b"x")))
 attack("type-into-terminal", inject(0))
 attack("type-into-terminal-masked", inject(1))
 attack("keyring", lambda: call("keyctl", 0, -3, 0))
@@ -160,6 +178,8 @@ attack("write-sysctl", lambda: os.open("/proc/sys/kernel/core_pattern", os.O_WRO
 attack("write-sysrq", lambda: os.open("/proc/sysrq-trigger", os.O_WRONLY))
 attack("kernel-symbols", read("/proc/kallsyms"))
 attack("kernel-command-line", read("/proc/cmdline"))
+attack("kernel-configuration", read("/proc/config.gz"))
+attack("disks", read("/proc/diskstats"))
 attack("kernel-memory", read("/proc/kcore"))
 attack("engine-control", lambda: os.open("/proc/1/fd/0", os.O_RDWR))
 if machine == "x86_64":

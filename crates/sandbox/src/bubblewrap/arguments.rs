@@ -118,6 +118,9 @@ impl Options {
             self.words(&["--ro-bind", "/dev/null", mask]);
         }
         self.words(&["--dev", "/dev"]);
+        // No terminals can be made: those that write to one have the kernel do the work, which no
+        // limit on processor time counts, and the host has few.
+        self.words(&["--ro-bind", "/dev/null", "/dev/pts/ptmx"]);
     }
 
     /// The file systems that the guest can write to, each with an end.
@@ -281,6 +284,7 @@ mod tests {
             find(&["--proc", "/proc"]),
             find(&["--ro-bind", "/dev/null", "/proc/cmdline"]),
             find(&["--dev", "/dev"]),
+            find(&["--ro-bind", "/dev/null", "/dev/pts/ptmx"]),
             find(&["--size", "1000", "--perms", "1777", "--tmpfs", "/dev/shm"]),
             find(&["--size", "2000", "--perms", "1777", "--tmpfs", "/tmp"]),
             find(&["--size", "3000", "--perms", "0755", "--tmpfs", "/workspace"]),

@@ -31,10 +31,12 @@ use crate::uids::Uids;
 
 /// Where bubblewrap is looked for when no place is given.
 const PROGRAM_FOLDERS: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
-/// Files of `/proc` that are covered: two that tell about the host and that every process could
+/// Files of `/proc` that are covered: those that tell about the host and that every process could
 /// read, and the memory of process 1, bubblewrap, which a guest's user may write to.
-const MASKS: [&str; 4] = [
+const MASKS: [&str; 6] = [
     "/proc/cmdline",
+    "/proc/config.gz",
+    "/proc/diskstats",
     "/proc/kallsyms",
     "/proc/1/mem",
     "/proc/1/task/1/mem",

@@ -1,15 +1,17 @@
 //! The system call filter of every arch, assembled here instruction by instruction.
 //!
 //! A filter is a program of the classic packet filter that the kernel runs before each system
-//! call. Ours starts with what a deny list must never forget: calls by the numbers of another
-//! architecture, or of the x32 ABI (the same call with bit 30 set), would pass by every later
-//! line, so they end the process. Then come the calls in [`calls`], and three calls that are
-//! refused by their arguments only. All comparisons of arguments look at the low 32 bits, as the
-//! kernel itself does for these.
+//! call. Calls by the numbers of another architecture, or of the x32 ABI (the same call with bit 30
+//! set), end the process. Then come the calls that are decided by their arguments. All others are
+//! decided by their number: [`allowed`] passes, what is refused in [`calls`] gets EPERM, and the
+//! rest is answered as by a kernel that lacks it, so that programs fall back to what they know.
+//! All comparisons of arguments look at the low 32 bits, as the kernel itself does for these.
 
+mod allowed;
 mod calls;
 
-use calls::{CLONE, CLONE3, DENIED, IOCTL, NEWEST, SOCKET, number};
+use allowed::ALLOWED;
+use calls::{CLONE, DENIED, IGNORED, IOCTL, NEWEST, SECCOMP, SOCKET, SOCKETPAIR, number};
 
 /// The architectures a filter can be made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +66,9 @@ impl Instruction {
 
 /// Loads a 32-bit word of the call's data (`BPF_LD | BPF_W | BPF_ABS`).
 const LOAD: u16 = 0x20;
-/// Compares, then jumps: equal, greater or equal, any bit in common.
+/// Compares, then jumps: equal, greater, greater or equal, any bit in common.
 const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER: u16 = 0x25;
 const JUMP_AT_LEAST: u16 = 0x35;
 const JUMP_ANY_BIT: u16 = 0x45;
 const AND: u16 = 0x54;
@@ -75,8 +78,11 @@ const RETURN: u16 = 0x06;
 const ALLOW: u32 = 0x7fff_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
 const REFUSE: u32 = 0x0005_0000;
+/// The answer 0, as if it had been done.
+const SUCCESS: u32 = 0;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
+const EPROTONOSUPPORT: u32 = 93;
 const EAFNOSUPPORT: u32 = 97;
 
 /// Where the call's number, the architecture and the arguments' low halves lie in the data.
@@ -84,6 +90,7 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENT_0: u32 = 16;
 const ARGUMENT_1: u32 = 24;
+const ARGUMENT_2: u32 = 32;
 
 const X32_BIT: u32 = 0x4000_0000;
 /// New mount, cgroup, uts, ipc, user, pid or network namespace.
@@ -95,6 +102,10 @@ const TIOCLINUX: u32 = 0x541c;
 const AF_UNIX: u32 = 1;
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+/// A filter that asks another process about calls (`SECCOMP_FILTER_FLAG_NEW_LISTENER`).
+const SECCOMP_NEW_LISTENER: u32 = 8;
 const SOCK_RAW: u32 = 3;
 const SOCK_PACKET: u32 = 10;
 /// The type without the flags that may be or'ed to it.
@@ -110,25 +121,48 @@ fn program(arch: Arch) -> Vec<Instruction> {
     if arch == Arch::X86_64 {
         program.extend([compare(JUMP_AT_LEAST, X32_BIT, 0, 1), verdict(KILL_PROCESS)]);
     }
-    program.extend([
-        compare(JUMP_AT_LEAST, NEWEST + 1, 0, 1),
-        verdict(REFUSE | ENOSYS),
-    ]);
-    for denied in DENIED.iter().filter_map(|call| number(*call, arch)) {
-        program.extend(on(denied, &[verdict(REFUSE | EPERM)]));
-    }
     for (call, body) in [
-        (CLONE3, vec![verdict(REFUSE | ENOSYS)]),
         (CLONE, clone()),
         (IOCTL, ioctl()),
         (SOCKET, socket()),
+        (SOCKETPAIR, socketpair()),
+        (SECCOMP, seccomp()),
     ] {
         if let Some(number) = number(call, arch) {
             program.extend(on(number, &body));
         }
     }
-    program.push(verdict(ALLOW));
+    // Runs of numbers with the same verdict: the kernel works this out once for every number, not
+    // at every call.
+    let mut from = 0;
+    while from <= NEWEST {
+        let same = by_number(arch, from);
+        let to = (from..=NEWEST)
+            .take_while(|number| by_number(arch, *number) == same)
+            .last()
+            .unwrap_or(from);
+        program.extend([compare(JUMP_GREATER, to, 1, 0), verdict(same)]);
+        from = to + 1;
+    }
+    program.push(verdict(REFUSE | ENOSYS));
     program
+}
+
+/// The verdict on a call whose arguments do not matter.
+fn by_number(arch: Arch, call: u32) -> u32 {
+    let has = |list: &[calls::Call]| {
+        list.iter()
+            .any(|known| calls::number(*known, arch) == Some(call))
+    };
+    if has(ALLOWED) {
+        ALLOW
+    } else if has(DENIED) {
+        REFUSE | EPERM
+    } else if has(IGNORED) {
+        REFUSE | SUCCESS
+    } else {
+        REFUSE | ENOSYS
+    }
 }
 
 /// A new process is fine, a new namespace is not.
@@ -152,15 +186,39 @@ fn ioctl() -> Vec<Instruction> {
     ]
 }
 
-/// Only families that the sandbox's own network namespace holds in. A vsock, above all, belongs to
-/// no namespace and would reach the host of this host.
+/// Only families that the sandbox's own network namespace holds in, and of the internet's only TCP
+/// and UDP. A vsock, above all, belongs to no namespace and would reach the host of this host.
 fn socket() -> Vec<Instruction> {
-    vec![
+    let mut lines = vec![
         load(ARGUMENT_0),
-        compare(JUMP_EQUAL, AF_UNIX, 3, 0),
+        compare(JUMP_EQUAL, AF_UNIX, 7, 0),
         compare(JUMP_EQUAL, AF_INET, 2, 0),
         compare(JUMP_EQUAL, AF_INET6, 1, 0),
         verdict(REFUSE | EAFNOSUPPORT),
+        load(ARGUMENT_2),
+        compare(JUMP_EQUAL, 0, 2, 0),
+        compare(JUMP_EQUAL, IPPROTO_TCP, 1, 0),
+        compare(JUMP_EQUAL, IPPROTO_UDP, 0, 6),
+    ];
+    lines.extend(kind());
+    lines.push(verdict(REFUSE | EPROTONOSUPPORT));
+    lines
+}
+
+/// Between two processes of the sandbox.
+fn socketpair() -> Vec<Instruction> {
+    let mut lines = vec![
+        load(ARGUMENT_0),
+        compare(JUMP_EQUAL, AF_UNIX, 1, 0),
+        verdict(REFUSE | EAFNOSUPPORT),
+    ];
+    lines.extend(kind());
+    lines
+}
+
+/// No sockets below TCP and UDP.
+fn kind() -> [Instruction; 6] {
+    [
         load(ARGUMENT_1),
         Instruction {
             code: AND,
@@ -170,6 +228,16 @@ fn socket() -> Vec<Instruction> {
         },
         compare(JUMP_EQUAL, SOCK_RAW, 1, 0),
         compare(JUMP_EQUAL, SOCK_PACKET, 0, 1),
+        verdict(REFUSE | EPERM),
+        verdict(ALLOW),
+    ]
+}
+
+/// A program may restrict itself further, but not have its calls decided by another process.
+fn seccomp() -> Vec<Instruction> {
+    vec![
+        load(ARGUMENT_1),
+        compare(JUMP_ANY_BIT, SECCOMP_NEW_LISTENER, 0, 1),
         verdict(REFUSE | EPERM),
         verdict(ALLOW),
     ]
@@ -212,11 +280,13 @@ fn verdict(verdict: u32) -> Instruction {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::Arch::{Aarch64, X86_64};
     use super::*;
 
     /// A system call as the kernel shows it to a filter.
-    fn data(audit: u32, number: u32, arguments: [u64; 2]) -> Vec<u8> {
+    fn data(audit: u32, number: u32, arguments: &[u64]) -> Vec<u8> {
         let mut data = [number.to_le_bytes(), audit.to_le_bytes()].concat();
         data.extend([0; 8]);
         data.extend(arguments.iter().flat_map(|argument| argument.to_le_bytes()));
@@ -242,6 +312,7 @@ mod tests {
                     0
                 }
                 JUMP_EQUAL => line[2 + usize::from(accumulator != operand)],
+                JUMP_GREATER => line[2 + usize::from(accumulator <= operand)],
                 JUMP_AT_LEAST => line[2 + usize::from(accumulator < operand)],
                 JUMP_ANY_BIT => line[2 + usize::from(accumulator & operand == 0)],
                 RETURN => return operand,
@@ -252,8 +323,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(arch: Arch, number: u32, arguments: [u64; 2], expected: u32) {
-        let verdict = run(&filter(arch), &data(arch.audit(), number, arguments));
+    fn check<const N: usize>(arch: Arch, number: u32, arguments: [u64; N], expected: u32) {
+        static FILTERS: LazyLock<[Vec<u8>; 2]> =
+            LazyLock::new(|| [filter(X86_64), filter(Aarch64)]);
+        let filter = &FILTERS[usize::from(arch == Aarch64)];
+        let verdict = run(filter, &data(arch.audit(), number, &arguments));
         assert_eq!(
             verdict, expected,
             "call {number}, {arguments:x?} on {arch:?}"
@@ -263,10 +337,10 @@ mod tests {
     #[test]
     fn another_architecture_ends_the_process() {
         for audit in [0x4000_0003, 0x4000_0028, Aarch64.audit(), 0] {
-            assert_eq!(run(&filter(X86_64), &data(audit, 0, [0; 2])), KILL_PROCESS);
+            assert_eq!(run(&filter(X86_64), &data(audit, 0, &[0; 2])), KILL_PROCESS);
         }
         assert_eq!(
-            run(&filter(Aarch64), &data(X86_64.audit(), 0, [0; 2])),
+            run(&filter(Aarch64), &data(X86_64.audit(), 0, &[0; 2])),
             KILL_PROCESS
         );
     }
@@ -281,7 +355,6 @@ mod tests {
     #[test]
     fn calls_newer_than_the_list_are_unknown() {
         for arch in [X86_64, Aarch64] {
-            check(arch, NEWEST, [0; 2], ALLOW);
             check(arch, NEWEST + 1, [0; 2], REFUSE | ENOSYS);
             check(arch, 520, [0; 2], REFUSE | ENOSYS);
         }
@@ -298,17 +371,31 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_passes() {
+    fn calls_that_are_on_no_list_are_unknown() {
+        let special = [CLONE, IOCTL, SOCKET, SOCKETPAIR, SECCOMP];
         for arch in [X86_64, Aarch64] {
-            let special = [CLONE, CLONE3, IOCTL, SOCKET];
-            let listed: Vec<_> = DENIED
-                .iter()
-                .chain(&special)
-                .filter_map(|call| number(*call, arch))
-                .collect();
-            for number in (0..=NEWEST).filter(|number| !listed.contains(number)) {
-                check(arch, number, [u64::MAX; 2], ALLOW);
+            let numbers = |list: &[calls::Call]| -> Vec<_> {
+                list.iter().filter_map(|call| number(*call, arch)).collect()
+            };
+            let (allowed, denied) = (numbers(ALLOWED), numbers(DENIED));
+            let (ignored, special) = (numbers(IGNORED), numbers(&special));
+            for number in (0..=NEWEST).filter(|number| !special.contains(number)) {
+                let expected = if allowed.contains(&number) {
+                    ALLOW
+                } else if denied.contains(&number) {
+                    REFUSE | EPERM
+                } else if ignored.contains(&number) {
+                    REFUSE
+                } else {
+                    REFUSE | ENOSYS
+                };
+                check(arch, number, [u64::MAX; 3], expected);
             }
+        }
+        // Asynchronous input and output, and whether a file is in the page cache.
+        for (x86_64, aarch64) in [(206, 0), (209, 2), (451, 451)] {
+            check(X86_64, x86_64, [0; 2], REFUSE | ENOSYS);
+            check(Aarch64, aarch64, [0; 2], REFUSE | ENOSYS);
         }
     }
 
@@ -353,6 +440,47 @@ mod tests {
             for family in [0, 16, 17, 40, 38, 31, 1 << 32 | 40] {
                 check(arch, socket, [family, 1], REFUSE | EAFNOSUPPORT);
             }
+        }
+    }
+
+    #[test]
+    fn of_the_internets_protocols_only_tcp_and_udp() {
+        for (arch, socket) in [(X86_64, 41), (Aarch64, 198)] {
+            for family in [2, 10] {
+                for protocol in [0, 6, 17] {
+                    check(arch, socket, [family, 1, protocol], ALLOW);
+                    check(arch, socket, [family, 3, protocol], REFUSE | EPERM);
+                }
+                // ICMP, DCCP, SCTP, UDP-Lite, MPTCP.
+                for protocol in [1, 33, 132, 136, 262] {
+                    check(
+                        arch,
+                        socket,
+                        [family, 1, protocol],
+                        REFUSE | EPROTONOSUPPORT,
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_of_sockets_are_of_the_unix_family_only() {
+        for (arch, pair) in [(X86_64, 53), (Aarch64, 199)] {
+            check(arch, pair, [1, 1], ALLOW);
+            check(arch, pair, [1, 3], REFUSE | EPERM);
+            for family in [0, 2, 16, 30, 40] {
+                check(arch, pair, [family, 1], REFUSE | EAFNOSUPPORT);
+            }
+        }
+    }
+
+    #[test]
+    fn no_filter_may_ask_another_process() {
+        for (arch, seccomp) in [(X86_64, 317), (Aarch64, 277)] {
+            check(arch, seccomp, [1, 0], ALLOW);
+            check(arch, seccomp, [1, 8], REFUSE | EPERM);
+            check(arch, seccomp, [1, 8 | 1], REFUSE | EPERM);
         }
     }
 
