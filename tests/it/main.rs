@@ -1,11 +1,7 @@
 //! One binary for all integration tests: one link, shared helpers.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![expect(
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a test that cannot run says why"
-)]
+#![expect(clippy::print_stdout, reason = "a test that cannot run says why")]
 
 mod acls;
 mod acts;
@@ -22,7 +18,6 @@ mod ids;
 mod images;
 mod installations;
 mod intake;
-mod isolation;
 mod layering;
 mod machines_api;
 mod machines_client;
@@ -31,6 +26,7 @@ mod mistakes;
 mod packaging;
 mod panics;
 mod pipeline;
+mod probe;
 mod promises;
 mod provider;
 mod readme;

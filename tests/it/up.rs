@@ -10,9 +10,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::isolation::lab::{groups, mark};
-use crate::isolation::leftovers::marked;
 use crate::support::command::{Daemon, Ended, cofferdam, ended, fed, is_well};
+use crate::support::engine::{groups, mark, marked};
 use crate::support::parts::skipped;
 use crate::support::raw::Raw;
 use crate::support::until::until;

@@ -4,6 +4,7 @@
 
 pub(crate) mod command;
 pub(crate) mod cutter;
+pub(crate) mod engine;
 pub(crate) mod faults;
 pub(crate) mod fleet;
 pub(crate) mod memory;

@@ -3,12 +3,15 @@
 //! Where an attack can be made outside without harm, it is: as a control that shows that it works
 //! when nothing stops it.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::print_stderr, reason = "a test that cannot run says why")]
+
 mod ends;
 mod example;
 mod hostile;
-pub(crate) mod lab;
+mod lab;
 mod languages;
-pub(crate) mod leftovers;
+mod leftovers;
 mod limits;
 mod network;
 mod roots;

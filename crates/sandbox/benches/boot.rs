@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cofferdam_sandbox::{Engine, OutputSink, Root, Settings, Spec};
+use cofferdam_sandbox::{Engine, Exit, OutputSink, Root, Settings, Spec};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -37,13 +37,14 @@ async fn main() {
     .await
     .unwrap();
     println!("{report}, {ROUNDS} rounds, milliseconds from the start to the first byte\n");
-    let (mut bare, mut engaged) = (Vec::new(), Vec::new());
+    let (mut bare, mut engaged, mut peaks) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..WARM_UPS + ROUNDS {
         let alone = engine.bare(COMMAND.map(String::from).into()).await.unwrap();
-        let machine = machine(&engine).await;
+        let (machine, exit) = machine(&engine).await;
         if round >= WARM_UPS {
             bare.push(alone);
             engaged.push(machine);
+            peaks.extend(exit.peak_bytes);
         }
     }
     engine.close().await;
@@ -64,6 +65,10 @@ async fn main() {
         ratio,
         engaged.p99 / bare.p99
     );
+    peaks.sort_unstable();
+    if let Some(peak) = peaks.get(peaks.len() / 2) {
+        println!("\nmemory of a sandbox at its peak: {} KiB", peak >> 10);
+    }
     println!(
         "\nmedian at most {RATIO_MAX} times: {}",
         if ratio <= RATIO_MAX { "yes" } else { "no" }
@@ -74,7 +79,7 @@ async fn main() {
 }
 
 /// Starts a machine and waits for its first byte and its end.
-async fn machine(engine: &Engine) -> Duration {
+async fn machine(engine: &Engine) -> (Duration, Exit) {
     let (tell, first) = oneshot::channel();
     let tell = Mutex::new(Some(tell));
     let sink: OutputSink = Arc::new(move |_, _| {
@@ -95,8 +100,7 @@ async fn machine(engine: &Engine) -> Duration {
     let began = Instant::now();
     let running = engine.start(spec, sink).await.unwrap();
     let took = first.await.unwrap() - began;
-    running.wait().await;
-    took
+    (took, running.wait().await)
 }
 
 struct Times {

@@ -239,13 +239,13 @@ pub(super) fn as_user(command: &mut Command, uid: u32) -> &mut Command {
 }
 
 /// How an engine over this folder marks what it makes: by the folder's device and inode.
-pub(crate) fn mark(state_dir: &Path) -> String {
+pub(super) fn mark(state_dir: &Path) -> String {
     let found = fs::metadata(state_dir.join("engine")).unwrap();
     format!("{:x}-{:x}", found.dev(), found.ino())
 }
 
 /// Control groups of an engine over this folder, wherever they are.
-pub(crate) fn groups(state_dir: &Path) -> Vec<PathBuf> {
+pub(super) fn groups(state_dir: &Path) -> Vec<PathBuf> {
     let name = format!("cofferdam-{}", mark(state_dir));
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];

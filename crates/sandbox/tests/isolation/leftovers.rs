@@ -25,7 +25,7 @@ fn running(word: &str) -> Vec<u32> {
 }
 
 /// Processes with this engine's mark, which is the device and inode of its folder.
-pub(crate) fn marked(state_dir: &Path) -> Vec<u32> {
+fn marked(state_dir: &Path) -> Vec<u32> {
     let mark = format!("COFFERDAM_ENGINE={}", mark(state_dir));
     let entries = fs::read_dir("/proc").unwrap().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
