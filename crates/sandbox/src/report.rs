@@ -44,12 +44,33 @@ impl fmt::Display for Enforcement {
     }
 }
 
+/// Whether sandboxes share the files of their roots with each other and the host. Their contents are
+/// shared in either case, and nobody can change them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// Each has an overlay of its own: locks and watches reach no other.
+    Own,
+    /// Locks on a file reach others. Watching files is refused.
+    Shared,
+}
+
+impl fmt::Display for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Own => "own",
+            Self::Shared => "shared",
+        })
+    }
+}
+
 /// What an engine found out about this host when it opened, by trying it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// How sandboxes are kept apart: `namespaces` means by the one kernel they all share. It is
     /// not a virtual machine.
     pub isolation: &'static str,
+    /// Whether sandboxes share the files of their roots.
+    pub files: Files,
     /// By what the limits are enforced.
     pub limits: Limits,
     /// How far the memory limit holds.

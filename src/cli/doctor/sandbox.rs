@@ -51,7 +51,10 @@ fn is_here(url: &Url) -> bool {
 }
 
 fn walls(report: &Report) -> Finding {
-    let found = format!("a trial machine ran here, isolation={}", report.isolation);
+    let found = format!(
+        "a trial machine ran here, isolation={} files={}",
+        report.isolation, report.files
+    );
     Finding::ok(SANDBOX, found)
 }
 
@@ -91,11 +94,12 @@ fn refused(error: Error) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cofferdam_sandbox::Limits;
+    use cofferdam_sandbox::{Files, Limits};
 
     fn report(cpu: Enforcement, advice: &str) -> Report {
         Report {
             isolation: "namespaces",
+            files: Files::Own,
             limits: Limits::Cgroup2,
             memory: Enforcement::Whole,
             processes: Enforcement::Whole,

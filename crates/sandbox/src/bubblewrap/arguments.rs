@@ -47,9 +47,6 @@ pub(super) fn arguments(inputs: &Inputs<'_>) -> Vec<OsString> {
     for step in &inputs.layout.image {
         options.step(step, inputs);
     }
-    for step in inputs.source.also(&inputs.layout.image) {
-        options.step(&step, inputs);
-    }
     options.add(["--ro-bind".into(), inputs.init.clone().into(), INIT.into()]);
     options.kernel(inputs);
     options.writable(inputs.sizes);

@@ -12,12 +12,13 @@ use tokio::time::Instant;
 
 use crate::bubblewrap::arguments::{Inputs, arguments};
 use crate::bubblewrap::core::Core;
+use crate::bubblewrap::launch::source;
 use crate::bubblewrap::layout::layout;
 use crate::bubblewrap::process::{self, Launch};
-use crate::bubblewrap::roots::Source;
-use crate::bubblewrap::starter::View;
+use crate::bubblewrap::view::View;
 use crate::limits::CPU_PERIOD_US;
 use crate::limits::Quota;
+use crate::spec::Root;
 use crate::uids::Uid;
 
 const QUOTA: Quota = Quota {
@@ -39,16 +40,14 @@ impl Core {
 
     fn bare_here(&self, view: &mut View, argv: Vec<String>) -> io::Result<Duration> {
         let uid = self.uids.as_ref().and_then(crate::uids::Uids::take);
-        let source = Source::Host {
-            etc: view.show(&self.etc)?,
-        };
+        let (source, _own) = source(view, &Root::Host, &self.etc)?;
         let layout = layout(&|folder| source.list(folder), &[]).map_err(io::Error::other)?;
         let seccomp = process::memfd(c"filter", &self.filter)?;
         let (_status, told) = pipe_with(PipeFlags::CLOEXEC)?;
         let options = arguments(&Inputs {
             layout: &layout,
             source: &source,
-            init: view.show(&self.init)?,
+            init: view.copy(&self.init)?,
             files: &[],
             sizes: QUOTA.sizes(),
             masks: &self.masks,

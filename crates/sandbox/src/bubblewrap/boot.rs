@@ -175,6 +175,8 @@ impl Launched {
         let listener = control::take_listener(&held, listener)
             .and_then(TcpListener::from_std)
             .map_err(Error::io("take the listener out of the sandbox"))?;
+        // Init runs, so the sandbox has mounts of its own.
+        drop(self.own_root.take());
 
         let (events, mut requests) = waiting.split();
         requests

@@ -11,6 +11,7 @@ use crate::bubblewrap::starter::Starter;
 use crate::cgroup::Groups;
 use crate::pidfd::Process;
 use crate::procfs;
+use crate::report::Files;
 use crate::uids::Uids;
 
 /// What all sandboxes of an engine share.
@@ -19,6 +20,7 @@ pub(super) struct Core {
     pub(super) bwrap: PathBuf,
     pub(super) init: PathBuf,
     pub(super) etc: PathBuf,
+    pub(super) files: Files,
     pub(super) filter: Vec<u8>,
     pub(super) masks: Vec<&'static str>,
     /// Users for sandboxes, when the server is root.

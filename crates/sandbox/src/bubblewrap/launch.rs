@@ -20,9 +20,9 @@ use crate::bubblewrap::core::Core;
 use crate::bubblewrap::layout::layout;
 use crate::bubblewrap::plan::Plan;
 use crate::bubblewrap::process::{self, Launch};
-use crate::bubblewrap::roots::Source;
-use crate::bubblewrap::starter::View;
+use crate::bubblewrap::roots::{self, Source};
 use crate::bubblewrap::tree::INIT;
+use crate::bubblewrap::view::{OwnRoot, View};
 use crate::cgroup::Group;
 use crate::control::{self, Waiting};
 use crate::error::Error;
@@ -31,6 +31,10 @@ use crate::output;
 use crate::pidfd::Process;
 use crate::spec::{Root, Spec};
 use crate::uids::Uid;
+
+/// The overlay of an image, and that of the `/etc` on the host's root.
+const IMAGE: &str = "image";
+const ETC: &str = "etc";
 
 /// A bubblewrap that has been started: what has to be removed if no sandbox comes of it.
 pub(super) struct Launched {
@@ -44,6 +48,8 @@ pub(super) struct Launched {
     pub(super) stderr: Receiver,
     pub(super) group: Option<Group>,
     pub(super) uid: Option<Uid>,
+    /// Needed until bubblewrap has made the sandbox's own mounts.
+    pub(super) own_root: Option<OwnRoot>,
 }
 
 /// Starts bubblewrap. If that fails nothing is left.
@@ -79,7 +85,7 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
         .starter
         .run(move |view| Ok(job.start(view, ends)))
         .await;
-    let (child, monitor, group) = started.map_err(Error::io("start bubblewrap"))??;
+    let (child, monitor, group, own_root) = started.map_err(Error::io("start bubblewrap"))??;
     Ok((
         Launched {
             child,
@@ -90,6 +96,7 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
             stderr,
             group,
             uid,
+            own_root,
         },
         waiting,
     ))
@@ -154,7 +161,7 @@ impl Job {
         mut self,
         view: &mut View,
         ends: Ends,
-    ) -> Result<(Child, Process, Option<Group>), Error> {
+    ) -> Result<(Child, Process, Option<Group>, Option<OwnRoot>), Error> {
         let making = self.group.take();
         let launch = self.prepare(view, ends);
         // Waited for in any case: a group that is being made must not be forgotten.
@@ -164,7 +171,7 @@ impl Job {
                 .unwrap_or_else(|error| Err(io::Error::other(error)));
             made.map_err(Error::io("make a control group"))
         });
-        let (launch, group) = match (launch, group.transpose()) {
+        let ((launch, own), group) = match (launch, group.transpose()) {
             (Ok(launch), Ok(group)) => (launch, group),
             (Err(error), group) => {
                 discard(group.ok().flatten());
@@ -185,7 +192,7 @@ impl Job {
             }
         });
         match followed {
-            Ok((child, monitor)) => Ok((child, monitor, group)),
+            Ok((child, monitor)) => Ok((child, monitor, group, own)),
             Err(error) => {
                 discard(group);
                 Err(Error::io("start bubblewrap")(error))
@@ -199,21 +206,19 @@ impl Job {
     }
 
     /// Plans the sandbox and opens what it needs.
-    fn prepare(self: &Job, view: &mut View, ends: Ends) -> Result<Launch, Error> {
-        let mut show = |path: &Path| {
-            view.show(path)
-                .map_err(Error::io(format!("read {}", path.display())))
-        };
-        let source = match &self.spec.root {
-            Root::Host => Source::Host {
-                etc: show(&self.core.etc)?,
-            },
-            Root::Dir(image) if !image.is_dir() => {
-                let why = format!("there is no image at {}", image.display());
-                return Err(Error::Spec(why));
-            }
-            Root::Dir(image) => Source::Image(show(image)?),
-        };
+    fn prepare(
+        self: &Job,
+        view: &mut View,
+        ends: Ends,
+    ) -> Result<(Launch, Option<OwnRoot>), Error> {
+        if let Root::Dir(image) = &self.spec.root
+            && !image.is_dir()
+        {
+            let why = format!("there is no image at {}", image.display());
+            return Err(Error::Spec(why));
+        }
+        let (source, own) = source(view, &self.spec.root, &self.core.etc)
+            .map_err(Error::io("show the root file system"))?;
         let paths: Vec<_> = self
             .spec
             .files
@@ -244,14 +249,16 @@ impl Job {
         let options = arguments::arguments(&Inputs {
             layout: &layout,
             source: &source,
-            init: show(&self.core.init)?,
+            init: view
+                .copy(&self.core.init)
+                .map_err(Error::io("show the first program"))?,
             files: &files,
             sizes: self.quota.sizes(),
             masks: &self.core.masks,
             seccomp: seccomp.as_raw_fd(),
             status: ends.told.as_raw_fd(),
         });
-        Ok(Launch {
+        let launch = Launch {
             program: self.core.bwrap.clone(),
             options,
             command: vec![INIT.into()],
@@ -266,8 +273,41 @@ impl Job {
             uid: self.uid,
             mark: self.core.mark.clone(),
             sandbox: self.name.clone(),
-        })
+        };
+        Ok((launch, own))
     }
+}
+
+/// Where the entries of a root come from: overlays of the sandbox's own, where there can be any.
+pub(super) fn source(
+    view: &mut View,
+    root: &Root,
+    etc: &Path,
+) -> io::Result<(Source, Option<OwnRoot>)> {
+    let mut folders: Vec<(&str, &Path)> = Vec::new();
+    match root {
+        Root::Dir(image) => folders.push((IMAGE, image)),
+        Root::Host => {
+            for folder in roots::host_folders() {
+                folders.push(folder);
+            }
+            folders.push((ETC, etc));
+        }
+    }
+    let own = view.overlay(&folders)?;
+    let source = match (&own, root) {
+        (Some(own), Root::Dir(_)) => Source::Image(own.path().join(IMAGE)),
+        (Some(own), Root::Host) => Source::Host {
+            etc: own.path().join(ETC),
+            root: own.path().to_owned(),
+        },
+        (None, Root::Dir(image)) => Source::Image(view.show(image)?),
+        (None, Root::Host) => Source::Host {
+            etc: view.show(etc)?,
+            root: "/".into(),
+        },
+    };
+    Ok((source, own))
 }
 
 fn discard(group: Option<Group>) {

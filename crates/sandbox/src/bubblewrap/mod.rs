@@ -6,7 +6,7 @@
 //! calls it a virtual machine.
 //!
 //! In reading order: [`path`], [`tree`], [`resolve`], [`layout`], [`roots`] and [`arguments`] decide
-//! what a sandbox sees; [`starter`] and [`process`] start bubblewrap; [`plan`], [`launch`] and
+//! what a sandbox sees; [`starter`], [`view`] and [`process`] start bubblewrap; [`plan`], [`launch`] and
 //! [`boot`] bring a sandbox up, [`running`] is one that runs, [`supervisor`] follows it to its end;
 //! [`core`] is what all share; [`open`] and [`trial`] find out what this host can do.
 //!
@@ -30,6 +30,7 @@ mod starter;
 mod supervisor;
 mod tree;
 mod trial;
+mod view;
 
 use std::fmt;
 use std::fs::File;

@@ -25,6 +25,7 @@ use crate::cgroup;
 use crate::error::Error;
 use crate::init;
 use crate::limits::counts_per_namespace;
+use crate::report::Files;
 use crate::seccomp::{self, Arch};
 use crate::settings::Settings;
 use crate::uids::Uids;
@@ -53,7 +54,7 @@ const GROUPS: &str = "groups";
 /// Opens the engine. See [`Engine::open`].
 pub(super) async fn open(settings: Settings) -> Result<Engine, Error> {
     let folder = Folder::lock(&settings.state_dir)?;
-    let core = Arc::new(core(&settings, &folder)?);
+    let core = Arc::new(core(&settings, &folder).await?);
     core.kill_strays(None).await;
     folder
         .sweep_groups()
@@ -170,7 +171,7 @@ impl Folder {
     }
 }
 
-fn core(settings: &Settings, folder: &Folder) -> Result<Core, Error> {
+async fn core(settings: &Settings, folder: &Folder) -> Result<Core, Error> {
     // Whoever started the server may have left descriptors open for its children, and a sandbox is
     // one; all that the server itself opens is closed to them from the start.
     close_fds::set_fds_cloexec_threadsafe(FIRST_INHERITED, &[]);
@@ -196,19 +197,26 @@ fn core(settings: &Settings, folder: &Folder) -> Result<Core, Error> {
     // bubblewrap ends before the first process of its sandbox is reaped; then that is ours to do.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| Error::io("become a subreaper")(error.into()))?;
+    let starter = Starter::open(view.clone()).map_err(Error::io("start a thread"))?;
+    let has_overlays = starter.run(|view| Ok(view.has_overlays())).await;
+    let files = match has_overlays.map_err(Error::io("ask the starting thread"))? {
+        true => Files::Own,
+        false => Files::Shared,
+    };
     Ok(Core {
         mark: folder.mark.clone(),
         bwrap,
         init,
         etc,
-        filter: seccomp::filter(arch),
+        files,
+        filter: seccomp::filter(arch, files),
         masks: MASKS
             .into_iter()
             .filter(|mask| Path::new(mask).exists())
             .collect(),
         count_processes: root || counts_per_namespace(&release),
         uids,
-        starter: Starter::open(view.clone()).map_err(Error::io("start a thread"))?,
+        starter,
         view,
         runtime: tokio::runtime::Handle::current(),
         tasks: TaskTracker::new(),

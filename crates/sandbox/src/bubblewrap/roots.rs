@@ -1,18 +1,17 @@
 //! Reads what a sandbox's root is put together from: an unpacked image, or the host's own `/usr`.
 //!
-//! A sandbox on the host's root gets `/usr` and the few entries of `/` that lead there. Of the
-//! host's `/etc` it gets two things without which its programs do not run: the list of shared
-//! libraries, and the links by which Debian chooses between programs. The rest of its `/etc` is
-//! made here, in a folder of the engine.
+//! A sandbox on the host's root gets `/usr` and the few entries of `/` that lead there. Its `/etc`
+//! is made here, in a folder of the engine. Two things in it are copied from the host's when the
+//! engine opens, without which programs do not run: the list of shared libraries, and the links by
+//! which Debian chooses between programs.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, FileType, Permissions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use crate::bubblewrap::layout::Step;
 use crate::bubblewrap::tree::{Entry, Kind};
 
 /// User and group of every guest, as the guest sees them.
@@ -20,9 +19,12 @@ pub(super) const GUEST_ID: u32 = 1000;
 
 /// Entries of the host's `/` that a sandbox gets, where they exist. On most systems all but the
 /// first are links into it.
-const HOST_ENTRIES: [&str; 7] = ["usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"];
+const HOST_ENTRIES: [&str; 7] = [
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32",
+];
 /// What of the host's `/etc` a sandbox gets, where it exists.
-const HOST_ETC: [&str; 2] = ["alternatives", "ld.so.cache"];
+const LIBRARIES: &str = "ld.so.cache";
+const ALTERNATIVES: &str = "alternatives";
 
 /// Files of a sandbox's `/etc` on the host's root.
 const ETC: [(&str, &str); 4] = [
@@ -43,8 +45,8 @@ const ETC: [(&str, &str); 4] = [
 /// Where the entries of a root come from.
 #[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// The host, with this folder as `/etc`.
-    Host { etc: PathBuf },
+    /// The host, with this folder as `/etc`, and below `root` the other entries that are folders.
+    Host { etc: PathBuf, root: PathBuf },
     /// An unpacked image.
     Image(PathBuf),
 }
@@ -54,12 +56,6 @@ impl Source {
     pub(super) fn list(&self, folder: &OsStr) -> io::Result<Vec<Entry>> {
         match self {
             Self::Host { .. } if folder == "/" => host_root(),
-            Self::Host { etc } if folder == "/etc" => {
-                let mut entries = read(etc)?;
-                entries.retain(|entry| HOST_ETC.iter().all(|name| entry.name != *name));
-                entries.extend(host_entries(Path::new("/etc"), &HOST_ETC)?);
-                Ok(entries)
-            }
             _ => read(&self.place(folder)),
         }
     }
@@ -71,76 +67,71 @@ impl Source {
             .unwrap_or_else(|_| Path::new(path));
         match self {
             Self::Image(root) => root.join(inside),
-            Self::Host { etc } => match inside.strip_prefix("etc") {
-                Ok(name) if !is_host_etc(name) => etc.join(name),
-                _ => Path::new("/").join(inside),
+            Self::Host { etc, root } => match inside.strip_prefix("etc") {
+                Ok(name) => etc.join(name),
+                Err(_) => root.join(inside),
             },
-        }
-    }
-
-    /// Binds to add where `/etc` was bound as a whole, so that the host's part stands in it too.
-    pub(super) fn also(&self, steps: &[Step]) -> Vec<Step> {
-        let whole = steps
-            .iter()
-            .any(|step| matches!(step, Step::Bind(path) if path == "/etc"));
-        match self {
-            Self::Host { etc } if whole => HOST_ETC
-                .iter()
-                .filter(|name| etc.join(name).exists() && Path::new("/etc").join(name).exists())
-                .map(|name| Step::Bind(OsString::from(format!("/etc/{name}"))))
-                .collect(),
-            _ => Vec::new(),
         }
     }
 }
 
-/// Writes the folder that is `/etc` on the host's root: the files, and the places that the host's
-/// part is mounted on. Every guest can read it, whatever the server's file mode mask.
+/// The folders of the host's root that a sandbox on it gets.
+pub(super) fn host_folders() -> impl Iterator<Item = (&'static str, &'static Path)> {
+    let is_folder =
+        |(_, path): &(&str, &Path)| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let entries = HOST_ENTRIES.into_iter();
+    entries
+        .map(|path| (&path[1..], Path::new(path)))
+        .filter(is_folder)
+}
+
+/// Writes the folder that is `/etc` on the host's root. Every guest can read it, whatever the
+/// server's file mode mask.
 pub(super) fn prepare_etc(etc: &Path) -> io::Result<()> {
-    fs::create_dir_all(etc)?;
+    match fs::remove_dir_all(etc) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::create_dir(etc)?,
+    }
     fs::set_permissions(etc, Permissions::from_mode(0o755))?;
     for (name, text) in ETC {
         fs::write(etc.join(name), text)?;
         fs::set_permissions(etc.join(name), Permissions::from_mode(0o644))?;
     }
-    for name in HOST_ETC {
-        let place = etc.join(name);
-        match fs::metadata(Path::new("/etc").join(name)) {
-            Ok(found) if found.is_dir() => fs::create_dir_all(place)?,
-            Ok(_) => fs::write(place, "")?,
-            Err(_) => {}
+    match fs::copy(Path::new("/etc").join(LIBRARIES), etc.join(LIBRARIES)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        copied => drop(copied?),
+    }
+    let Ok(links) = fs::read_dir(Path::new("/etc").join(ALTERNATIVES)) else {
+        return Ok(());
+    };
+    let folder = etc.join(ALTERNATIVES);
+    fs::create_dir(&folder)?;
+    fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
+    for link in links {
+        let link = link?;
+        if link.file_type()?.is_symlink() {
+            symlink(fs::read_link(link.path())?, folder.join(link.file_name()))?;
         }
     }
     Ok(())
 }
 
 fn host_root() -> io::Result<Vec<Entry>> {
-    let mut entries = host_entries(Path::new("/"), &HOST_ENTRIES)?;
-    entries.push(Entry {
+    let mut entries = vec![Entry {
         name: "etc".into(),
         kind: Kind::Folder { empty: false },
-    });
-    Ok(entries)
-}
-
-fn host_entries(folder: &Path, names: &[&str]) -> io::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for name in names {
-        let path = folder.join(name);
-        match fs::symlink_metadata(&path) {
+    }];
+    for path in HOST_ENTRIES.map(Path::new) {
+        match fs::symlink_metadata(path) {
             Ok(found) => entries.push(Entry {
-                name: (*name).into(),
-                kind: kind(&path, found.file_type())?,
+                name: path.file_name().unwrap_or_default().to_owned(),
+                kind: kind(path, found.file_type())?,
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
     Ok(entries)
-}
-
-fn is_host_etc(name: &Path) -> bool {
-    HOST_ETC.iter().any(|host| name.starts_with(host))
 }
 
 fn read(folder: &Path) -> io::Result<Vec<Entry>> {
@@ -203,26 +194,25 @@ mod tests {
     }
 
     #[test]
-    fn of_the_hosts_etc_only_two_entries_are_used() {
+    fn of_the_hosts_etc_only_two_entries_are_copied() {
         let folder = tempfile::tempdir().unwrap();
         let etc = folder.path().join("etc");
+        // Twice, as by a second engine after the first.
         prepare_etc(&etc).unwrap();
-        let source = Source::Host { etc: etc.clone() };
+        prepare_etc(&etc).unwrap();
+        let source = Source::Host {
+            etc: etc.clone(),
+            root: "/".into(),
+        };
+        let ours = ETC.map(|(name, _)| name);
         for entry in source.list(OsStr::new("/etc")).unwrap() {
-            let path = join_etc(&entry.name);
-            let place = source.place(path.as_os_str());
-            let from_host = HOST_ETC.iter().any(|name| entry.name == *name);
-            assert_eq!(place.starts_with("/etc"), from_host, "{}", place.display());
+            let name = entry.name.to_str().unwrap();
+            assert!(
+                ours.contains(&name) || [LIBRARIES, ALTERNATIVES].contains(&name),
+                "{name}"
+            );
         }
         assert_eq!(source.place(OsStr::new("/etc/shadow")), etc.join("shadow"));
-        assert_eq!(
-            source.place(OsStr::new("/etc/ld.so.cache.d")),
-            etc.join("ld.so.cache.d")
-        );
         assert_eq!(source.place(OsStr::new("/usr/bin")), Path::new("/usr/bin"));
-    }
-
-    fn join_etc(name: &OsStr) -> PathBuf {
-        Path::new("/etc").join(name)
     }
 }

@@ -104,6 +104,7 @@ async fn with_groups(core: &Arc<Core>, groups: &Groups) -> Result<Report, String
     };
     Ok(Report {
         isolation: "namespaces",
+        files: core.files,
         limits: groups.kind(),
         memory: Enforcement::Whole,
         processes: Enforcement::Whole,
@@ -132,6 +133,7 @@ async fn without_groups(core: &Arc<Core>, reason: &str) -> Report {
     };
     Report {
         isolation: "namespaces",
+        files: core.files,
         limits: Limits::Rlimit,
         memory,
         processes,

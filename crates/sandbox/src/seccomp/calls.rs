@@ -27,6 +27,12 @@ pub(crate) const IGNORED: &[Call] = &[
     ("syncfs", Some(306), Some(267)),
 ];
 
+/// Watching files: refused as unknown where sandboxes share the files of their roots.
+pub(crate) const WATCHING: &[Call] = &[
+    ("inotify_init", Some(253), None),
+    ("inotify_init1", Some(294), Some(26)),
+];
+
 /// Refused with EPERM.
 pub(crate) const DENIED: &[Call] = &[
     // Other processes' memory, registers and descriptors.

@@ -11,7 +11,9 @@ mod allowed;
 mod calls;
 
 use allowed::ALLOWED;
-use calls::{CLONE, DENIED, IGNORED, IOCTL, NEWEST, SECCOMP, SOCKET, SOCKETPAIR, number};
+use calls::{CLONE, DENIED, IGNORED, IOCTL, NEWEST, SECCOMP, SOCKET, SOCKETPAIR, WATCHING, number};
+
+use crate::report::Files;
 
 /// The architectures a filter can be made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +42,8 @@ impl Arch {
 }
 
 /// The filter as the kernel (and `bwrap --seccomp`) reads it.
-pub(crate) fn filter(arch: Arch) -> Vec<u8> {
-    program(arch)
+pub(crate) fn filter(arch: Arch, files: Files) -> Vec<u8> {
+    program(arch, files)
         .into_iter()
         .flat_map(Instruction::bytes)
         .collect()
@@ -111,7 +113,7 @@ const SOCK_PACKET: u32 = 10;
 /// The type without the flags that may be or'ed to it.
 const SOCK_TYPE_MASK: u32 = 0xf;
 
-fn program(arch: Arch) -> Vec<Instruction> {
+fn program(arch: Arch, files: Files) -> Vec<Instruction> {
     let mut program = vec![
         load(ARCHITECTURE),
         compare(JUMP_EQUAL, arch.audit(), 1, 0),
@@ -136,9 +138,9 @@ fn program(arch: Arch) -> Vec<Instruction> {
     // at every call.
     let mut from = 0;
     while from <= NEWEST {
-        let same = by_number(arch, from);
+        let same = by_number(arch, files, from);
         let to = (from..=NEWEST)
-            .take_while(|number| by_number(arch, *number) == same)
+            .take_while(|number| by_number(arch, files, *number) == same)
             .last()
             .unwrap_or(from);
         program.extend([compare(JUMP_GREATER, to, 1, 0), verdict(same)]);
@@ -149,12 +151,14 @@ fn program(arch: Arch) -> Vec<Instruction> {
 }
 
 /// The verdict on a call whose arguments do not matter.
-fn by_number(arch: Arch, call: u32) -> u32 {
+fn by_number(arch: Arch, files: Files, call: u32) -> u32 {
     let has = |list: &[calls::Call]| {
         list.iter()
             .any(|known| calls::number(*known, arch) == Some(call))
     };
-    if has(ALLOWED) {
+    if files == Files::Shared && has(WATCHING) {
+        REFUSE | ENOSYS
+    } else if has(ALLOWED) {
         ALLOW
     } else if has(DENIED) {
         REFUSE | EPERM
@@ -325,7 +329,7 @@ mod tests {
     #[track_caller]
     fn check<const N: usize>(arch: Arch, number: u32, arguments: [u64; N], expected: u32) {
         static FILTERS: LazyLock<[Vec<u8>; 2]> =
-            LazyLock::new(|| [filter(X86_64), filter(Aarch64)]);
+            LazyLock::new(|| [X86_64, Aarch64].map(|arch| filter(arch, Files::Own)));
         let filter = &FILTERS[usize::from(arch == Aarch64)];
         let verdict = run(filter, &data(arch.audit(), number, &arguments));
         assert_eq!(
@@ -337,10 +341,16 @@ mod tests {
     #[test]
     fn another_architecture_ends_the_process() {
         for audit in [0x4000_0003, 0x4000_0028, Aarch64.audit(), 0] {
-            assert_eq!(run(&filter(X86_64), &data(audit, 0, &[0; 2])), KILL_PROCESS);
+            assert_eq!(
+                run(&filter(X86_64, Files::Own), &data(audit, 0, &[0; 2])),
+                KILL_PROCESS
+            );
         }
         assert_eq!(
-            run(&filter(Aarch64), &data(X86_64.audit(), 0, &[0; 2])),
+            run(
+                &filter(Aarch64, Files::Own),
+                &data(X86_64.audit(), 0, &[0; 2])
+            ),
             KILL_PROCESS
         );
     }
@@ -485,9 +495,21 @@ mod tests {
     }
 
     #[test]
+    fn files_that_are_shared_cannot_be_watched() {
+        for (arch, calls) in [(X86_64, [253, 294].as_slice()), (Aarch64, &[26])] {
+            for call in calls {
+                check(arch, *call, [0], ALLOW);
+                let data = data(arch.audit(), *call, &[0]);
+                let verdict = run(&filter(arch, Files::Shared), &data);
+                assert_eq!(verdict, REFUSE | ENOSYS, "{call} on {arch:?}");
+            }
+        }
+    }
+
+    #[test]
     fn the_kernel_takes_programs_of_this_length() {
         for arch in [X86_64, Aarch64] {
-            assert!(program(arch).len() <= 4096);
+            assert!(program(arch, Files::Own).len() <= 4096);
         }
     }
 }

@@ -15,4 +15,5 @@ mod leftovers;
 mod limits;
 mod network;
 mod roots;
+mod shared;
 mod walls;
