@@ -43,6 +43,7 @@ pub mod config;
 mod descriptors;
 pub mod endpoint;
 pub mod http;
+#[cfg(feature = "local")]
 pub mod local;
 pub mod machines;
 mod milestone;
@@ -53,5 +54,11 @@ pub mod store;
 pub mod sweeper;
 pub mod telemetry;
 pub mod token;
+#[cfg(feature = "local")]
 pub mod up;
+/// Of `up`, what finds one that runs.
+#[cfg(not(feature = "local"))]
+pub mod up {
+    pub mod ready;
+}
 pub mod worker;

@@ -8,6 +8,7 @@ mod cancel;
 mod dead;
 mod doctor;
 mod human;
+#[cfg(feature = "local")]
 mod images;
 mod logs;
 mod man;
@@ -23,6 +24,7 @@ mod submit;
 mod target;
 mod tenants;
 mod timeout;
+#[cfg(feature = "local")]
 mod up;
 mod usage;
 mod view;
@@ -35,7 +37,7 @@ use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
 use crate::cli::args::{Cli, Command};
 use crate::cli::output::Output;
 use crate::cli::status::Status;
-use crate::config::{self, MachinesServer, Serve, Tool, Up, Worker};
+use crate::config::{self, Serve, Tool, Worker};
 use crate::descriptors;
 
 /// Runs the command that the arguments of this process name.
@@ -91,15 +93,27 @@ async fn dispatch(
         Command::Serve => service::serve(Serve::parse(lookup)?).await,
         Command::Logs(args) => logs::run(args, &config::Logs::parse(lookup)?, out).await,
         Command::Doctor(args) => doctor::run(args, config::Doctor::examine(lookup), out).await,
+        #[cfg(feature = "local")]
         Command::Images(args) => images::run(args, &config::Images::parse(lookup)?, out),
-        Command::Up(args) => up::run(args, Up::parse(lookup)?, out).await,
+        #[cfg(feature = "local")]
+        Command::Up(args) => up::run(args, config::Up::parse(lookup)?, out).await,
+        #[cfg(feature = "local")]
         Command::Machines(args) => {
-            service::machines(args, MachinesServer::parse(lookup)?, out).await
+            service::machines(args, config::MachinesServer::parse(lookup)?, out).await
+        }
+        #[cfg(not(feature = "local"))]
+        Command::Images(_) | Command::Up(_) | Command::Machines(_) => {
+            Err(status::WrongUse::new(NO_LOCAL_SERVER).into())
         }
         Command::Completions { shell } => Ok(completions(*shell)),
         Command::Man { folder } => man::write(folder),
     }
 }
+
+/// Why a command of the local Machines server is not there.
+#[cfg(not(feature = "local"))]
+const NO_LOCAL_SERVER: &str =
+    "this build has no local Machines server: it was built without the cargo feature `local`";
 
 fn completions(shell: clap_complete::Shell) -> Status {
     let mut command = settings::with_flags(Cli::command());

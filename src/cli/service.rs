@@ -10,13 +10,20 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::assembly;
+#[cfg(feature = "local")]
 use crate::cli::args::FaultArgs;
+#[cfg(feature = "local")]
 use crate::cli::output::Output;
 use crate::cli::settings;
-use crate::cli::status::{Status, WrongUse};
-use crate::config::{self, AdminListen, Daemon, MachinesServer, Serve, Unknown, Worker};
+use crate::cli::status::Status;
+#[cfg(feature = "local")]
+use crate::cli::status::WrongUse;
+#[cfg(feature = "local")]
+use crate::config::MachinesServer;
+use crate::config::{self, AdminListen, Daemon, Serve, Unknown, Worker};
 use crate::endpoint;
 use crate::http::host::AllowedHosts;
+#[cfg(feature = "local")]
 use crate::local::{self, LocalServer, Rule};
 use crate::shutdown::{Shutdown, Signals};
 use crate::stage::Core;
@@ -100,6 +107,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     run_until_signalled(signals, &shutdown, settings.daemon.drain).await
 }
 
+#[cfg(feature = "local")]
 pub(super) async fn machines(
     args: &FaultArgs,
     settings: MachinesServer,
@@ -129,6 +137,7 @@ pub(super) async fn machines(
 }
 
 /// The fault rules that the arguments name.
+#[cfg(feature = "local")]
 pub(super) fn rules(args: &FaultArgs) -> Result<Vec<Rule>, WrongUse> {
     let rules = args.fault.iter().map(|text| text.parse::<Rule>());
     let rules: Result<Vec<_>, _> = rules.collect();
@@ -136,6 +145,7 @@ pub(super) fn rules(args: &FaultArgs) -> Result<Vec<Rule>, WrongUse> {
 }
 
 /// Sets the faults that a local server injects.
+#[cfg(feature = "local")]
 pub(super) fn inject_faults(
     settings: &mut local::ServerSettings,
     args: &FaultArgs,

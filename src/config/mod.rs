@@ -20,6 +20,7 @@ use url::Url;
 pub use crate::config::groups::{
     AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Redis, Results, Runs,
 };
+#[cfg(feature = "local")]
 pub(crate) use crate::config::groups::{REGION_MAX_BYTES, is_region_code};
 pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};

@@ -3,6 +3,7 @@
 mod address;
 mod foreign;
 mod machines;
+#[cfg(feature = "local")]
 mod sandbox;
 mod store;
 
@@ -87,7 +88,13 @@ pub(super) async fn run(
     findings.extend(store::check(&settings).await);
     findings.extend(machines::check(&settings).await);
     findings.extend(foreign::check(&settings).await);
+    #[cfg(feature = "local")]
     findings.extend(sandbox::check(&settings, args.sandbox).await);
+    #[cfg(not(feature = "local"))]
+    if args.sandbox {
+        let remedy = "ask a build that has it";
+        findings.push(Finding::fail("sandbox", super::NO_LOCAL_SERVER, remedy));
+    }
     findings.push(keys(&settings));
     findings.push(address::check(&settings).await);
     for finding in &findings {
