@@ -125,7 +125,7 @@ pub(super) async fn machines(
     wanted.hosts = AllowedHosts::new(settings.allowed_hosts);
     wanted.bounds.drain = settings.daemon.drain;
     if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
-        engine.require_limits = local.require_limits;
+        engine.require_limits = !local.allow_weak_limits;
     }
     inject_faults(&mut wanted, args, rules);
     let shutdown = Shutdown::new();

@@ -136,8 +136,8 @@ pub struct Local {
     pub token: Secret<String>,
     /// Its regions; none for any.
     pub regions: Vec<String>,
-    /// Refuse to start unless all limits hold on this host.
-    pub require_limits: bool,
+    /// Start even where limits do not hold for a machine as a whole.
+    pub allow_weak_limits: bool,
 }
 
 /// Where metrics and health are served.
@@ -272,7 +272,7 @@ impl Local {
             regions: reader
                 .read_given(&table::MACHINES_REGIONS, regions)
                 .unwrap_or_default(),
-            require_limits: reader.flag(&table::REQUIRE_LIMITS),
+            allow_weak_limits: reader.flag(&table::ALLOW_WEAK_LIMITS),
         }
     }
 }

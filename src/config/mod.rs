@@ -151,8 +151,8 @@ pub struct Up {
     pub machines_listen: Option<SocketAddr>,
     /// Regions of the local Machines server; none for any.
     pub regions: Vec<String>,
-    /// Refuse to start unless all limits hold on this host.
-    pub require_limits: bool,
+    /// Start even where limits do not hold for a machine as a whole.
+    pub allow_weak_limits: bool,
     /// How runs are run.
     pub runs: Runs,
     /// How results are accepted.
@@ -260,7 +260,7 @@ impl Up {
             regions: reader
                 .read_given(&table::MACHINES_REGIONS, groups::regions)
                 .unwrap_or_default(),
-            require_limits: reader.flag(&table::REQUIRE_LIMITS),
+            allow_weak_limits: reader.flag(&table::ALLOW_WEAK_LIMITS),
             runs: Runs::read(&mut reader),
             results: Results::read(&mut reader),
             daemon: Daemon::read(&mut reader),

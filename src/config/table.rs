@@ -208,9 +208,9 @@ settings! {
     MACHINES_REGIONS = "COFFERDAM_MACHINES_REGIONS", Absent,
         "Regions that the local Machines server has, comma separated; any plausible code is taken, and echoed, if unset.",
         "One host is one place, and clients of the real service send the codes that they know.";
-    REQUIRE_LIMITS = "COFFERDAM_REQUIRE_LIMITS", Text("false"),
-        "Refuse to start unless memory, process and processor limits hold on this host (`true` or `false`).",
-        "A laptop without cgroup delegation can still try it out; what holds is printed.";
+    ALLOW_WEAK_LIMITS = "COFFERDAM_ALLOW_WEAK_LIMITS", Text("false"),
+        "Start even where memory, processes and processor time cannot be limited for a machine as a whole (`true` or `false`).",
+        "Without such limits one guest can use up the host's memory, and another's is killed for it.";
     IMAGE_MAX_RATIO = "COFFERDAM_IMAGE_MAX_RATIO", Text("200"),
         "Bytes that a layer or an archive may decompress to, for each byte of it; 64 MiB are always allowed.",
         "Text gives 3 to 20, a bomb 1,000; a layer of zeros is the exception to allow.";

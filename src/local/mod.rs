@@ -94,12 +94,26 @@ pub enum Error {
     /// A setting breaks a rule.
     #[error("{0}")]
     Setting(String),
+    /// Limits do not hold for a machine as a whole, and that is not allowed.
+    #[error(
+        "{0}. To run machines without such limits, so that one can use up the memory of this host, set COFFERDAM_ALLOW_WEAK_LIMITS=true (--allow-weak-limits true)"
+    )]
+    WeakLimits(cofferdam_sandbox::Error),
     /// Machines cannot be run here.
     #[error(transparent)]
-    Engine(#[from] cofferdam_sandbox::Error),
+    Engine(cofferdam_sandbox::Error),
     /// The store of images cannot be opened.
     #[error("open the images: {0}")]
     Images(#[from] cofferdam_images::Error),
+}
+
+impl From<cofferdam_sandbox::Error> for Error {
+    fn from(error: cofferdam_sandbox::Error) -> Self {
+        match error {
+            cofferdam_sandbox::Error::Limits { .. } => Self::WeakLimits(error),
+            _ => Self::Engine(error),
+        }
+    }
 }
 
 /// A Machines server that has opened, and does not serve yet.

@@ -203,7 +203,7 @@ impl Machines {
         wanted.hosts = AllowedHosts::new(settings.allowed_hosts.clone());
         wanted.bounds.drain = settings.daemon.drain.mul_f64(1.0 / 3.0);
         if let local::Guests::Sandboxed(engine) = &mut wanted.guests {
-            engine.require_limits = settings.require_limits;
+            engine.require_limits = !settings.allow_weak_limits;
         }
         adjust(&mut wanted);
         let listener = bind(settings.machines_listen).await?;

@@ -29,6 +29,7 @@ async fn main() {
     let dir = tempfile::tempdir().unwrap();
     let (engine, report) = Engine::open({
         let mut s = Settings::new(dir.path().to_owned());
+        s.require_limits = false;
         if std::env::args().any(|a| a == "rlimit") {
             s.limits = Some(cofferdam_sandbox::Limits::Rlimit);
         }

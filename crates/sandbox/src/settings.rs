@@ -51,7 +51,7 @@ impl Settings {
         Self {
             kind: Kind::default(),
             state_dir,
-            require_limits: false,
+            require_limits: true,
             limits: None,
             uid_base: None,
             bwrap: None,

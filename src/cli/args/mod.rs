@@ -42,7 +42,7 @@ pub(crate) enum Command {
     #[command(after_help = "\
 Examples:
   cofferdam up
-  cofferdam up --state-dir /tmp/try --require-limits true
+  cofferdam up --state-dir /tmp/try --allow-weak-limits true
   REDIS_URL=redis://127.0.0.1 cofferdam up      # with your own Redis
 
 It prints a line when it is ready; `submit`, `show` and the others then find it by themselves.
@@ -67,7 +67,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   FLY_API_TOKEN=secret cofferdam machines
-  FLY_API_TOKEN=secret cofferdam machines --require-limits true
+  FLY_API_TOKEN=secret cofferdam machines --allow-weak-limits true
   FLY_API_TOKEN=secret cofferdam machines --fault 'create nth=2: lose'")]
     Machines(FaultArgs),
     /// Import, list and remove the images that local machines start from

@@ -1,5 +1,8 @@
 //! Requests that break a rule: each answer names the fault, and nothing is left behind.
 
+use cofferdam::local::{Error, Guests, LocalServer, ServerSettings};
+use cofferdam::shutdown::Shutdown;
+use cofferdam_sandbox::Limits;
 use serde_json::{Value, json};
 
 use super::server::{machine, machines, shell, shell_with, simulated};
@@ -183,4 +186,40 @@ async fn what_there_may_be_is_bounded() {
     let large = shell(&"x".repeat(70_000));
     server.post(&machines(""), large).await.expect(413);
     server.end().await;
+}
+
+/// Opens a server where limits hold for each process only.
+async fn open_with_weak_limits(allowed: bool) -> Result<LocalServer, Error> {
+    let state = tempfile::tempdir().unwrap();
+    let mut settings = ServerSettings::new("token".to_owned(), state.path().to_owned());
+    let Guests::Sandboxed(engine) = &mut settings.guests else {
+        panic!("guests are not sandboxed by default");
+    };
+    engine.limits = Some(Limits::Rlimit);
+    if allowed {
+        engine.require_limits = false;
+    }
+    LocalServer::open(settings, &Shutdown::new()).await
+}
+
+#[tokio::test]
+#[expect(clippy::print_stderr, reason = "a test that cannot run here says so")]
+async fn a_server_without_limits_for_whole_machines_opens_only_when_that_is_allowed() {
+    match open_with_weak_limits(true).await {
+        Ok(server) => assert!(server.report().contains("limits=rlimit")),
+        Err(error) => {
+            eprintln!("skipped: machines cannot be run here: {error}");
+            return;
+        }
+    }
+    let refused = open_with_weak_limits(false).await.unwrap_err();
+    assert!(matches!(refused, Error::WeakLimits(_)), "{refused:?}");
+    let said = refused.to_string();
+    for expected in [
+        "memory=process",
+        "Delegate=yes",
+        "COFFERDAM_ALLOW_WEAK_LIMITS=true",
+    ] {
+        assert!(said.contains(expected), "{said} does not say {expected}");
+    }
 }

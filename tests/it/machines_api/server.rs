@@ -103,6 +103,9 @@ impl Server {
             drain: Duration::from_secs(30),
             ..Bounds::default()
         };
+        if let Guests::Sandboxed(engine) = &mut settings.guests {
+            engine.require_limits = false;
+        }
         change(&mut settings);
         let shutdown = Shutdown::new();
         let machines = LocalServer::open(settings, &shutdown).await?;

@@ -83,6 +83,7 @@ impl Lab {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::new(dir.path().to_owned());
         settings.uid_base = Some(FIRST_UID);
+        settings.require_limits = false;
         change(&mut settings);
         let (engine, report) = Engine::open(settings).await.unwrap();
         // Seen only when the test fails; then something of this engine may be left.

@@ -242,7 +242,6 @@ async fn without_groups_a_fork_bomb_does_not_take_the_neighbours_processes() {
 async fn required_limits_that_do_not_hold_keep_the_engine_from_opening() {
     let dir = tempfile::tempdir().unwrap();
     let mut settings = Settings::new(dir.path().to_owned());
-    settings.require_limits = true;
     settings.limits = Some(Limits::Rlimit);
     let refused = Engine::open(settings).await.unwrap_err();
     assert!(matches!(&refused, Error::Limits { report } if report.memory == Enforcement::Process));
