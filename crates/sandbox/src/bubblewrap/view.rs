@@ -138,13 +138,14 @@ impl View {
         Ok(Some(own))
     }
 
-    /// Whether overlays can be had, found out by making one.
+    /// Whether overlays can be had, found out by making one of the host's programs: the kernel
+    /// stacks only so many on each other, and in a container they may lie on some already.
     fn try_overlays(&self) -> Option<mpsc::Sender<OwnFolders>> {
         let place = self.place.as_ref()?;
         let at = place.join("trial");
         fs::DirBuilder::new().mode(0o755).create(&at).ok()?;
         rustix::process::chdir(place).ok()?;
-        mount_overlay(Path::new("trial"), &at).ok()?;
+        mount_overlay(Path::new("/usr"), &at).ok()?;
         rustix::mount::unmount(&at, UnmountFlags::DETACH).ok()?;
         fs::remove_dir(&at).ok()?;
         let (remover, removals) = mpsc::channel::<OwnFolders>();
