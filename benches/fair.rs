@@ -174,23 +174,23 @@ impl Backlog {
             self.costs.push(spent / BLOCK as f64);
         }
         for run in &claimed {
-            self.end(&run.id, run.attempt).await;
+            self.end(run).await;
         }
         self.admit(BLOCK).await;
     }
 
-    async fn end(&self, id: &RunId, attempt: Attempt) {
+    async fn end(&self, run: &Claimed) {
         let ending = Ending::without(ReasonCode::Deadline, "measured");
         let settlement = Settlement {
             ending: &ending,
-            post: None,
+            digest: None,
             retention: KEEP,
             lease: LEASE,
         };
         let now = Clock::system().now_ms();
         let store = &self.store;
-        store.settle(id, None, &settlement, now).await.unwrap();
-        let close = store.close(id, attempt, now, KEEP).await;
+        store.settle(&run.id, None, &settlement, now).await.unwrap();
+        let close = store.close(&run.id, run.boot(), now, KEEP).await;
         close.unwrap();
     }
 
@@ -235,10 +235,9 @@ async fn sizes() -> (f64, f64) {
                 instance_id: Some("01HJ7V5Z6Q8W9X0Y1Z2A3B4C5D".into()),
                 region: Some("ams".into()),
             };
-            let (id, attempt, nonce) = (&run.id, run.attempt, run.nonce.as_ref());
             let act = backlog
                 .store
-                .advance(id, attempt, nonce, &machine, now)
+                .advance(&run.id, run.boot(), &machine, now)
                 .await;
             act.unwrap();
         }

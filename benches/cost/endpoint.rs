@@ -129,7 +129,7 @@ async fn running(redis: &Redis, runs: usize) -> Vec<String> {
                 region: Some("ams".into()),
             };
             store
-                .advance(&run.id, run.attempt, run.nonce.as_ref(), &machine, now)
+                .advance(&run.id, run.boot(), &machine, now)
                 .await
                 .unwrap();
             tokens.push(ring.sign(&Grant {

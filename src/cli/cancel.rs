@@ -79,7 +79,7 @@ async fn cancel(store: &Store, settings: &config::Cancel, id: &RunId) -> anyhow:
     let ending = Ending::without(ReasonCode::Cancelled, "cancelled by an operator");
     let settlement = Settlement {
         ending: &ending,
-        post: None,
+        digest: None,
         retention: settings.retention,
         lease: settings.lease,
     };

@@ -31,7 +31,7 @@ use crate::config::Runs;
 use crate::machines::{self, Certainty, Client};
 use crate::milestone::milestone;
 use crate::run::budget;
-use crate::run::id::{Attempt, RunId};
+use crate::run::id::RunId;
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Duty;
 use crate::run::request::{Limits, RunRequest};
@@ -41,7 +41,7 @@ use crate::stage::health::Health;
 use crate::stage::hold::Hold;
 use crate::stage::spec::GuestUrls;
 use crate::stage::teardown::TornDown;
-use crate::store::acts::{Request, Settlement, Transition};
+use crate::store::acts::{BootId, Request, Settlement, Transition};
 use crate::store::codec::RunRecord;
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
@@ -170,7 +170,7 @@ pub enum Performed {
 /// When Redis or the provider does not do its part; it stays owed.
 pub async fn perform(deps: &Deps, view: &RunRecord, hold: &Hold) -> Result<Performed, Error> {
     let now = deps.core.clock.now_ms();
-    let attempt = Some(Attempt(view.attempt));
+    let boot = Some(view.boot());
     let late = view.deadline_ms.is_some_and(|deadline| deadline <= now);
     match view.phase().owes() {
         Duty::Boot if view.queue_until_ms.is_some_and(|until| until <= now) => {
@@ -178,13 +178,13 @@ pub async fn perform(deps: &Deps, view: &RunRecord, hold: &Hold) -> Result<Perfo
                 ReasonCode::ExpiredInQueue,
                 "it was not started in the time that it may wait",
             );
-            end(&deps.core, &view.id, attempt, &ending).await?;
+            end(&deps.core, &view.id, boot, &ending).await?;
         }
         // The machine may have ended long before, unseen. That is what is told then.
         Duty::Await if late && observe::ended(deps, view).await? => {}
         Duty::ResumeBoot | Duty::Await if late => {
             let ending = Ending::without(ReasonCode::Deadline, "the deadline passed");
-            end(&deps.core, &view.id, attempt, &ending).await?;
+            end(&deps.core, &view.id, boot, &ending).await?;
         }
         Duty::ResumeBoot => {
             let booted = boot::reboot(deps, view, hold).await?;
@@ -231,31 +231,31 @@ async fn tear_down(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
 pub async fn end(
     core: &Core,
     id: &RunId,
-    attempt: Option<Attempt>,
+    boot: Option<BootId<'_>>,
     ending: &Ending,
 ) -> Result<Transition, Error> {
     let settlement = without_result(core, ending);
     let act = core
         .store
-        .settle(id, attempt, &settlement, core.clock.now_ms())
+        .settle(id, boot, &settlement, core.clock.now_ms())
         .await?;
     milestone!("end::settled");
     ended(core, id, ending, act);
     Ok(act)
 }
 
-/// Ends a run whose boot of `attempt` was refused for good and made nothing: closes it at once, so
+/// Ends a run whose `boot` was refused for good and made nothing: closes it at once, so
 /// that its place in fleet, app and tenant is free. One round trip.
 async fn refuse(
     core: &Core,
     id: &RunId,
-    attempt: Attempt,
+    boot: BootId<'_>,
     ending: &Ending,
 ) -> Result<Transition, Error> {
     let settlement = without_result(core, ending);
     let act = core
         .store
-        .refuse(id, attempt, &settlement, core.clock.now_ms())
+        .refuse(id, boot, &settlement, core.clock.now_ms())
         .await?;
     milestone!("end::refused");
     ended(core, id, ending, act);
@@ -299,7 +299,7 @@ pub async fn vanish(core: &Core, id: &RunId) -> Result<Transition, Error> {
 fn without_result<'a>(core: &Core, ending: &'a Ending) -> Settlement<'a> {
     Settlement {
         ending,
-        post: None,
+        digest: None,
         retention: core.runs.retention,
         lease: core.runs.lease,
     }

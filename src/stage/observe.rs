@@ -156,7 +156,7 @@ pub async fn observe(
             // The result may have been posted with the guest's last breath.
             tokio::time::sleep(EXIT_GRACE).await;
             let ending = exited(exit, known.as_ref());
-            end(&deps.core, &view.id, Some(*attempt), &ending).await?;
+            end(&deps.core, &view.id, Some(view.boot()), &ending).await?;
         }
         Sight::NeverStarted => {
             let is_preparing = |machine: &wire::Machine| machine.state.is_preparing();
@@ -216,7 +216,7 @@ pub async fn ended(deps: &Deps, view: &RunRecord) -> Result<bool, Error> {
         return Ok(false);
     };
     let ending = exited(exit, Some(&known));
-    end(&deps.core, &view.id, Some(*attempt), &ending).await?;
+    end(&deps.core, &view.id, Some(view.boot()), &ending).await?;
     Ok(true)
 }
 
@@ -274,7 +274,7 @@ async fn another(
     if !budget::may_try_again(view.tries(), max_attempts) {
         let message = format!("{message}, at the last of {max_attempts} attempts");
         let ending = Ending::without(code, message);
-        return end(&deps.core, &view.id, Some(attempt), &ending)
+        return end(&deps.core, &view.id, Some(view.boot()), &ending)
             .await
             .map(drop);
     }
@@ -291,7 +291,7 @@ async fn another(
     let now = deps.core.clock.now_ms();
     deps.core
         .store
-        .requeue(view, attempt, Requeue::Failed, None, now)
+        .requeue(view, view.boot(), Requeue::Failed, None, now)
         .await?;
     milestone!("observe::requeued");
     Ok(())

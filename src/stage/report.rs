@@ -8,7 +8,7 @@ use crate::run::digest::sha256;
 use crate::run::json;
 use crate::run::outcome::Ending;
 use crate::stage::{Core, Error};
-use crate::store::acts::{Post, Settlement, Transition};
+use crate::store::acts::{BootId, Settlement, Transition};
 pub use crate::store::guests::InputPiece;
 use crate::store::guests::Standing;
 use crate::token::{Grant, KeyRing};
@@ -53,16 +53,17 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<
     };
     let settlement = Settlement {
         ending: &ending,
-        post: Some(Post {
-            digest: &digest,
-            nonce: grant.nonce.as_ref(),
-        }),
+        digest: Some(&digest),
         retention: core.runs.retention,
         lease: core.runs.lease,
     };
+    let boot = BootId {
+        attempt: grant.attempt,
+        nonce: grant.nonce.as_ref(),
+    };
     let act = core
         .store
-        .settle(&grant.run, Some(grant.attempt), &settlement, now)
+        .settle(&grant.run, Some(boot), &settlement, now)
         .await?;
     milestone!("report::settled");
     Ok(match act {

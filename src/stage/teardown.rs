@@ -79,7 +79,7 @@ pub async fn teardown(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> 
             }
         }
     }
-    close(deps, view, *attempt).await
+    close(deps, view).await
 }
 
 /// Removes the machine of a run's attempt, whatever its state, and changes nothing of the run.
@@ -215,11 +215,14 @@ async fn find(
     }
 }
 
-async fn close(deps: &Deps, view: &RunRecord, attempt: Attempt) -> Result<TornDown, Error> {
+async fn close(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
     let core = &deps.core;
     let now = core.clock.now_ms();
     let retention = core.runs.retention;
-    let (act, waiting) = core.store.close(&view.id, attempt, now, retention).await?;
+    let (act, waiting) = core
+        .store
+        .close(&view.id, view.boot(), now, retention)
+        .await?;
     milestone!("teardown::closed");
     if act != Transition::Done(Entered::Closed) {
         return Ok(TornDown::Nothing);

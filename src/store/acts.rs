@@ -232,7 +232,7 @@ pub enum Transition {
     Repeated,
     /// The run has ended already.
     Over,
-    /// The run is at another attempt.
+    /// The run is at another attempt, or of another request of that id.
     Older,
     /// The run's state does not accept it.
     Refused,
@@ -275,24 +275,49 @@ impl Transition {
     }
 }
 
+/// Which boot of which request: what an act is compared with before it changes a run. After Redis was
+/// emptied the same run id and attempt can be those of another request; its nonce is another then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootId<'a> {
+    /// Which boot.
+    pub attempt: Attempt,
+    /// What tells the request from every other of that id; `None` before its first claim, and when a
+    /// version without nonces claimed it.
+    pub nonce: Option<&'a Nonce>,
+}
+
+impl BootId<'_> {
+    /// Its words in a script.
+    pub(crate) fn words(boot: Option<Self>) -> [String; 2] {
+        let attempt = boot.map(|boot| boot.attempt.0.to_string());
+        let nonce = boot.and_then(|boot| boot.nonce).map(Nonce::as_str);
+        [
+            attempt.unwrap_or_default(),
+            nonce.unwrap_or_default().to_owned(),
+        ]
+    }
+}
+
+impl Claimed {
+    /// Which boot it is.
+    #[must_use]
+    pub fn boot(&self) -> BootId<'_> {
+        BootId {
+            attempt: self.attempt,
+            nonce: self.nonce.as_ref(),
+        }
+    }
+}
+
 /// How and on what terms a run ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Settlement<'a> {
     /// The end.
     pub ending: &'a Ending,
-    /// The post that ends it, if one does.
-    pub post: Option<Post<'a>>,
+    /// SHA-256 of the body of the post that ends it, if one does.
+    pub digest: Option<&'a str>,
     /// How long the hash stays after the end.
     pub retention: Duration,
     /// When the tear-down is overdue if nobody has taken it up.
     pub lease: Duration,
-}
-
-/// A guest's post.
-#[derive(Clone, Copy, Debug)]
-pub struct Post<'a> {
-    /// SHA-256 of its body.
-    pub digest: &'a str,
-    /// The nonce of its token: it ends no other request of that id.
-    pub nonce: Option<&'a Nonce>,
 }

@@ -9,6 +9,7 @@ use crate::run::budget;
 use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::outcome::{Ending, Outcome, Reason};
 use crate::run::phase::{MachineRef, Phase, State};
+use crate::store::acts::BootId;
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`RunRecord`] is made of: all but the request.
@@ -114,6 +115,15 @@ impl RunRecord {
         budget::tries(Attempt(self.attempt), self.deferred)
     }
 
+    /// The boot that it is at.
+    #[must_use]
+    pub fn boot(&self) -> BootId<'_> {
+        BootId {
+            attempt: Attempt(self.attempt),
+            nonce: self.nonce.as_ref(),
+        }
+    }
+
     /// Where the run stands.
     #[must_use]
     pub fn phase(&self) -> &Phase {
@@ -153,8 +163,9 @@ pub(crate) fn record(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<Run
 
 /// A settled run as the bell tells of it (`settle.lua`): what its tear-down needs, and no more.
 pub(crate) fn called(call: &str) -> Option<RunRecord> {
-    const TOLD: [&str; 7] = [
+    const TOLD: [&str; 8] = [
         "attempt",
+        "nonce",
         "outcome",
         "settled_at_ms",
         "app",

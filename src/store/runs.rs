@@ -7,33 +7,31 @@ use tracing::warn;
 
 use crate::clock::UnixMs;
 use crate::run::budget;
-use crate::run::id::{Attempt, Nonce, RunId};
+use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::Ending;
 use crate::run::phase::MachineRef;
 use crate::run::request::{Guest, QUEUE_TTL_MAX, Readable};
 use crate::run::step::Event;
 use crate::store::Store;
-use crate::store::acts::{Overdue, Requeue, Settlement, Transition, Work};
+use crate::store::acts::{BootId, Overdue, Requeue, Settlement, Transition, Work};
 use crate::store::codec::{FIELDS, RunRecord, Text, json, record, result_parts};
 use crate::store::error::Error;
 use crate::store::scripts;
 
 impl Store {
-    /// The machine of an attempt is known. `nonce` is that of the request it was made for. One round
-    /// trip. Safe to repeat.
+    /// The machine of a boot is known. One round trip. Safe to repeat.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn advance(
         &self,
         id: &RunId,
-        attempt: Attempt,
-        nonce: Option<&Nonce>,
+        boot: BootId<'_>,
         machine: &MachineRef,
         now: UnixMs,
     ) -> Result<Transition, Error> {
         let event = Event::Created {
-            attempt,
+            attempt: boot.attempt,
             machine: machine.clone(),
         };
         let mut script = scripts::ADVANCE.prepare_invoke();
@@ -43,10 +41,9 @@ impl Store {
             .key(self.keys.wakeups());
         script
             .arg(id.as_str())
-            .arg(attempt.0)
+            .arg(&BootId::words(Some(boot)))
             .arg(&*scripts::moves_word(&event))
-            .arg(now)
-            .arg(nonce.map_or("", Nonce::as_str));
+            .arg(now);
         script
             .arg(&machine.id)
             .arg(machine.instance_id.as_deref().unwrap_or_default());
@@ -54,7 +51,7 @@ impl Store {
         Transition::read("advance", &self.door.script::<String>(&script).await?)
     }
 
-    /// The boot of `attempt` came to nothing: the run waits for another, with another number,
+    /// `boot` of a run came to nothing: the run waits for another, with another number,
     /// until `ready_at` if that is given. One round trip.
     ///
     /// # Errors
@@ -62,11 +59,12 @@ impl Store {
     pub async fn requeue(
         &self,
         run: &RunRecord,
-        attempt: Attempt,
+        boot: BootId<'_>,
         why: Requeue,
         ready_at: Option<UnixMs>,
         now: UnixMs,
     ) -> Result<Transition, Error> {
+        let attempt = boot.attempt;
         let event = match why {
             Requeue::Refused | Requeue::Held => Event::Deferred { attempt },
             Requeue::Failed => Event::Failed { attempt },
@@ -83,7 +81,7 @@ impl Store {
         script
             .arg(self.keys.namespace())
             .arg(run.id.as_str())
-            .arg(attempt.0);
+            .arg(&BootId::words(Some(boot)));
         script
             .arg(&*scripts::moves_word(&event))
             .arg(ready_at.unwrap_or(0));
@@ -95,7 +93,7 @@ impl Store {
     }
 
     /// The run ends: in one step its token is spent, its result is published and its tear-down is
-    /// owed. `attempt` is the one the end was seen at, `None` for whichever it is. By the digest of
+    /// owed. `boot` is the one the end was seen at, `None` for whichever it is. By the digest of
     /// a post an identical repeat is known. One round trip. Safe to repeat.
     ///
     /// # Errors
@@ -103,10 +101,11 @@ impl Store {
     pub async fn settle(
         &self,
         id: &RunId,
-        attempt: Option<Attempt>,
+        boot: Option<BootId<'_>>,
         end: &Settlement<'_>,
         now: UnixMs,
     ) -> Result<Transition, Error> {
+        let attempt = boot.map(|boot| boot.attempt);
         let (event, reason) = match (end.ending, attempt) {
             (Ending::Completed { .. }, attempt) => (
                 Event::Posted {
@@ -122,10 +121,10 @@ impl Store {
                 json(reason),
             ),
         };
-        self.conclude(id, attempt, &event, reason, end, now).await
+        self.conclude(id, boot, &event, reason, end, now).await
     }
 
-    /// The run ends since the provider refused the boot of `attempt` for good, and nothing was
+    /// The run ends since the provider refused `boot` for good, and nothing was
     /// made: no tear-down is owed. One round trip. Safe to repeat.
     ///
     /// # Errors
@@ -133,7 +132,7 @@ impl Store {
     pub async fn refuse(
         &self,
         id: &RunId,
-        attempt: Attempt,
+        boot: BootId<'_>,
         end: &Settlement<'_>,
         now: UnixMs,
     ) -> Result<Transition, Error> {
@@ -141,18 +140,18 @@ impl Store {
             return Ok(Transition::Refused);
         };
         let event = Event::Refused {
-            attempt,
+            attempt: boot.attempt,
             reason: reason.code,
         };
         let reason = json(reason);
-        self.conclude(id, Some(attempt), &event, reason, end, now)
+        self.conclude(id, Some(boot), &event, reason, end, now)
             .await
     }
 
     async fn conclude(
         &self,
         id: &RunId,
-        attempt: Option<Attempt>,
+        boot: Option<BootId<'_>>,
         event: &Event,
         reason: String,
         end: &Settlement<'_>,
@@ -167,23 +166,15 @@ impl Store {
             .key(keys.results())
             .key(keys.request(id));
         script.arg(keys.namespace()).arg(id.as_str());
-        script.arg(
-            attempt
-                .map(|attempt| attempt.0.to_string())
-                .unwrap_or_default(),
-        );
+        script.arg(&BootId::words(boot));
         script.arg(&*scripts::moves_word(event)).arg(now);
         script.arg(budget::after(now, end.retention.max(budget::HASH_SLACK)));
         script
             .arg(budget::after(now, end.lease))
             .arg(end.ending.outcome().as_str());
-        script
-            .arg(reason)
-            .arg(end.post.map_or("", |post| post.digest));
+        script.arg(reason).arg(end.digest.unwrap_or_default());
         script.arg(&scripts::meter(now));
         script.arg(&result_parts(id, end.ending));
-        let nonce = end.post.and_then(|post| post.nonce);
-        script.arg(nonce.map_or("", Nonce::as_str));
         Transition::read("settle", &self.door.script::<String>(&script).await?)
     }
 
@@ -195,7 +186,7 @@ impl Store {
     pub async fn close(
         &self,
         id: &RunId,
-        attempt: Attempt,
+        boot: BootId<'_>,
         now: UnixMs,
         retention: Duration,
     ) -> Result<(Transition, bool), Error> {
@@ -207,7 +198,7 @@ impl Store {
         script
             .arg(self.keys.namespace())
             .arg(id.as_str())
-            .arg(attempt.0);
+            .arg(&BootId::words(Some(boot)));
         script.arg(&*scripts::moves_word(&Event::Gone)).arg(now);
         script.arg(budget::after(now, retention));
         script

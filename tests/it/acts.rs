@@ -15,7 +15,7 @@ use cofferdam::run::step::{Event, step};
 use cofferdam::stage::intake::intake;
 use cofferdam::stage::{Core, vanish};
 use cofferdam::store::acts::{
-    Entered, FleetLimits, Post, Requeue, Settlement, Stop, Transition as Answer, Work,
+    BootId, Entered, FleetLimits, Requeue, Settlement, Stop, Transition as Answer, Work,
 };
 use cofferdam::store::requests::Requests;
 use cofferdam::store::tenants::Change;
@@ -63,10 +63,10 @@ enum Act {
         want: usize,
     },
     Advance(Index, Of, Whose),
-    Requeue(Index, Of, Requeue, Option<u64>),
+    Requeue(Index, Of, Whose, Requeue, Option<u64>),
     Post(Index, Of, u8, Whose),
-    End(Index, Option<Of>, ReasonCode),
-    Close(Index, Of),
+    End(Index, Option<(Of, Whose)>, ReasonCode),
+    Close(Index, Of, Whose),
     Renew(Index, Of, Work),
     Overdue {
         most: usize,
@@ -121,13 +121,13 @@ fn act() -> impl Strategy<Value = Act> {
         ),
         5 => (1..4usize).prop_map(|want| Act::Claim { want }),
         4 => (run(), of(), whose()).prop_map(|(run, of, whose)| Act::Advance(run, of, whose)),
-        3 => (run(), of(), select(requeues), seconds(60))
-            .prop_map(|(run, of, why, wait)| Act::Requeue(run, of, why, wait)),
+        3 => (run(), of(), whose(), select(requeues), seconds(60))
+            .prop_map(|(run, of, whose, why, wait)| Act::Requeue(run, of, whose, why, wait)),
         3 => (run(), of(), 0..2u8, whose())
             .prop_map(|(run, of, body, whose)| Act::Post(run, of, body, whose)),
-        3 => (run(), proptest::option::of(of()), select(ReasonCode::ALL.to_vec()))
+        3 => (run(), proptest::option::of((of(), whose())), select(ReasonCode::ALL.to_vec()))
             .prop_map(|(run, of, reason)| Act::End(run, of, reason)),
-        4 => (run(), of()).prop_map(|(run, of)| Act::Close(run, of)),
+        4 => (run(), of(), whose()).prop_map(|(run, of, whose)| Act::Close(run, of, whose)),
         2 => (run(), of(), select(vec![Work::Boot, Work::Duty]))
             .prop_map(|(run, of, work)| Act::Renew(run, of, work)),
         2 => (1..4usize).prop_map(|most| Act::Overdue { most }),
@@ -137,6 +137,13 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (0..TENANTS, proptest::option::of(0..4u32)).prop_map(|(t, most)| Act::Configure(t, most)),
         2 => (-30..120i64).prop_map(|by_s| Act::Clock { by_s }),
     ]
+}
+
+fn boot(attempt: Attempt, nonce: &Option<Nonce>) -> BootId<'_> {
+    BootId {
+        attempt,
+        nonce: nonce.as_ref(),
+    }
 }
 
 /// What the model knows of a run.
@@ -194,6 +201,15 @@ impl Run {
             Of::Now => now,
             Of::After => now + 1,
         })
+    }
+
+    /// What an act answers that bears a nonce: one of another request changes nothing.
+    fn apply_for(&mut self, nonce: &Option<Nonce>, event: &Event, of: Option<Attempt>) -> Answer {
+        if *nonce == self.nonce {
+            self.apply(event, of)
+        } else {
+            Answer::Older
+        }
     }
 
     /// What an act answers, which moves the run if it is accepted.
@@ -332,35 +348,32 @@ impl World {
                     region: None,
                 };
                 let nonce = run.nonce_of(*whose);
-                let advanced = store.advance(&id, attempt, nonce.as_ref(), &machine, now);
+                let advanced = store.advance(&id, boot(attempt, &nonce), &machine, now);
                 let answer = advanced.await.unwrap();
-                let expected = if nonce == run.nonce {
-                    run.apply(&Event::Created { attempt, machine }, Some(attempt))
-                } else {
-                    Answer::Older
-                };
+                let event = Event::Created { attempt, machine };
+                let expected = run.apply_for(&nonce, &event, Some(attempt));
                 prop_assert_eq!(answer, expected);
                 if answer == Answer::Done(Entered::Running) {
                     run.due = run.deadline;
                 }
             }
-            Act::Requeue(index, of, why, wait) => {
+            Act::Requeue(index, of, whose, why, wait) => {
                 let Some((name, id)) = self.pick(*index) else {
                     return Ok(());
                 };
                 let run = self.runs.get_mut(&name).unwrap();
-                let attempt = run.attempt_of(*of);
+                let (attempt, nonce) = (run.attempt_of(*of), run.nonce_of(*whose));
                 let view = store.record(&id).await.unwrap().unwrap();
                 let ready = wait.map(|s| now + s * 1000);
                 let answer = store
-                    .requeue(&view, attempt, *why, ready, now)
+                    .requeue(&view, boot(attempt, &nonce), *why, ready, now)
                     .await
                     .unwrap();
                 let event = match why {
                     Requeue::Failed => Event::Failed { attempt },
                     Requeue::Refused | Requeue::Held => Event::Deferred { attempt },
                 };
-                prop_assert_eq!(answer, run.apply(&event, Some(attempt)));
+                prop_assert_eq!(answer, run.apply_for(&nonce, &event, Some(attempt)));
                 if answer == Answer::Done(Entered::Queued) {
                     (run.due, run.boot_until) = (run.queue_until, None);
                     run.ready_at = ready.unwrap_or(0);
@@ -380,19 +393,13 @@ impl World {
                 let nonce = run.nonce_of(*whose);
                 let end = Settlement {
                     ending: &ending,
-                    post: Some(Post {
-                        digest: &digest,
-                        nonce: nonce.as_ref(),
-                    }),
+                    digest: Some(&digest),
                     retention: RETENTION,
                     lease: LEASE,
                 };
-                let answer = store.settle(&id, Some(attempt), &end, now).await.unwrap();
-                let mut expected = if nonce == run.nonce {
-                    run.apply(&Event::Posted { attempt }, Some(attempt))
-                } else {
-                    Answer::Older
-                };
+                let at = Some(boot(attempt, &nonce));
+                let answer = store.settle(&id, at, &end, now).await.unwrap();
+                let mut expected = run.apply_for(&nonce, &Event::Posted { attempt }, Some(attempt));
                 if expected == Answer::Over && run.body == Some(*body) {
                     expected = Answer::Repeated;
                 }
@@ -406,32 +413,37 @@ impl World {
                     return Ok(());
                 };
                 let run = self.runs.get_mut(&name).unwrap();
-                let attempt = of.map(|of| run.attempt_of(of));
+                let attempt = of.map(|(of, _)| run.attempt_of(of));
+                let nonce = of.map_or(run.nonce.clone(), |(_, whose)| run.nonce_of(whose));
                 let ending = Ending::without(*reason, "because");
                 let end = Settlement {
                     ending: &ending,
-                    post: None,
+                    digest: None,
                     retention: RETENTION,
                     lease: LEASE,
                 };
-                let answer = store.settle(&id, attempt, &end, now).await.unwrap();
+                let answer = {
+                    let at = attempt.map(|attempt| boot(attempt, &nonce));
+                    store.settle(&id, at, &end, now).await.unwrap()
+                };
                 let event = Event::Ended {
                     reason: *reason,
                     attempt,
                 };
-                prop_assert_eq!(answer, run.apply(&event, attempt));
+                prop_assert_eq!(answer, run.apply_for(&nonce, &event, attempt));
                 if answer == Answer::Done(Entered::Settled) {
                     run.due = after(now, LEASE);
                 }
             }
-            Act::Close(index, of) => {
+            Act::Close(index, of, whose) => {
                 let Some((name, id)) = self.pick(*index) else {
                     return Ok(());
                 };
                 let run = self.runs.get_mut(&name).unwrap();
-                let attempt = run.attempt_of(*of);
-                let (answer, _) = store.close(&id, attempt, now, RETENTION).await.unwrap();
-                prop_assert_eq!(answer, run.apply(&Event::Gone, Some(attempt)));
+                let (attempt, nonce) = (run.attempt_of(*of), run.nonce_of(*whose));
+                let closed = store.close(&id, boot(attempt, &nonce), now, RETENTION);
+                let (answer, _) = closed.await.unwrap();
+                prop_assert_eq!(answer, run.apply_for(&nonce, &Event::Gone, Some(attempt)));
             }
             Act::Renew(index, of, work) => {
                 let Some((name, id)) = self.pick(*index) else {

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use cofferdam::run::id::{Attempt, RunId, Tenant};
+use cofferdam::run::id::{Attempt, Nonce, RunId, Tenant};
 use cofferdam::run::outcome::{Ending, Outcome, ReasonCode};
 use cofferdam::run::phase::{MachineRef, Phase, State};
 use cofferdam::run::request::Guest;
 use cofferdam::run::step::{Event, Rejected, step};
 use cofferdam::store::Store;
 use cofferdam::store::acts::{
-    Admission, Entered, Fate, FleetLimits, Requeue, Settlement, Terms, Transition,
+    Admission, BootId, Entered, Fate, FleetLimits, Requeue, Settlement, Terms, Transition,
 };
 use cofferdam::store::codec::RunRecord;
 
@@ -86,7 +86,7 @@ async fn run_in(state: State) -> Store {
         State::Queued => {
             let view = seen(&store).await;
             let act = store
-                .requeue(&view, Attempt(1), Requeue::Failed, None, NOW)
+                .requeue(&view, view.boot(), Requeue::Failed, None, NOW)
                 .await
                 .unwrap();
             assert_eq!(act, Transition::Done(Entered::Queued));
@@ -98,7 +98,9 @@ async fn run_in(state: State) -> Store {
         }
         State::Closed => {
             settle(&store, &posted).await;
-            let close = store.close(&id(), Attempt(1), NOW, KEEP).await;
+            let close = store
+                .close(&id(), boot_of(&nonce(&store).await, Attempt(1)), NOW, KEEP)
+                .await;
             assert_eq!(close.unwrap().0, Transition::Done(Entered::Closed));
         }
     }
@@ -112,16 +114,15 @@ async fn boot(store: &Store) {
 }
 
 async fn advance(store: &Store) {
-    let nonce = seen(store).await.nonce;
-    let act = store
-        .advance(&id(), Attempt(1), nonce.as_ref(), &machine(), NOW)
-        .await;
+    let view = seen(store).await;
+    let act = store.advance(&id(), view.boot(), &machine(), NOW).await;
     assert_eq!(act.unwrap(), Transition::Done(Entered::Running));
 }
 
 async fn settle(store: &Store, ending: &Ending) {
+    let view = seen(store).await;
     let act = store
-        .settle(&id(), Some(Attempt(1)), &settlement(ending), NOW)
+        .settle(&id(), Some(view.boot()), &settlement(ending), NOW)
         .await;
     assert_eq!(act.unwrap(), Transition::Done(Entered::Settled));
 }
@@ -129,9 +130,20 @@ async fn settle(store: &Store, ending: &Ending) {
 fn settlement(ending: &Ending) -> Settlement<'_> {
     Settlement {
         ending,
-        post: None,
+        digest: None,
         retention: KEEP,
         lease: LEASE,
+    }
+}
+
+async fn nonce(store: &Store) -> Option<Nonce> {
+    seen(store).await.nonce
+}
+
+fn boot_of(nonce: &Option<Nonce>, attempt: Attempt) -> BootId<'_> {
+    BootId {
+        attempt,
+        nonce: nonce.as_ref(),
     }
 }
 
@@ -141,6 +153,7 @@ async fn seen(store: &Store) -> RunRecord {
 
 /// Applies an event by the act that stands for it.
 async fn apply(store: &Store, event: &Event) -> Transition {
+    let nonce = nonce(store).await;
     match event {
         Event::Claimed { .. } => {
             let claim = store.claim(&room(), 1, NOW, LEASE).await.unwrap();
@@ -152,12 +165,8 @@ async fn apply(store: &Store, event: &Event) -> Transition {
             }
         }
         Event::Created { attempt, machine } => {
-            let nonce = seen(store).await.nonce;
-            let nonce = nonce.as_ref();
-            store
-                .advance(&id(), *attempt, nonce, machine, NOW)
-                .await
-                .unwrap()
+            let advanced = store.advance(&id(), boot_of(&nonce, *attempt), machine, NOW);
+            advanced.await.unwrap()
         }
         Event::Deferred { attempt } | Event::Failed { attempt } => {
             let why = match event {
@@ -165,7 +174,8 @@ async fn apply(store: &Store, event: &Event) -> Transition {
                 _ => Requeue::Failed,
             };
             let view = seen(store).await;
-            let requeued = store.requeue(&view, *attempt, why, None, NOW).await;
+            let boot = boot_of(&nonce, *attempt);
+            let requeued = store.requeue(&view, boot, why, None, NOW).await;
             requeued.unwrap()
         }
         Event::Posted { attempt } => {
@@ -173,23 +183,27 @@ async fn apply(store: &Store, event: &Event) -> Transition {
                 payload: "2".into(),
             };
             let end = settlement(&ending);
-            store
-                .settle(&id(), Some(*attempt), &end, NOW)
-                .await
-                .unwrap()
+            let boot = Some(boot_of(&nonce, *attempt));
+            store.settle(&id(), boot, &end, NOW).await.unwrap()
         }
         Event::Ended { reason, attempt } => {
             let ending = Ending::without(*reason, "because");
             let end = settlement(&ending);
-            store.settle(&id(), *attempt, &end, NOW).await.unwrap()
+            let boot = attempt.map(|attempt| boot_of(&nonce, attempt));
+            store.settle(&id(), boot, &end, NOW).await.unwrap()
         }
         Event::Refused { attempt, reason } => {
             let ending = Ending::without(*reason, "because");
             let end = settlement(&ending);
-            store.refuse(&id(), *attempt, &end, NOW).await.unwrap()
+            {
+                let boot = boot_of(&nonce, *attempt);
+                store.refuse(&id(), boot, &end, NOW).await.unwrap()
+            }
         }
         Event::Gone => {
-            let close = store.close(&id(), Attempt(1), NOW, KEEP).await;
+            let close = store
+                .close(&id(), boot_of(&nonce(&store).await, Attempt(1)), NOW, KEEP)
+                .await;
             close.unwrap().0
         }
     }

@@ -8,7 +8,9 @@ use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::MachineRef;
 use cofferdam::stage::intake::{Taken, intake};
 use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{Claim, FleetLimits, Requeue, Stop, Transition, Work};
+use cofferdam::store::acts::{
+    Claim, Claimed, Entered, FleetLimits, Requeue, Settlement, Stop, Transition, Work,
+};
 use cofferdam::store::keys::Inbox;
 use cofferdam::store::requests::Requests;
 use cofferdam::store::wakeups::{Wakeup, Wakeups};
@@ -67,11 +69,12 @@ impl Fixture {
     }
 
     /// Ends and closes a run that was claimed, so that its room is free.
-    async fn finish(&self, id: &RunId, attempt: Attempt) {
-        self.end(id, ReasonCode::Cancelled).await;
+    async fn finish(&self, run: &Claimed) {
+        self.end(&run.id, ReasonCode::Cancelled).await;
         let now = self.core.clock.now_ms();
         let keep = self.core.runs.retention;
-        self.core.store.close(id, attempt, now, keep).await.unwrap();
+        let closed = self.core.store.close(&run.id, run.boot(), now, keep);
+        closed.await.unwrap();
     }
 }
 
@@ -141,9 +144,7 @@ async fn every_run_key_has_a_time_to_live_from_its_first_write_to_its_last() {
     fixture.raw.check_times_to_live("queued and rejected").await;
     let claimed = fixture.claim(&room(&["app"], 9), 9).await;
     fixture.raw.check_times_to_live("booting").await;
-    fixture
-        .finish(&claimed.runs[0].id, claimed.runs[0].attempt)
-        .await;
+    fixture.finish(&claimed.runs[0]).await;
     fixture.raw.check_times_to_live("closed").await;
 }
 
@@ -267,7 +268,7 @@ async fn the_fleet_has_no_more_machines_than_it_may_and_shares_them_among_apps()
         "{in_one} of 5 in one of two apps"
     );
     assert_eq!(fixture.claim(&room, 100).await.runs.len(), 0);
-    fixture.finish(&claim.runs[0].id, Attempt(1)).await;
+    fixture.finish(&claim.runs[0]).await;
     assert_eq!(fixture.claim(&room, 100).await.runs.len(), 1);
 }
 
@@ -366,7 +367,7 @@ async fn a_refused_run_keeps_its_place_and_has_not_been_tried() {
     let view = store.record(&first.runs[0].id).await.unwrap().unwrap();
     let now = fixture.core.clock.now_ms();
     store
-        .requeue(&view, Attempt(1), Requeue::Refused, Some(now + 5_000), now)
+        .requeue(&view, view.boot(), Requeue::Refused, Some(now + 5_000), now)
         .await
         .unwrap();
     let next = fixture.claim(&room, 10).await;
@@ -398,7 +399,7 @@ async fn the_number_of_a_refused_boot_is_never_given_out_again() {
         assert_eq!(run.attempt.0 as usize, turn + 1, "before {why:?}");
         let view = store.record(&run.id).await.unwrap().unwrap();
         store
-            .requeue(&view, run.attempt, why, None, now)
+            .requeue(&view, run.boot(), why, None, now)
             .await
             .unwrap();
         let late = MachineRef {
@@ -408,9 +409,7 @@ async fn the_number_of_a_refused_boot_is_never_given_out_again() {
             region: None,
         };
         // The machine of the other worker, and what its guest posts, come too late for good.
-        let act = store
-            .advance(&run.id, run.attempt, run.nonce.as_ref(), &late, now)
-            .await;
+        let act = store.advance(&run.id, run.boot(), &late, now).await;
         assert_eq!(act.unwrap(), Transition::Refused, "after {why:?}");
     }
     let last = fixture.claim(&room, 1).await.runs.remove(0);
@@ -420,6 +419,45 @@ async fn the_number_of_a_refused_boot_is_never_given_out_again() {
     let result = &store.newest_results(1).await.unwrap()[0].result;
     let result: serde_json::Value = serde_json::from_str(result).unwrap();
     assert_eq!(result["attempts"], 2);
+}
+
+/// The id and the attempt are the same again, the request is not: whoever booted the one of before has
+/// nothing to say about it.
+#[tokio::test]
+async fn after_redis_was_emptied_an_old_worker_changes_nothing_of_the_run_that_came_again() {
+    let fixture = Fixture::new().await;
+    let (store, room) = (&fixture.core.store, room(&["app"], 1));
+    fixture.submit(&[request("a")]).await;
+    let old = fixture.claim(&room, 1).await.runs.remove(0);
+    for key in fixture.raw.dump().await.keys() {
+        fixture.raw.delete(key).await;
+    }
+    store.ensure_group().await.unwrap();
+    fixture.submit(&[request("a")]).await;
+    let new = fixture.claim(&room, 1).await.runs.remove(0);
+    assert_eq!((&new.id, new.attempt), (&old.id, old.attempt));
+
+    let (id, now) = (&old.id, fixture.core.clock.now_ms());
+    let view = store.record(id).await.unwrap().unwrap();
+    let ending = Ending::without(ReasonCode::BootFailed, "of the old request");
+    let end = Settlement {
+        ending: &ending,
+        digest: None,
+        retention: fixture.core.runs.retention,
+        lease: fixture.core.runs.lease,
+    };
+    let requeued = store.requeue(&view, old.boot(), Requeue::Failed, None, now);
+    assert_eq!(requeued.await.unwrap(), Transition::Older);
+    let settled = store.settle(id, Some(old.boot()), &end, now);
+    assert_eq!(settled.await.unwrap(), Transition::Older);
+    let refused = store.refuse(id, old.boot(), &end, now);
+    assert_eq!(refused.await.unwrap(), Transition::Older);
+    // Also when the new one has come as far as the old worker takes it to be.
+    fixture.end(id, ReasonCode::Cancelled).await;
+    let closed = store.close(id, old.boot(), now, end.retention);
+    assert_eq!(closed.await.unwrap().0, Transition::Older);
+    let closed = store.close(id, new.boot(), now, end.retention);
+    assert_eq!(closed.await.unwrap().0, Transition::Done(Entered::Closed));
 }
 
 #[tokio::test]

@@ -291,11 +291,10 @@ impl Boot<'_> {
             region: machine.region.clone(),
         };
         let now = core.clock.now_ms();
-        let nonce = run.nonce.as_ref();
         let advanced = core
             .store
-            .advance(&run.id, run.attempt, nonce, &machine, now);
-        let advanced = advanced.await?;
+            .advance(&run.id, run.boot(), &machine, now)
+            .await?;
         milestone!("boot::advanced");
         match advanced {
             Transition::Done(Entered::Running) => {
@@ -344,7 +343,7 @@ impl Boot<'_> {
             return finish(self.deps, run, code, message).await;
         }
         let ending = Ending::without(code, message);
-        let act = refuse(core, &run.id, run.attempt, &ending).await?;
+        let act = refuse(core, &run.id, run.boot(), &ending).await?;
         Ok(after_end(act, code))
     }
 
@@ -377,7 +376,7 @@ impl Boot<'_> {
         milestone!("boot::deferred");
         let requeued = core
             .store
-            .requeue(&view, run.attempt, counts, Some(ready), now)
+            .requeue(&view, run.boot(), counts, Some(ready), now)
             .await?;
         milestone!("boot::requeued");
         match requeued {
@@ -431,7 +430,7 @@ async fn finish(
     message: impl Into<String>,
 ) -> Result<Booted, Error> {
     let ending = Ending::without(code, message);
-    let act = end(&deps.core, &run.id, Some(run.attempt), &ending).await?;
+    let act = end(&deps.core, &run.id, Some(run.boot()), &ending).await?;
     Ok(after_end(act, code))
 }
 

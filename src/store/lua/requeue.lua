@@ -2,38 +2,39 @@
 -- that the next has a new one.
 --
 -- KEYS 1 run hash  2 due  3 the run's request
--- ARGV 1 namespace  2 run id  3 attempt  4 moves  5 ready at, ms (0: now)  6 due at, ms
---      7 hash expires at, ms  8 now, ms  9 why: "refused" and "held" (the boot is deferred and does
---      not count as a try; a refusal is counted), "failed" (its machine failed: the refusals that
---      were counted are forgotten)  10 today  11 usage expires at, ms  12 the usual size
+-- ARGV 1 namespace  2 run id  3 attempt  4 nonce ("": none)  5 moves  6 ready at, ms (0: now)
+--      7 due at, ms  8 hash expires at, ms  9 now, ms  10 why: "refused" and "held" (the boot is
+--      deferred and does not count as a try; a refusal is counted), "failed" (its machine failed:
+--      the refusals that were counted are forgotten)  11 today  12 usage expires at, ms
+--      13 the usual size
 -- Answers: "queued", "unknown", "older", "refused"
 
 local ns, id = ARGV[1], ARGV[2]
-local run = read(KEYS[1], { 'state', 'attempt', 'tenant', 'place', 'app', 'size', 'running_at_ms' })
+local run = read(KEYS[1], { 'state', 'attempt', 'nonce', 'tenant', 'place', 'app', 'size', 'running_at_ms' })
 if not run.state then return 'unknown' end
-if run.attempt ~= ARGV[3] then return 'older' end
-local to = target(ARGV[4], run.state)
+if run.attempt ~= ARGV[3] or (run.nonce or '') ~= ARGV[4] then return 'older' end
+local to = target(ARGV[5], run.state)
 if not to then return 'refused' end
 redis.call('HSET', KEYS[1], 'state', to)
 redis.call('HDEL', KEYS[1], 'machine_id', 'instance_id', 'region', 'running_at_ms', 'deadline_ms', 'boot_until_ms',
   'preparing_until_ms', 'prepared_by_ms')
-if ARGV[9] == 'failed' then
+if ARGV[10] == 'failed' then
   redis.call('HDEL', KEYS[1], 'refusals', 'refused_since_ms')
-  meter_machine(ns, ARGV[10], ARGV[11], run.tenant, run.size or ARGV[12], run.running_at_ms, ARGV[8])
+  meter_machine(ns, ARGV[11], ARGV[12], run.tenant, run.size or ARGV[13], run.running_at_ms, ARGV[9])
 else
   redis.call('HINCRBY', KEYS[1], 'deferred', 1)
 end
-if ARGV[9] == 'refused' then
+if ARGV[10] == 'refused' then
   redis.call('HINCRBY', KEYS[1], 'refusals', 1)
-  redis.call('HSETNX', KEYS[1], 'refused_since_ms', ARGV[8])
+  redis.call('HSETNX', KEYS[1], 'refused_since_ms', ARGV[9])
 end
-redis.call('PEXPIREAT', KEYS[1], ARGV[7])
-redis.call('PEXPIREAT', KEYS[3], ARGV[7])
+redis.call('PEXPIREAT', KEYS[1], ARGV[8])
+redis.call('PEXPIREAT', KEYS[3], ARGV[8])
 release_slot(ns, run.app, run.tenant, id)
-redis.call('ZADD', KEYS[2], ARGV[6], id)
-if ARGV[5] == '0' then
+redis.call('ZADD', KEYS[2], ARGV[7], id)
+if ARGV[6] == '0' then
   enqueue(ns, run.tenant, { run.place, id })
 else
-  delay(ns, run.tenant, id, ARGV[5])
+  delay(ns, run.tenant, id, ARGV[6])
 end
 return to

@@ -13,7 +13,7 @@ use cofferdam::run::phase::MachineRef;
 use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::ready::Readiness;
 use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{FleetLimits, Requeue};
+use cofferdam::store::acts::{BootId, FleetLimits, Requeue};
 use cofferdam::token::{Grant, KeyRing};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -235,7 +235,7 @@ async fn a_run_that_is_over_or_at_another_attempt_accepts_nothing() {
     let now = guest.core.clock.now_ms();
     let store = &guest.core.store;
     store
-        .requeue(&view, Attempt(1), Requeue::Failed, None, now)
+        .requeue(&view, view.boot(), Requeue::Failed, None, now)
         .await
         .unwrap();
     assert_eq!(
@@ -440,10 +440,14 @@ async fn without_redis_a_guest_is_told_to_come_again() {
     };
     // What was accepted is there, and the late answer of the create call is still taken.
     let now = guest.core.clock.now_ms();
+    let boot = BootId {
+        attempt: Attempt(1),
+        nonce: guest.nonce.get(),
+    };
     guest
         .core
         .store
-        .advance(&guest.run, Attempt(1), guest.nonce.get(), &machine, now)
+        .advance(&guest.run, boot, &machine, now)
         .await
         .unwrap();
     assert_eq!(guest.results().await.len(), 1);

@@ -242,7 +242,7 @@ async fn a_tenants_runs_are_cancelled_and_nobody_elses() {
         .unwrap();
     assert_eq!(view.waiting, 0);
     for run in flying.iter().filter(|run| run.tenant == "a") {
-        lab.close(&run.id, run.attempt).await;
+        lab.close(&run).await;
     }
     // What the tenant asks for afterwards is not meant.
     lab.core.clock.shift(10);
@@ -284,7 +284,7 @@ async fn a_cancelled_boot_is_torn_down_when_its_machine_is_known() {
         .await
         .unwrap();
     assert_eq!(view.in_flight, 1);
-    lab.close(&run.id, run.attempt).await;
+    lab.close(&run).await;
     let view = lab
         .core
         .store

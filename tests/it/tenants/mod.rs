@@ -129,13 +129,7 @@ impl Lab {
         let act = self
             .core
             .store
-            .advance(
-                &run.id,
-                run.attempt,
-                run.nonce.as_ref(),
-                &machine,
-                self.now(),
-            )
+            .advance(&run.id, run.boot(), &machine, self.now())
             .await;
         assert_eq!(act.unwrap(), Transition::Done(Entered::Running));
     }
@@ -145,16 +139,21 @@ impl Lab {
         end(&self.core, id, None, &ending).await.unwrap()
     }
 
-    async fn close(&self, id: &RunId, attempt: Attempt) {
+    async fn close(&self, run: &Claimed) {
         let (now, keep) = (self.now(), self.core.runs.retention);
-        let close = self.core.store.close(id, attempt, now, keep).await;
-        assert_eq!(close.unwrap().0, Transition::Done(Entered::Closed), "{id}");
+        let close = self.core.store.close(&run.id, run.boot(), now, keep).await;
+        assert_eq!(
+            close.unwrap().0,
+            Transition::Done(Entered::Closed),
+            "{}",
+            run.id
+        );
     }
 
     /// Ends and closes a claimed run.
     async fn finish(&self, run: &Claimed) {
         self.end(&run.id, ReasonCode::Deadline).await;
-        self.close(&run.id, run.attempt).await;
+        self.close(run).await;
     }
 
     async fn results(&self) -> Vec<Value> {

@@ -124,7 +124,7 @@ async fn a_refused_run_comes_back_before_those_that_came_after_it() {
     let first = lab.claim(1).await.remove(0);
     let (store, now) = (&lab.core.store, lab.now());
     let view = store.record(&first.id).await.unwrap().unwrap();
-    let requeued = store.requeue(&view, first.attempt, Requeue::Refused, Some(now + 500), now);
+    let requeued = store.requeue(&view, first.boot(), Requeue::Refused, Some(now + 500), now);
     requeued.await.unwrap();
     lab.core.clock.shift(600);
     assert_eq!(ids(&lab.claim(9).await), ["a-0", "a-1", "a-2"]);

@@ -55,7 +55,13 @@ async fn a_boot_that_came_to_nothing_frees_its_tenants_slot() {
     let (store, now) = (&lab.core.store, lab.now());
     let view = store.record(&first.id).await.unwrap().unwrap();
     store
-        .requeue(&view, Attempt(1), Requeue::Refused, Some(now + 60_000), now)
+        .requeue(
+            &view,
+            first.boot(),
+            Requeue::Refused,
+            Some(now + 60_000),
+            now,
+        )
         .await
         .unwrap();
     assert_eq!(ids(&lab.claim(9).await), ["a-1"]);

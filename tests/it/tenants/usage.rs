@@ -42,7 +42,7 @@ async fn machine_time_is_counted_by_size_and_runs_by_outcome() {
     lab.core.clock.shift(10_000);
     lab.end(&id("small"), ReasonCode::Deadline).await;
     lab.core.clock.shift(1_000);
-    lab.close(&id("small"), flying[0].attempt).await;
+    lab.close(&flying[0]).await;
     lab.core.clock.shift(9_000);
     lab.finish(&flying[1]).await;
     lab.end(&id("never"), ReasonCode::ExpiredInQueue).await;
@@ -66,7 +66,7 @@ async fn a_run_that_never_had_a_machine_costs_no_machine_time() {
     let run = lab.claim(1).await.remove(0);
     lab.core.clock.shift(5_000);
     lab.end(&run.id, ReasonCode::BootFailed).await;
-    lab.close(&run.id, run.attempt).await;
+    lab.close(&run).await;
     let usage = today(&lab, "a").await;
     assert_eq!((usage.machine_s, usage.runs["failed"]), (0.0, 1));
 }
@@ -81,7 +81,7 @@ async fn a_machine_that_failed_is_counted_too() {
     lab.core.clock.shift(7_000);
     let view = lab.core.store.record(&run.id).await.unwrap().unwrap();
     let (store, now) = (&lab.core.store, lab.now());
-    let requeued = store.requeue(&view, run.attempt, Requeue::Failed, None, now);
+    let requeued = store.requeue(&view, run.boot(), Requeue::Failed, None, now);
     requeued.await.unwrap();
     let usage = today(&lab, "a").await;
     assert!((7.0..11.0).contains(&usage.machine_s), "{usage:?}");
