@@ -109,7 +109,7 @@ impl Store {
     }
 
     async fn scanned_ids(&self) -> Result<Vec<RunId>, Error> {
-        let prefix = format!("{}:run:", self.keys.namespace());
+        let prefix = self.keys.run_prefix();
         let mut ids = Vec::new();
         let mut cursor = 0u64;
         loop {

@@ -47,8 +47,11 @@
 //! its way), `refused_since_ms`, `preparing_until_ms` (until when its machine is being prepared, as a
 //! sweep saw it), `prepared_by_ms` (when it is given up if it still is).
 //!
-//! The scripts also reach keys that they compute from a run's fields. On a Redis Cluster write the
-//! namespace with braces, so that all keys share a slot.
+//! Scripts also reach keys that they compute from a run's fields, by functions that are rendered from
+//! the same list (`lua`). On a Redis Cluster write the namespace with braces, so that all keys
+//! share a slot.
+
+use std::fmt::{Display, Write as _};
 
 use crate::run::day::Day;
 use crate::run::id::RunId;
@@ -76,10 +79,98 @@ impl Inbox {
     }
 }
 
+/// Makes a method of [`Keys`] and an entry of [`KINDS`] for each kind of key.
+macro_rules! keys {
+    ($($(#[$doc:meta])* $name:ident($($part:ident: $type:ty),*) = $word:literal;)*) => {
+        impl Keys {
+            $($(#[$doc])*
+            #[must_use]
+            pub fn $name(&self, $($part: $type),*) -> String {
+                self.join($word, &[$(&$part),*])
+            })*
+        }
+
+        /// Each kind of key: its name, its word, and what follows that.
+        const KINDS: &[(&str, &str, &[&str])] =
+            &[$((stringify!($name), $word, &[$(stringify!($part)),*])),*];
+    };
+}
+
 /// Names every key of a namespace.
 #[derive(Clone, Debug)]
 pub struct Keys {
     namespace: String,
+}
+
+keys! {
+    /// The requests stream.
+    runs() = "runs";
+    /// The stream of orders.
+    control() = "control";
+    /// The results stream.
+    results() = "results";
+    /// The stream of entries that are no request.
+    dead() = "dead";
+    /// A run's hash.
+    run(id: &RunId) = "run";
+    /// A run's request.
+    request(id: &RunId) = "request";
+    /// A tenant's waiting runs.
+    queue(tenant: &str) = "queue";
+    /// Tenants with waiting runs.
+    tenants() = "tenants";
+    /// Tenants with waiting runs that may not go.
+    parked() = "parked";
+    /// Tenants that wait for nothing, with the start tag they had come to.
+    idle() = "idle";
+    /// Virtual time.
+    vtime() = "vtime";
+    /// The least start tag that a tenant joins with.
+    min_start_tag() = "min_start_tag";
+    /// Places in queues given out.
+    seq() = "seq";
+    /// A tenant's runs that may have a machine.
+    busy(tenant: &str) = "busy";
+    /// What was set for all.
+    fleet_settings() = "settings";
+    /// What was set for a tenant.
+    settings(tenant: &str) = "settings";
+    /// The last order that paused or resumed everything.
+    fleet_order() = "order";
+    /// The last order that paused or resumed a tenant.
+    order(tenant: &str) = "order";
+    /// Tenants with settings.
+    configured() = "configured";
+    /// What a tenant used on a day.
+    usage(day: Day, tenant: &str) = "usage";
+    /// A tenant's runs that may not boot yet.
+    delayed_of(tenant: &str) = "delayed";
+    /// Tenants with runs that may not boot yet.
+    delayed() = "delayed";
+    /// When somebody must look at a run.
+    due() = "due";
+    /// The list on which workers are woken.
+    wakeups() = "wakeups";
+    /// Ended runs whose machine may still be there.
+    owed() = "owed";
+    /// Every app that ever had a machine.
+    apps() = "apps";
+    /// Runs that may have a machine in an app.
+    inflight(app: &str) = "inflight";
+    /// The boots that an app may make.
+    bucket(app: &str) = "bucket";
+    /// What the workers last told of their limits.
+    fleet() = "fleet";
+    /// Which signing keys each process has.
+    keyrings() = "keyrings";
+    /// Where it is tried whether Redis takes writes.
+    probe() = "probe";
+    /// Bytes of the requests of all runs that have not ended.
+    backlog_bytes() = "backlog_bytes";
+    /// The id of this installation.
+    installation() = "installation";
+    /// Who sweeps.
+    sweeper() = "sweeper";
 }
 
 impl Keys {
@@ -97,22 +188,6 @@ impl Keys {
         &self.namespace
     }
 
-    fn of(&self, rest: &str) -> String {
-        format!("{}:{rest}", self.namespace)
-    }
-
-    /// The requests stream.
-    #[must_use]
-    pub fn runs(&self) -> String {
-        self.of("runs")
-    }
-
-    /// The stream of orders.
-    #[must_use]
-    pub fn control(&self) -> String {
-        self.of("control")
-    }
-
     /// A stream of the workers' group.
     #[must_use]
     pub fn inbox(&self, inbox: Inbox) -> String {
@@ -122,168 +197,68 @@ impl Keys {
         }
     }
 
-    /// The results stream.
+    /// What the key of every run's hash begins with.
     #[must_use]
-    pub fn results(&self) -> String {
-        self.of("results")
+    pub fn run_prefix(&self) -> String {
+        self.join("run", &[&""])
     }
 
-    /// The stream of entries that are no request.
+    /// What the key of every tenant's use begins with; day and tenant follow, with a colon between.
     #[must_use]
-    pub fn dead(&self) -> String {
-        self.of("dead")
+    pub fn usage_prefix(&self) -> String {
+        self.join("usage", &[&""])
     }
 
-    /// A run's hash.
-    #[must_use]
-    pub fn run(&self, id: &RunId) -> String {
-        format!("{}:run:{id}", self.namespace)
-    }
-
-    /// A run's request.
-    #[must_use]
-    pub fn request(&self, id: &RunId) -> String {
-        format!("{}:request:{id}", self.namespace)
-    }
-
-    /// A tenant's waiting runs.
-    #[must_use]
-    pub fn queue(&self, tenant: &str) -> String {
-        format!("{}:queue:{tenant}", self.namespace)
-    }
-
-    /// Tenants with waiting runs.
-    #[must_use]
-    pub fn tenants(&self) -> String {
-        self.of("tenants")
-    }
-
-    /// Tenants with waiting runs that may not go.
-    #[must_use]
-    pub fn parked(&self) -> String {
-        self.of("parked")
-    }
-
-    /// A tenant's runs that may have a machine.
-    #[must_use]
-    pub fn busy(&self, tenant: &str) -> String {
-        format!("{}:busy:{tenant}", self.namespace)
-    }
-
-    /// What was set for all.
-    #[must_use]
-    pub fn fleet_settings(&self) -> String {
-        self.of("settings")
-    }
-
-    /// What was set for a tenant.
-    #[must_use]
-    pub fn settings(&self, tenant: &str) -> String {
-        format!("{}:settings:{tenant}", self.namespace)
-    }
-
-    /// The last order that paused or resumed a tenant; `None` for everything.
-    #[must_use]
-    pub fn order(&self, tenant: Option<&str>) -> String {
-        match tenant {
-            Some(tenant) => format!("{}:order:{tenant}", self.namespace),
-            None => self.of("order"),
+    fn join(&self, word: &str, parts: &[&dyn Display]) -> String {
+        let mut key = format!("{}:{word}", self.namespace);
+        for part in parts {
+            // A string takes everything.
+            let _ = write!(key, ":{part}");
         }
+        key
     }
+}
 
-    /// Tenants with settings.
-    #[must_use]
-    pub fn configured(&self) -> String {
-        self.of("configured")
+/// The Lua functions by which a script makes keys, those that `source` calls: `run_key(ns, id)` is
+/// what [`Keys::run`] is here.
+pub(crate) fn lua(source: &str) -> String {
+    let mut functions = String::new();
+    for (name, word, parts) in KINDS {
+        let is_called = source
+            .match_indices(&format!("{name}_key("))
+            .any(|(at, _)| !source[..at].ends_with(|c: char| c == '_' || c.is_alphanumeric()));
+        if !is_called {
+            continue;
+        }
+        let arguments: String = parts.iter().map(|part| format!(", {part}")).collect();
+        let rest: String = parts.iter().map(|part| format!(" .. ':' .. {part}")).collect();
+        let rest = rest.replacen(" .. ':'", ":'", 1);
+        let end = if parts.is_empty() { "'" } else { "" };
+        let _ = writeln!(
+            functions,
+            "local function {name}_key(ns{arguments}) return ns .. ':{word}{end}{rest} end"
+        );
     }
+    functions
+}
 
-    /// What a tenant used on a day.
-    #[must_use]
-    pub fn usage(&self, day: Day, tenant: &str) -> String {
-        format!("{}:usage:{day}:{tenant}", self.namespace)
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// A tenant's runs that may not boot yet.
-    #[must_use]
-    pub fn delayed_of(&self, tenant: &str) -> String {
-        format!("{}:delayed:{tenant}", self.namespace)
-    }
-
-    /// Tenants with runs that may not boot yet.
-    #[must_use]
-    pub fn delayed(&self) -> String {
-        self.of("delayed")
-    }
-
-    /// When somebody must look at a run.
-    #[must_use]
-    pub fn due(&self) -> String {
-        self.of("due")
-    }
-
-    /// The bell for owed tear-downs.
-    #[must_use]
-    pub fn wakeups(&self) -> String {
-        self.of("wakeups")
-    }
-
-    /// Ended runs whose machine may still be there.
-    #[must_use]
-    pub fn owed(&self) -> String {
-        self.of("owed")
-    }
-
-    /// Every app that ever had a machine.
-    #[must_use]
-    pub fn apps(&self) -> String {
-        self.of("apps")
-    }
-
-    /// Runs that may have a machine in `app`.
-    #[must_use]
-    pub fn inflight(&self, app: &str) -> String {
-        format!("{}:inflight:{app}", self.namespace)
-    }
-
-    /// The boots that `app` may make.
-    #[must_use]
-    pub fn bucket(&self, app: &str) -> String {
-        format!("{}:bucket:{app}", self.namespace)
-    }
-
-    /// What the workers last told of their limits.
-    #[must_use]
-    pub fn fleet(&self) -> String {
-        self.of("fleet")
-    }
-
-    /// Which signing keys each process has.
-    #[must_use]
-    pub fn keyrings(&self) -> String {
-        self.of("keyrings")
-    }
-
-    /// Where it is tried whether Redis takes writes.
-    #[must_use]
-    pub fn probe(&self) -> String {
-        self.of("probe")
-    }
-
-    /// Bytes of the requests of all runs that have not ended.
-    #[must_use]
-    pub fn backlog_bytes(&self) -> String {
-        self.of("backlog_bytes")
-    }
-
-    /// The id of this installation.
-    #[must_use]
-    pub fn installation(&self) -> String {
-        self.of("installation")
-    }
-
-    /// Who sweeps.
-    #[must_use]
-    pub fn sweeper(&self) -> String {
-        self.of("sweeper")
+    #[test]
+    fn a_script_makes_keys_as_the_program_does() {
+        assert_eq!(
+            lua("local key = run_key(ns, id) .. vtime_key(ns)"),
+            "local function run_key(ns, id) return ns .. ':run:' .. id end\n\
+             local function vtime_key(ns) return ns .. ':vtime' end\n"
+        );
+        assert_eq!(
+            lua("usage_key(ns, day, tenant)"),
+            "local function usage_key(ns, day, tenant) \
+             return ns .. ':usage:' .. day .. ':' .. tenant end\n"
+        );
+        assert_eq!(Keys::new("ns").usage("2026-11-29".parse().unwrap(), "a"), "ns:usage:2026-11-29:a");
+        assert_eq!(Keys::new("{ns}").vtime(), "{ns}:vtime");
     }
 }

@@ -10,12 +10,12 @@ use crate::run::budget;
 use crate::run::day::Day;
 use crate::run::phase::State;
 use crate::run::step::{Event, moves};
+use crate::store::keys;
 
 macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident = $room:ident [$($part:literal)*] $file:literal;)*) => {
         $($(#[$doc])* pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(
-                scripts!(@ $room),
+            script(scripts!(@ $room), concat!(
                 $(include_str!(concat!("lua/parts/", $part, ".lua")), "\n",)*
                 include_str!(concat!("lua/", $file, ".lua")),
             ))
@@ -94,6 +94,11 @@ scripts! {
     FORGET = when_full [] "forget";
 }
 
+/// A script, with the functions by which it makes keys in front.
+fn script(flags: &str, source: &str) -> Script {
+    Script::new(&format!("{flags}{}{source}", keys::lua(source)))
+}
+
 /// What a script that counts use is given: today, and until when that is known.
 pub(crate) fn meter(now: UnixMs) -> [String; 2] {
     [
@@ -127,4 +132,35 @@ fn words_of(event: &Event) -> String {
         .map(|(from, to): (State, State)| format!("{}:{}", from.as_str(), to.as_str()))
         .collect();
     words.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// Keys are made in `keys.rs` and nowhere else: not even by a script.
+    #[test]
+    fn no_script_puts_a_key_together() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/lua");
+        let mut scripts = 0;
+        for folder in [root.clone(), root.join("parts")] {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.extension().is_none_or(|extension| extension != "lua") {
+                    continue;
+                }
+                scripts += 1;
+                for line in fs::read_to_string(&path).unwrap().lines() {
+                    let code: String = line.split("--").next().unwrap_or_default().into();
+                    let code = code.replace(char::is_whitespace, "");
+                    let is_key = ["ns..", "..ns", "ARGV[1]..", "..':'"]
+                        .iter()
+                        .any(|piece| code.contains(piece));
+                    assert!(!is_key, "{}: {line}", path.display());
+                }
+            }
+        }
+        assert!(scripts > 30, "{scripts} scripts");
+    }
 }

@@ -192,14 +192,14 @@ impl Store {
         order: Option<&str>,
     ) -> Result<bool, Error> {
         let tenant = tenant.map(Tenant::as_str);
-        let settings = match tenant {
-            Some(tenant) => self.keys.settings(tenant),
-            None => self.keys.fleet_settings(),
+        let (settings, order_key) = match tenant {
+            Some(tenant) => (self.keys.settings(tenant), self.keys.order(tenant)),
+            None => (self.keys.fleet_settings(), self.keys.fleet_order()),
         };
         let mut script = scripts::PAUSE.prepare_invoke();
         script
             .key(settings)
-            .key(self.keys.order(tenant))
+            .key(order_key)
             .key(self.keys.configured())
             .key(self.keys.wakeups())
             .arg(self.keys.namespace())

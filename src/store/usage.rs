@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     /// [`Error`].
     pub async fn usage_of_all(&self, since: Day, until: Day) -> Result<Vec<Usage>, Error> {
-        let prefix = format!("{}:usage:", self.keys.namespace());
+        let prefix = self.keys.usage_prefix();
         let (mut found, mut cursor) = (Vec::new(), 0u64);
         loop {
             let mut scan = redis::cmd("SCAN");

@@ -26,9 +26,9 @@ local function look(tenant)
   local own = seen[tenant]
   if own then return own end
   own = { places = {} }
-  own.most = tonumber(redis.call('HGET', ns .. ':settings:' .. tenant, 'backlog_max') or ARGV[4])
+  own.most = tonumber(redis.call('HGET', settings_key(ns, tenant), 'backlog_max') or ARGV[4])
   if own.most > 0 then
-    own.waiting = redis.call('ZCARD', ns .. ':queue:' .. tenant) + redis.call('ZCARD', ns .. ':delayed:' .. tenant)
+    own.waiting = redis.call('ZCARD', queue_key(ns, tenant)) + redis.call('ZCARD', delayed_of_key(ns, tenant))
   end
   seen[tenant], tenants[#tenants + 1] = own, tenant
   return own
@@ -48,7 +48,7 @@ end
 local last
 local bytes, was_empty = 0, open == 0
 local function queue(own, tenant, id, request)
-  last = last and last + 1 or redis.call('INCRBY', ns .. ':seq', ARGV[9]) - ARGV[9] + 1
+  last = last and last + 1 or redis.call('INCRBY', seq_key(ns), ARGV[9]) - ARGV[9] + 1
   -- Priority first, then first in, first out.
   local place = string.format('%d', tonumber(ARGV[at + 8]) * PER_PRIORITY + last)
   if ARGV[at + 7] == '0' then
@@ -63,7 +63,7 @@ local function queue(own, tenant, id, request)
   due[#due + 1] = ARGV[at + 6]
   due[#due + 1] = id
   -- Beside the hash, which stays small enough for Redis's compact form.
-  redis.call('SET', ns .. ':request:' .. id, request, 'PXAT', ARGV[at + 5])
+  redis.call('SET', request_key(ns, id), request, 'PXAT', ARGV[at + 5])
   return place
 end
 
@@ -87,7 +87,7 @@ end
 while at <= #ARGV do
   local id, entry, tenant, digest, state = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local n = tonumber(ARGV[at + 9])
-  local key, words_end, answer = ns .. ':run:' .. id, at + 9 + n, 'known'
+  local key, words_end, answer = run_key(ns, id), at + 9 + n, 'known'
   local is_known = redis.call('EXISTS', key) == 1
   local request = not is_known and request_of(entry)
   if request then
@@ -125,7 +125,7 @@ end
 
 if due[1] then redis.call('ZADD', KEYS[2], unpack(due)) end
 -- With no run open what is counted can be no other than this: so that no loss is carried on.
-if bytes > 0 then redis.call(was_empty and 'SET' or 'INCRBY', ns .. ':backlog_bytes', bytes) end
+if bytes > 0 then redis.call(was_empty and 'SET' or 'INCRBY', backlog_bytes_key(ns), bytes) end
 for _, tenant in ipairs(tenants) do
   if seen[tenant].places[1] then enqueue(ns, tenant, seen[tenant].places) end
 end

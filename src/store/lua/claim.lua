@@ -21,11 +21,11 @@ if app_most == 0 then app_most = math.huge end
 -- Runs whose time has come join their queues.
 local due = 64
 for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, due)) do
-  local key = ns .. ':delayed:' .. tenant
+  local key = delayed_of_key(ns, tenant)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, due)) do
     due = due - 1
     redis.call('ZREM', key, id)
-    local run = read(ns .. ':run:' .. id, { 'state', 'place' })
+    local run = read(run_key(ns, id), { 'state', 'place' })
     if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, { run.place, id }) end
   end
   redelay(ns, tenant)
@@ -48,7 +48,7 @@ local total, apps = 0, {}
 redis.call('SADD', KEYS[4], unpack(ARGV, first_app))
 local busy = {}
 for _, app in ipairs(redis.call('SMEMBERS', KEYS[4])) do
-  busy[app] = redis.call('HLEN', ns .. ':inflight:' .. app)
+  busy[app] = redis.call('HLEN', inflight_key(ns, app))
   total = total + busy[app]
 end
 local room = tonumber(ARGV[4]) - total
@@ -88,15 +88,15 @@ local seen = {}
 local function look(tenant)
   local own = seen[tenant]
   if own then return own end
-  own = read(ns .. ':settings:' .. tenant, { 'max_in_flight', 'weight', 'paused', 'budget_s' })
+  own = read(settings_key(ns, tenant), { 'max_in_flight', 'weight', 'paused', 'budget_s' })
   own.most, own.busy = tonumber(own.max_in_flight or tenant_most), 0
   if own.most == 0 then own.most = math.huge end
-  if own.most < math.huge then own.busy = redis.call('SCARD', ns .. ':busy:' .. tenant) end
+  if own.most < math.huge then own.busy = redis.call('SCARD', busy_key(ns, tenant)) end
   own.step = 1 / tonumber(own.weight or '1')
   if own.paused then
     own.until_ms = '+inf'
   elseif own.budget_s then
-    local used = redis.call('HGET', ns .. ':usage:' .. ARGV[12] .. ':' .. tenant, 'ms') or '0'
+    local used = redis.call('HGET', usage_key(ns, ARGV[12], tenant), 'ms') or '0'
     if tonumber(used) >= tonumber(own.budget_s) * 1000 then own.until_ms = ARGV[13] end
   end
   seen[tenant] = own
@@ -120,7 +120,7 @@ local leased = {}
 -- when it cannot go. An app that came to nothing for it last, which may well be full and so have
 -- the fewest machines, is chosen again only when no other may boot.
 local function go(tenant, id, chosen)
-  local key = ns .. ':run:' .. id
+  local key = run_key(ns, id)
   local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app', 'deferred',
     'nonce', 'request_bytes' })
   local to = run.state and target(ARGV[6], run.state)
@@ -129,7 +129,7 @@ local function go(tenant, id, chosen)
   if run.deferred and run.app == chosen.name then chosen = choose(run.app) or chosen end
   local app = chosen.name
   local attempt, deadline = string.format('%d', run.attempt + 1), string.format('%d', now + run.timeout_ms)
-  local request = ns .. ':request:' .. id
+  local request = request_key(ns, id)
   local nonce = run.nonce or nonce_for(id)
   local is_small = tonumber(run.request_bytes or '0') <= INLINE_BYTES
   redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', ARGV[2],
@@ -148,7 +148,7 @@ local function go(tenant, id, chosen)
 end
 
 local taken, why, looked = {}, 'wanted', 0
-local known = redis.call('MGET', ns .. ':vtime', ns .. ':min_start_tag')
+local known = redis.call('MGET', vtime_key(ns), min_start_tag_key(ns))
 local vtime, low = tonumber(known[1] or -math.huge), tonumber(known[2] or -math.huge)
 local latest, lowest, waiting = vtime, low, redis.call('ZCARD', KEYS[1])
 while #taken < want do
@@ -166,7 +166,7 @@ while #taken < want do
   if own.until_ms then
     park(ns, tenant, own.until_ms)
   else
-    local id = redis.call('ZPOPMIN', ns .. ':queue:' .. tenant)[1]
+    local id = redis.call('ZPOPMIN', queue_key(ns, tenant))[1]
     if not id then drop_if_empty(ns, tenant) end
     local run, chosen
     if id then run, chosen = go(tenant, id, app) end
@@ -193,10 +193,10 @@ end
 
 if leased[1] then redis.call('ZADD', KEYS[2], unpack(leased)) end
 for tenant in pairs(seen) do drop_if_empty(ns, tenant) end
-if latest > vtime then redis.call('SET', ns .. ':vtime', score(latest)) end
-if lowest > low then redis.call('SET', ns .. ':min_start_tag', score(lowest)) end
+if latest > vtime then redis.call('SET', vtime_key(ns), score(latest)) end
+if lowest > low then redis.call('SET', min_start_tag_key(ns), score(lowest)) end
 -- Who has got no further than the floor joins there, as one who was never here.
-redis.call('ZREMRANGEBYSCORE', ns .. ':idle', '-inf', score(math.max(lowest, latest - total - #taken)))
+redis.call('ZREMRANGEBYSCORE', idle_key(ns), '-inf', score(math.max(lowest, latest - total - #taken)))
 if rate > 0 then
   for _, app in ipairs(apps) do
     keep(ns, app, rate, burst)

@@ -12,13 +12,13 @@
 local ns, id = ARGV[1], ARGV[2]
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'refused' end
 if redis.call('ZREM', KEYS[2], id) == 0 then return 'unknown' end
-local had_result = redis.call('SISMEMBER', ns .. ':owed', id) == 1
+local had_result = redis.call('SISMEMBER', owed_key(ns), id) == 1
 local _, app, attempt, tenant, nonce = drop_stale_slots(ns, id)
 tenant = tenant or (ARGV[3] ~= '' and ARGV[3]) or nil
 local bytes = redis.call('STRLEN', KEYS[4])
 if bytes > 0 then
   redis.call('DEL', KEYS[4])
-  redis.call('DECRBY', ns .. ':backlog_bytes', bytes)
+  redis.call('DECRBY', backlog_bytes_key(ns), bytes)
 end
 if tenant then dequeue(ns, tenant, id) end
 if had_result then return 'over' end

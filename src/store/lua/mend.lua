@@ -15,23 +15,23 @@ end
 
 for i = 6, #ARGV do
   local id = ARGV[i]
-  local run = read(ns .. ':run:' .. id, { 'state', 'tenant', 'app', 'attempt', 'place', 'queue_until_ms', 'nonce' })
+  local run = read(run_key(ns, id), { 'state', 'tenant', 'app', 'attempt', 'place', 'queue_until_ms', 'nonce' })
   -- A hash that lacks what we always write is not ours: nothing is known of that run, and the
   -- others go on.
   local flies = run.tenant and run.app and is(run.state, ARGV[3])
   local waits = run.tenant and run.place and is(run.state, ARGV[4])
   local owed_end = false
   if flies then
-    local who = redis.call('HGET', ns .. ':inflight:' .. run.app, id)
-    local is_busy = redis.call('SISMEMBER', ns .. ':busy:' .. run.tenant, id) == 1
+    local who = redis.call('HGET', inflight_key(ns, run.app), id)
+    local is_busy = redis.call('SISMEMBER', busy_key(ns, run.tenant), id) == 1
     if who ~= slot_value(run.attempt, run.tenant, run.nonce) or not is_busy then
       drop_stale_slots(ns, id)
-      redis.call('SADD', ns .. ':apps', run.app)
+      redis.call('SADD', apps_key(ns), run.app)
       take_slot(ns, run.app, run.tenant, id, run.attempt, run.nonce)
-      if run.state == 'settled' then redis.call('SADD', ns .. ':owed', id) end
+      if run.state == 'settled' then redis.call('SADD', owed_key(ns), id) end
       mended = mended + 1
     end
-  elseif not run.state and redis.call('ZSCORE', KEYS[1], id) and redis.call('EXISTS', ns .. ':run:' .. id) == 0 then
+  elseif not run.state and redis.call('ZSCORE', KEYS[1], id) and redis.call('EXISTS', run_key(ns, id)) == 0 then
     -- Its end is owed, for which what is known of it stays.
     mended = mended + redis.call('ZADD', KEYS[1], 'LT', 'CH', ARGV[2], id)
     owed_end = true
@@ -39,14 +39,14 @@ for i = 6, #ARGV do
     mended = mended + drop_stale_slots(ns, id)
   end
   if not owed_end and ARGV[5] ~= '' and not (flies and run.tenant == ARGV[5]) then
-    if redis.call('SREM', ns .. ':busy:' .. ARGV[5], id) == 1 then
+    if redis.call('SREM', busy_key(ns, ARGV[5]), id) == 1 then
       mended = mended + 1
       unpark(ns, ARGV[5])
     end
   end
   if waits then
-    local queued = redis.call('ZSCORE', ns .. ':queue:' .. run.tenant, id)
-    if not queued and not redis.call('ZSCORE', ns .. ':delayed:' .. run.tenant, id) then
+    local queued = redis.call('ZSCORE', queue_key(ns, run.tenant), id)
+    if not queued and not redis.call('ZSCORE', delayed_of_key(ns, run.tenant), id) then
       mended = mended + 1
       queued = true
     end

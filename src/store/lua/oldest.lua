@@ -8,11 +8,11 @@
 local ns, oldest = ARGV[1], nil
 for i = 1, 2 do
   for _, tenant in ipairs(redis.call('ZRANGE', KEYS[i], 0, ARGV[2] - 1)) do
-    local queue, from = ns .. ':queue:' .. tenant, '-inf'
+    local queue, from = queue_key(ns, tenant), '-inf'
     for priority = 0, 9 do
       local next_from = score((priority + 1) * PER_PRIORITY)
       local id = redis.call('ZRANGEBYSCORE', queue, from, '(' .. next_from, 'LIMIT', 0, 1)[1]
-      local since = id and tonumber(read(ns .. ':run:' .. id, { 'submitted_at_ms' }).submitted_at_ms)
+      local since = id and tonumber(read(run_key(ns, id), { 'submitted_at_ms' }).submitted_at_ms)
       if since and (not oldest or since < oldest) then oldest = since end
       from = next_from
     end

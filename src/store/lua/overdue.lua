@@ -11,7 +11,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[2], 'LIMIT
     redis.call('ZREM', KEYS[1], id)
   else
     redis.call('ZADD', KEYS[1], ARGV[3], id)
-    local list = redis.call('EXISTS', ARGV[1] .. ':run:' .. id) == 1 and ids or lost
+    local list = redis.call('EXISTS', run_key(ARGV[1], id)) == 1 and ids or lost
     list[#list + 1] = id
   end
 end

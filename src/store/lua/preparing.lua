@@ -7,7 +7,7 @@
 
 local noted = 0
 for i = 3, #ARGV, 3 do
-  local key = ARGV[1] .. ':run:' .. ARGV[i]
+  local key = run_key(ARGV[1], ARGV[i])
   local run = read(key, { 'state', 'attempt' })
   if run.state == 'running' and run.attempt == ARGV[i + 1] then
     redis.call('HSET', key, 'preparing_until_ms', ARGV[2], 'prepared_by_ms', ARGV[i + 2])

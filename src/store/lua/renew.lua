@@ -8,7 +8,7 @@
 
 local lost = {}
 for i = 3, #ARGV, 3 do
-  local key = ARGV[1] .. ':run:' .. ARGV[i]
+  local key = run_key(ARGV[1], ARGV[i])
   local run = read(key, { 'state', 'attempt' })
   if run.attempt == ARGV[i + 1] and (run.state == 'booting' or run.state == 'settled') then
     redis.call('ZADD', KEYS[1], 'XX', 'GT', ARGV[2], ARGV[i])

@@ -32,7 +32,7 @@ if to == 'closed' then know(known, 'closed_at_ms', ARGV[6]) end
 redis.call('HSET', KEYS[1], unpack(known))
 -- The request can be large and has done its work.
 redis.call('DEL', KEYS[5])
-if run.request_bytes then redis.call('DECRBY', ns .. ':backlog_bytes', run.request_bytes) end
+if run.request_bytes then redis.call('DECRBY', backlog_bytes_key(ns), run.request_bytes) end
 redis.call('PEXPIREAT', KEYS[1], ARGV[7])
 meter(ns, ARGV[12], ARGV[13], run.tenant, 'runs:' .. ARGV[9], 1)
 if to == 'closed' then
@@ -44,7 +44,7 @@ if to == 'closed' then
   end
 else
   redis.call('ZADD', KEYS[2], ARGV[8], id)
-  redis.call('SADD', ns .. ':owed', id)
+  redis.call('SADD', owed_key(ns), id)
   -- The bell tells what a tear-down needs, so that who hears it need not ask. Before its machine
   -- is known it tells the id alone.
   local call = id

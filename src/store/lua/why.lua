@@ -8,8 +8,8 @@ local ns, id = ARGV[1], ARGV[2]
 local run = read(KEYS[1], { 'state', 'tenant', 'refused_since_ms' })
 if not run.state then return false end
 local tenant = run.tenant
-local queue, later = ns .. ':queue:' .. tenant, ns .. ':delayed:' .. tenant
-local own = read(ns .. ':settings:' .. tenant, { 'max_in_flight', 'paused', 'budget_s' })
+local queue, later = queue_key(ns, tenant), delayed_of_key(ns, tenant)
+local own = read(settings_key(ns, tenant), { 'max_in_flight', 'paused', 'budget_s' })
 local facts = {
   queued = run.state == 'queued',
   before = redis.call('ZRANK', queue, id) or nil,
@@ -20,9 +20,9 @@ local facts = {
   tenant = {
     paused = own.paused ~= nil,
     max_in_flight = tonumber(own.max_in_flight),
-    in_flight = redis.call('SCARD', ns .. ':busy:' .. tenant),
+    in_flight = redis.call('SCARD', busy_key(ns, tenant)),
     budget_s = tonumber(own.budget_s),
-    used_ms = tonumber(redis.call('HGET', ns .. ':usage:' .. ARGV[3] .. ':' .. tenant, 'ms') or '0'),
+    used_ms = tonumber(redis.call('HGET', usage_key(ns, ARGV[3], tenant), 'ms') or '0'),
   },
   in_flight = in_flight(ns),
 }
@@ -37,9 +37,9 @@ if fleet.apps then
     apps = {},
   }
   for app in string.gmatch(fleet.apps, '[^,]+') do
-    local bucket = read(ns .. ':bucket:' .. app, { 'tokens', 'at_ms', 'hold_until_ms', 'refused' })
+    local bucket = read(bucket_key(ns, app), { 'tokens', 'at_ms', 'hold_until_ms', 'refused' })
     table.insert(facts.fleet.apps, {
-      in_flight = redis.call('HLEN', ns .. ':inflight:' .. app),
+      in_flight = redis.call('HLEN', inflight_key(ns, app)),
       tokens = tonumber(bucket.tokens),
       at_ms = tonumber(bucket.at_ms),
       hold_until_ms = tonumber(bucket.hold_until_ms),

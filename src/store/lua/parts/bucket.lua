@@ -2,7 +2,7 @@
 
 -- An app's bucket as it is now: its name, `tokens`, and when a call may go (`free_at`).
 local function bucket(ns, app, now, rate, burst)
-  local known = read(ns .. ':bucket:' .. app, { 'tokens', 'at_ms', 'hold_until_ms' })
+  local known = read(bucket_key(ns, app), { 'tokens', 'at_ms', 'hold_until_ms' })
   local found = { name = app, tokens = math.huge, free_at = tonumber(known.hold_until_ms or '0') }
   if rate > 0 then
     local at = math.max(now, tonumber(known.at_ms or '0'))
@@ -17,7 +17,7 @@ end
 
 -- Writes down what is left in a bucket, for as long as that says anything.
 local function keep(ns, found, rate, burst)
-  local key = ns .. ':bucket:' .. found.name
+  local key = bucket_key(ns, found.name)
   redis.call('HSET', key, 'tokens', string.format('%.17g', found.tokens), 'at_ms', found.at)
   redis.call('PEXPIRE', key, math.ceil(burst * 1000 / rate) + 60000)
 end

@@ -7,15 +7,15 @@ end
 
 -- Counts a run among the machines in flight, of its app and of its tenant.
 local function take_slot(ns, app, tenant, id, attempt, nonce)
-  redis.call('HSET', ns .. ':inflight:' .. app, id, slot_value(attempt, tenant, nonce))
-  redis.call('SADD', ns .. ':busy:' .. tenant, id)
+  redis.call('HSET', inflight_key(ns, app), id, slot_value(attempt, tenant, nonce))
+  redis.call('SADD', busy_key(ns, tenant), id)
 end
 
 -- Takes a run out of the machines in flight. Its tenant may have been at its cap.
 local function release_slot(ns, app, tenant, id)
-  redis.call('HDEL', ns .. ':inflight:' .. app, id)
-  redis.call('SREM', ns .. ':busy:' .. tenant, id)
-  redis.call('SREM', ns .. ':owed', id)
+  redis.call('HDEL', inflight_key(ns, app), id)
+  redis.call('SREM', busy_key(ns, tenant), id)
+  redis.call('SREM', owed_key(ns), id)
   unpark(ns, tenant)
 end
 
@@ -23,8 +23,8 @@ end
 -- places it was in, and what these tell of it: its app, attempt, tenant and nonce.
 local function drop_stale_slots(ns, id)
   local places, in_app, attempt, tenant, nonce = 0, nil, nil, nil, nil
-  for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
-    local who = redis.call('HGET', ns .. ':inflight:' .. app, id)
+  for _, app in ipairs(redis.call('SMEMBERS', apps_key(ns))) do
+    local who = redis.call('HGET', inflight_key(ns, app), id)
     if who then
       places, in_app = places + 1, app
       attempt, tenant, nonce = string.match(who, '^(%d+) (%S*) ?(%S*)')

@@ -8,8 +8,8 @@ end
 -- How many machines are in flight: counted from what is, so that no counter can drift.
 local function in_flight(ns)
   local total = 0
-  for _, app in ipairs(redis.call('SMEMBERS', ns .. ':apps')) do
-    total = total + redis.call('HLEN', ns .. ':inflight:' .. app)
+  for _, app in ipairs(redis.call('SMEMBERS', apps_key(ns))) do
+    total = total + redis.call('HLEN', inflight_key(ns, app))
   end
   return total
 end
@@ -25,25 +25,25 @@ end
 
 -- The turn before which nobody joins.
 local function min_start_tag(ns)
-  local waiting = math.max(1, redis.call('ZCARD', ns .. ':tenants'))
-  local known = redis.call('MGET', ns .. ':vtime', ns .. ':min_start_tag')
+  local waiting = math.max(1, redis.call('ZCARD', tenants_key(ns)))
+  local known = redis.call('MGET', vtime_key(ns), min_start_tag_key(ns))
   return math.max(tonumber(known[1] or '0') - in_flight(ns) / waiting, tonumber(known[2] or -math.huge))
 end
 
 -- Puts a tenant among those whose turn comes: never before the turn that it had got to, so that
 -- neither saving up turns nor coming and going gains any.
 local function join(ns, tenant)
-  local own = tonumber(redis.call('ZSCORE', ns .. ':idle', tenant) or -math.huge)
-  redis.call('ZADD', ns .. ':tenants', score(math.max(min_start_tag(ns), own)), tenant)
-  redis.call('ZREM', ns .. ':idle', tenant)
+  local own = tonumber(redis.call('ZSCORE', idle_key(ns), tenant) or -math.huge)
+  redis.call('ZADD', tenants_key(ns), score(math.max(min_start_tag(ns), own)), tenant)
+  redis.call('ZREM', idle_key(ns), tenant)
 end
 
 -- Takes a tenant from among those whose turn comes, and remembers the turn it had got to.
 local function leave(ns, tenant)
-  local own = redis.call('ZSCORE', ns .. ':tenants', tenant)
+  local own = redis.call('ZSCORE', tenants_key(ns), tenant)
   if own then
-    redis.call('ZREM', ns .. ':tenants', tenant)
-    redis.call('ZADD', ns .. ':idle', own, tenant)
+    redis.call('ZREM', tenants_key(ns), tenant)
+    redis.call('ZADD', idle_key(ns), own, tenant)
   end
 end
 
@@ -51,13 +51,13 @@ end
 -- is called back.
 local function park(ns, tenant, until_ms)
   leave(ns, tenant)
-  redis.call('ZADD', ns .. ':parked', until_ms, tenant)
+  redis.call('ZADD', parked_key(ns), until_ms, tenant)
 end
 
 -- Calls a tenant back. Answers 1 if its turn comes now.
 local function unpark(ns, tenant)
-  if redis.call('ZREM', ns .. ':parked', tenant) == 0 then return 0 end
-  if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then return 0 end
+  if redis.call('ZREM', parked_key(ns), tenant) == 0 then return 0 end
+  if redis.call('EXISTS', queue_key(ns, tenant)) == 0 then return 0 end
   join(ns, tenant)
   return 1
 end
@@ -65,39 +65,39 @@ end
 -- Puts runs in their tenant's queue, and the tenant among those whose turn comes. `places` has
 -- each run's place and id.
 local function enqueue(ns, tenant, places)
-  redis.call('ZADD', ns .. ':queue:' .. tenant, unpack(places))
-  if not redis.call('ZSCORE', ns .. ':tenants', tenant) and not redis.call('ZSCORE', ns .. ':parked', tenant) then
+  redis.call('ZADD', queue_key(ns, tenant), unpack(places))
+  if not redis.call('ZSCORE', tenants_key(ns), tenant) and not redis.call('ZSCORE', parked_key(ns), tenant) then
     join(ns, tenant)
   end
 end
 
 -- A tenant whose queue is empty has no turn.
 local function drop_if_empty(ns, tenant)
-  if redis.call('EXISTS', ns .. ':queue:' .. tenant) == 0 then
+  if redis.call('EXISTS', queue_key(ns, tenant)) == 0 then
     leave(ns, tenant)
-    redis.call('ZREM', ns .. ':parked', tenant)
+    redis.call('ZREM', parked_key(ns), tenant)
   end
 end
 
 -- Lets a run wait for its time. `delayed` has each such tenant by the first of its times.
 local function delay(ns, tenant, id, ready)
-  redis.call('ZADD', ns .. ':delayed:' .. tenant, ready, id)
-  redis.call('ZADD', ns .. ':delayed', 'LT', ready, tenant)
+  redis.call('ZADD', delayed_of_key(ns, tenant), ready, id)
+  redis.call('ZADD', delayed_key(ns), 'LT', ready, tenant)
 end
 
 -- Sets right when a tenant's first delayed run is ready, after one was taken out.
 local function redelay(ns, tenant)
-  local first = redis.call('ZRANGE', ns .. ':delayed:' .. tenant, 0, 0, 'WITHSCORES')
+  local first = redis.call('ZRANGE', delayed_of_key(ns, tenant), 0, 0, 'WITHSCORES')
   if first[2] then
-    redis.call('ZADD', ns .. ':delayed', first[2], tenant)
+    redis.call('ZADD', delayed_key(ns), first[2], tenant)
   else
-    redis.call('ZREM', ns .. ':delayed', tenant)
+    redis.call('ZREM', delayed_key(ns), tenant)
   end
 end
 
 -- Takes a run out of its tenant's queue and out of the delayed ones.
 local function dequeue(ns, tenant, id)
-  redis.call('ZREM', ns .. ':queue:' .. tenant, id)
-  if redis.call('ZREM', ns .. ':delayed:' .. tenant, id) == 1 then redelay(ns, tenant) end
+  redis.call('ZREM', queue_key(ns, tenant), id)
+  if redis.call('ZREM', delayed_of_key(ns, tenant), id) == 1 then redelay(ns, tenant) end
   drop_if_empty(ns, tenant)
 end

@@ -2,7 +2,7 @@
 
 -- Adds to what a tenant used on a day. Every such hash has its time to live from its first field.
 local function meter(ns, day, expires, tenant, field, by)
-  local key = ns .. ':usage:' .. day .. ':' .. tenant
+  local key = usage_key(ns, day, tenant)
   if redis.call('HINCRBY', key, field, by) == by then redis.call('PEXPIREAT', key, expires) end
 end
 
