@@ -1,7 +1,7 @@
 //! JSON from strangers that every consumer can read.
 //!
 //! A guest's result and a request's `metadata` end up in front of programs in any language. Their
-//! parsers differ in what they bear: Ruby's stops at 100 levels, .NET's at 64, Python's at integers
+//! parsers differ in what they accept: Ruby's stops at 100 levels, .NET's at 64, Python's at integers
 //! of 4,300 digits, and a lone surrogate is a string that most cannot write again. [`check`] is one
 //! pass over the bytes that lets through what all of them take, and says what is wrong otherwise.
 //!

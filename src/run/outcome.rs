@@ -1,4 +1,4 @@
-//! How a run ends, as its producer is told.
+//! How a run ends.
 
 use std::fmt;
 
@@ -59,11 +59,11 @@ pub enum ReasonCode {
     BootFailed,
     /// The provider cannot get the image.
     ImageRejected,
-    /// No region had room.
+    /// No region had capacity.
     NoCapacity,
     /// The machine ended and the guest had posted nothing.
     ExitedWithoutResult,
-    /// The guest was killed for want of memory.
+    /// The guest was killed because its machine was out of memory.
     OomKilled,
     /// The machine or its host is gone and nothing tells how.
     MachineLost,
@@ -154,11 +154,11 @@ pub struct ExitStatus {
     pub code: Option<i32>,
     /// Signal number.
     pub signal: Option<i32>,
-    /// The kernel killed it for want of memory.
+    /// The kernel killed it because it was out of memory.
     pub oom_killed: bool,
 }
 
-/// The end of a run, with what is told about it.
+/// The end of a run, with what its result says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The guest's result: one JSON value, kept byte for byte.

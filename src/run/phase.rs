@@ -100,11 +100,11 @@ impl State {
     }
 }
 
-/// What somebody must do for a run now. The worker does it at once; the sweeper does the same
-/// thing late, when the worker that should have died.
+/// What is owed for a run now. The worker does it at once; the sweeper does the same thing late, when
+/// the worker that should have done it died.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Duty {
-    /// Wait for room, then boot.
+    /// Wait for a slot, then boot.
     Boot,
     /// Carry on with the boot that began: its machine has a name to find it by.
     ResumeBoot,

@@ -12,7 +12,7 @@ use crate::run::phase::{MachineRef, Phase, State};
 pub enum Event {
     /// A worker took it from the queue to boot it in `app`.
     Claimed {
-        /// The app that has room.
+        /// The app that has capacity.
         app: String,
     },
     /// The provider has the machine of `attempt`.

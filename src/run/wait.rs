@@ -10,9 +10,9 @@ use crate::run::day::Day;
 pub struct Waiting {
     /// How many runs of its tenant go before it; `None` while it waits for its time.
     pub runs_before: Option<u64>,
-    /// How many tenants' turns come before its tenant's; `None` while the tenant takes no turns.
+    /// How many tenants go before its tenant; `None` while the tenant may not go.
     pub tenants_before: Option<u64>,
-    /// What holds it, apart from those. Nothing means that its turn comes.
+    /// What holds it, apart from those. Nothing means that it goes after them.
     pub held_by: Vec<WaitReason>,
 }
 
@@ -73,7 +73,7 @@ pub enum WaitReason {
         /// When it is given up.
         until_ms: UnixMs,
     },
-    /// No worker has told that it is there.
+    /// No worker has announced itself.
     NoWorker,
 }
 
@@ -91,7 +91,7 @@ pub struct Facts {
     /// When it is ready, if it is delayed.
     #[serde(default)]
     pub ready_at_ms: Option<f64>,
-    /// The place of its tenant among those whose turn comes.
+    /// The place of its tenant among those that may go.
     #[serde(default)]
     pub tenants_before: Option<u64>,
     /// Everything is paused.
@@ -100,7 +100,7 @@ pub struct Facts {
     pub tenant: TenantFacts,
     /// Machines in flight, whole fleet.
     pub in_flight: u64,
-    /// What the workers tell of their limits, if any is there.
+    /// The workers' limits, if a worker is there.
     #[serde(default)]
     pub fleet: Option<FleetFacts>,
 }
@@ -162,14 +162,14 @@ impl Facts {
         }
         let ready = self.ready_at_ms.map(whole).filter(|at| *at > now);
         held_by.extend(ready.map(|until_ms| WaitReason::NotBefore { until_ms }));
-        self.tenant_holds(now, &mut held_by);
+        self.tenant_reasons(now, &mut held_by);
         let refused_max = self.fleet.as_ref().map(|fleet| whole(fleet.refused_max_ms));
         if let (Some(since), Some(most @ 1..)) = (self.refused_since_ms, refused_max) {
             let until_ms = whole(since).saturating_add(most);
             held_by.push(WaitReason::Refused { until_ms });
         }
         match &self.fleet {
-            Some(fleet) => fleet.holds(self.in_flight, now, &mut held_by),
+            Some(fleet) => fleet.reasons(self.in_flight, now, &mut held_by),
             None => held_by.push(WaitReason::NoWorker),
         }
         Some(Waiting {
@@ -179,7 +179,7 @@ impl Facts {
         })
     }
 
-    fn tenant_holds(&self, now: UnixMs, held_by: &mut Vec<WaitReason>) {
+    fn tenant_reasons(&self, now: UnixMs, held_by: &mut Vec<WaitReason>) {
         let tenant = &self.tenant;
         if tenant.paused {
             held_by.push(WaitReason::TenantPaused);
@@ -202,7 +202,7 @@ impl Facts {
 }
 
 impl FleetFacts {
-    fn holds(&self, in_flight: u64, now: UnixMs, held_by: &mut Vec<WaitReason>) {
+    fn reasons(&self, in_flight: u64, now: UnixMs, held_by: &mut Vec<WaitReason>) {
         if in_flight >= u64::from(self.max_in_flight) {
             held_by.push(WaitReason::FleetCap {
                 max: self.max_in_flight,
@@ -230,7 +230,7 @@ impl FleetFacts {
 }
 
 impl AppFacts {
-    /// From when on it may boot: the same reckoning as `claim.lua`'s.
+    /// From when on it may boot: the same rule as `claim.lua`'s.
     fn free_at(&self, rate: f64, now: UnixMs) -> UnixMs {
         let held_until = self.hold_until_ms.map_or(0, whole);
         let (Some(tokens), Some(at), true) = (self.tokens, self.at_ms, rate > 0.0) else {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_whose_turn_comes_is_held_by_nothing() {
+    fn a_run_that_may_go_is_held_by_nothing() {
         let waiting = facts().explain(NOW).unwrap();
         assert_eq!(
             (waiting.runs_before, waiting.tenants_before),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn each_hold_is_named_with_its_numbers() {
+    fn each_reason_is_named_with_its_numbers() {
         check(|facts| facts.all_paused = true, &[WaitReason::Paused]);
         check(
             |facts| facts.tenant.paused = true,
@@ -402,12 +402,12 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_told_to_programs_by_its_name() {
-        let hold = WaitReason::TenantCap {
+    fn a_reason_has_its_name_in_json() {
+        let reason = WaitReason::TenantCap {
             max: 2,
             in_flight: 2,
         };
-        let json = serde_json::to_string(&hold).unwrap();
+        let json = serde_json::to_string(&reason).unwrap();
         assert_eq!(json, r#"{"by":"tenant_cap","max":2,"in_flight":2}"#);
     }
 }

@@ -52,7 +52,7 @@ pub enum Fate {
         /// Its metadata as JSON.
         metadata: Option<String>,
     },
-    /// A result at once, because it breaks a rule, or as many runs wait as may.
+    /// A result at once, because it breaks a rule, or the backlog is full.
     Rejected {
         /// What the result says.
         ending: Ending,
@@ -105,7 +105,7 @@ pub enum Stop {
     Wanted,
     /// Nothing that waits may go.
     Empty,
-    /// The fleet has no room.
+    /// The fleet is at its cap.
     Full,
     /// No app may boot now.
     Held,
@@ -148,7 +148,7 @@ pub enum Request {
     },
 }
 
-/// Runs at which somebody must look, each leased to the caller.
+/// Runs that are due, each leased to the caller.
 #[derive(Clone, Debug, Default)]
 pub struct Overdue {
     /// Those that can be read.
@@ -157,7 +157,7 @@ pub struct Overdue {
     pub lost: Vec<RunId>,
 }
 
-/// Room and leave for boots, as [`Store::claim`](crate::store::Store::claim) checks them.
+/// The limits on boots, as [`Store::claim`](crate::store::Store::claim) checks them.
 #[derive(Clone, Debug)]
 pub struct FleetLimits {
     /// The apps in which machines may be made.
@@ -174,12 +174,12 @@ pub struct FleetLimits {
     pub boot_burst: u32,
 }
 
-/// Leave for another create call of a boot that is under way.
+/// A token for another create call of a boot that is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BootToken {
-    /// The call may go at this time, which is soon. It counts.
+    /// One was taken: the call may go at this time, which is soon.
     Taken(UnixMs),
-    /// None may go before this time. Nothing was taken.
+    /// None was taken: there is none before this time.
     NotBefore(UnixMs),
 }
 
@@ -205,7 +205,7 @@ impl Requeue {
     }
 }
 
-/// What a worker has a run in hand for.
+/// What a worker holds a run for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// A boot: its create call may be on its way.

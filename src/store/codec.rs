@@ -161,9 +161,9 @@ pub(crate) fn record(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<Run
     assemble(id, hash).map(Some)
 }
 
-/// A settled run as the bell tells of it (`settle.lua`): what its tear-down needs, and no more.
-pub(crate) fn called(call: &str) -> Option<RunRecord> {
-    const TOLD: [&str; 8] = [
+/// A settled run as its wakeup has it (`settle.lua`): what its tear-down needs, and no more.
+pub(crate) fn of_wakeup(entry: &str) -> Option<RunRecord> {
+    const WORDS: [&str; 8] = [
         "attempt",
         "nonce",
         "outcome",
@@ -173,10 +173,10 @@ pub(crate) fn called(call: &str) -> Option<RunRecord> {
         "instance_id",
         "running_at_ms",
     ];
-    let (id, words) = call.split_once(' ')?;
-    let told = TOLD.into_iter().zip(words.split(' ').map(str::to_owned));
+    let (id, words) = entry.split_once(' ')?;
+    let fields = WORDS.into_iter().zip(words.split(' ').map(str::to_owned));
     let state = ("state", State::Settled.as_str().to_owned());
-    assemble(&id.parse().ok()?, told.chain([state]).collect()).ok()
+    assemble(&id.parse().ok()?, fields.chain([state]).collect()).ok()
 }
 
 fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<RunRecord, Error> {

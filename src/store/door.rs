@@ -20,9 +20,9 @@ use crate::telemetry::{Counters, RedisError as Kind};
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a command may take. Longer than a slow fork or fsync, shorter than a caller's patience.
+/// How long a command may take. Longer than a slow fork or fsync, shorter than callers wait.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections in the pool: the shared one, and room for its successor.
+/// Connections in the pool: the shared one, and one that follows it.
 const POOL_SIZE: usize = 4;
 
 /// How much longer a large answer may take: 16 MiB over a link of a megabyte a second.
@@ -30,14 +30,14 @@ pub(crate) const LARGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections for large answers that are kept for the next one.
 const LARGE_IDLE_MAX: usize = 2;
 
-/// What may be asked for a large answer.
+/// A query with a large answer.
 pub(crate) enum LargeQuery<'a> {
     Command(&'a redis::Cmd),
     Script(&'a redis::ScriptInvocation<'a>),
 }
 
 impl LargeQuery<'_> {
-    async fn of<T: FromRedisValue>(
+    async fn send<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<T, RedisError> {
@@ -48,7 +48,7 @@ impl LargeQuery<'_> {
     }
 }
 
-/// The way to Redis.
+/// All connections to one Redis.
 #[derive(Clone)]
 pub(crate) struct Door {
     client: redis::Client,
@@ -132,8 +132,8 @@ impl Door {
         connection.await.map_err(|error| self.failed(error))
     }
 
-    /// Asks for what may be large, by a connection on which nobody else waits meanwhile.
-    pub(crate) async fn large<T: FromRedisValue>(&self, ask: LargeQuery<'_>) -> Result<T, Error> {
+    /// Sends what may have a large answer, by a connection on which nobody else waits meanwhile.
+    pub(crate) async fn large<T: FromRedisValue>(&self, query: LargeQuery<'_>) -> Result<T, Error> {
         loop {
             let idle = self.idle().pop();
             let is_new = idle.is_none();
@@ -141,7 +141,7 @@ impl Door {
                 Some(connection) => connection,
                 None => self.blocking(LARGE_ANSWER_TIMEOUT).await?,
             };
-            match ask.of(&mut connection).await {
+            match query.send(&mut connection).await {
                 Ok(answer) => {
                     let mut idle = self.idle();
                     if idle.len() < LARGE_IDLE_MAX {

@@ -13,17 +13,17 @@ use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
 
-/// How long what a worker told of its limits stands.
+/// How long the limits that a worker announced count.
 const ANNOUNCED: Duration = Duration::from_secs(30);
 
 /// How long after the end of its hold an app still counts as refused: the next boot tells.
 const REFUSED_FRESH: Duration = Duration::from_secs(30);
 
-/// How long nobody must have looked at a run that is due for it to count as overdue: sweeps look
-/// every second.
+/// How long a run must have been due for it to count as overdue: sweeps take up what is due every
+/// second.
 const OVERDUE_AFTER: Duration = Duration::from_secs(5);
-/// Tenants whose queues a census looks at, of those that take turns and of those that may not.
-const TENANTS_LOOKED_AT: usize = 64;
+/// Tenants whose queues a census reads, of those that may go and of those that are parked.
+const TENANTS_READ: usize = 64;
 
 /// How many of what there is at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,16 +34,16 @@ pub struct Census {
     pub in_flight: u64,
     /// Requests that no worker has read.
     pub unread: u64,
-    /// Runs past a deadline or a lease by [`OVERDUE_AFTER`] at which nobody has looked.
+    /// Runs that have been due for [`OVERDUE_AFTER`] and that nobody has taken up.
     pub overdue: u64,
     /// Tear-downs owed: runs that have ended and whose machine may still be there.
     pub owed: u64,
-    /// When the first of the waiting runs was asked for, as far as a look at
-    /// [`TENANTS_LOOKED_AT`] tenants can tell.
+    /// When the first of the waiting runs was asked for, as far as [`TENANTS_READ`]
+    /// tenants can tell.
     pub oldest_queued_ms: Option<UnixMs>,
     /// Orders that were not obeyed yet.
     pub orders: u64,
-    /// Tenants with waiting runs whose turn comes.
+    /// Tenants with waiting runs that may go.
     pub tenants_waiting: u64,
     /// Tenants with waiting runs that may not go.
     pub tenants_held: u64,
@@ -113,8 +113,8 @@ impl Store {
         }
     }
 
-    /// Leave for another create call in `app` of a boot that is under way, within `patience`. The
-    /// first call of a boot has its leave from the claim. One round trip, or none where no rate is
+    /// A token for another create call in `app` of a boot that is under way, if there is one within
+    /// `timeout`. The claim took that of a boot's first call. One round trip, or none where no rate is
     /// set.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl Store {
         app: &str,
         rate: f64,
         burst: u32,
-        patience: Duration,
+        timeout: Duration,
         now: UnixMs,
     ) -> Result<BootToken, Error> {
         if rate <= 0.0 {
@@ -133,7 +133,7 @@ impl Store {
         let mut script = scripts::TAKE_TOKEN.prepare_invoke();
         script.key(self.keys.bucket(app));
         script.arg(self.keys.namespace()).arg(app).arg(now);
-        script.arg(rate).arg(burst).arg(millis(patience));
+        script.arg(rate).arg(burst).arg(millis(timeout));
         let (is_taken, at): (bool, UnixMs) = self.door.script(&script).await?;
         Ok(if is_taken {
             BootToken::Taken(at)
@@ -311,7 +311,7 @@ impl Store {
         let apps = self.apps().await?;
         let mut oldest = scripts::OLDEST.prepare_invoke();
         oldest.key(self.keys.tenants()).key(self.keys.parked());
-        oldest.arg(self.keys.namespace()).arg(TENANTS_LOOKED_AT);
+        oldest.arg(self.keys.namespace()).arg(TENANTS_READ);
         let late = u64::try_from(OVERDUE_AFTER.as_millis()).unwrap_or(u64::MAX);
         let mut pipe = redis::pipe();
         pipe.zcard(self.keys.due())

@@ -10,7 +10,7 @@ use crate::store::requests::millis;
 use crate::store::scripts;
 use crate::token::fleet::Holder;
 
-/// How long what a process told stands: some of its beats.
+/// How long the keys that a process announced count: some of its beats.
 const STANDS: Duration = Duration::from_secs(60);
 
 /// Processes that are kept at the most.

@@ -9,16 +9,16 @@
 //! | `<ns>:run:<id>` | hash | one run, fields below | always a TTL, moved on with every change of state |
 //! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash, and no longer than until the run has ended |
 //! | `<ns>:queue:<tenant>` | zset | waiting run ids by priority and order | while the tenant has waiting runs |
-//! | `<ns>:tenants` | zset | tenants with waiting runs by the turn at which their next run goes | while any run waits |
-//! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap, paused, out of budget), by when to look again, ms (`inf`: when called) | while they wait |
-//! | `<ns>:idle` | zset | tenants that take no turns now, by the turn they had got to | until the others are past it |
-//! | `<ns>:vtime` | string | the latest turn at which a run went | for ever, one number |
-//! | `<ns>:min_start_tag` | string | the turn before which nobody joins, if that is later than what is in flight says | for ever, one number |
+//! | `<ns>:tenants` | zset | tenants with waiting runs by the start tag of their next run | while any run waits |
+//! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap, paused, out of budget), by when they may go again, ms (`inf`: when something of theirs changes) | while they wait |
+//! | `<ns>:idle` | zset | tenants with nothing that may go, by the start tag they had come to | until virtual time is past it |
+//! | `<ns>:vtime` | string | virtual time: the latest start tag at which a run went | for ever, one number |
+//! | `<ns>:min_start_tag` | string | the least start tag with which a tenant joins, if that is more than follows from what is in flight | for ever, one number |
 //! | `<ns>:seq` | string | places in queues given out, those that nobody took included | for ever, one number |
 //! | `<ns>:delayed:<tenant>` | zset | waiting run ids by when they may boot, ms | while the tenant has such runs |
 //! | `<ns>:delayed` | zset | tenants with delayed runs by the first of their times, ms | while any run is delayed |
-//! | `<ns>:due` | zset | every run that is not closed, by when somebody must look at it, ms | until the run is closed |
-//! | `<ns>:wakeups` | list | ids of settled runs whose tear-down is owed now: a bell, `due` is the truth | until a worker takes them |
+//! | `<ns>:due` | zset | every run that is not closed, by when it is due, ms | until the run is closed |
+//! | `<ns>:wakeups` | list | ids of settled runs whose tear-down is owed now, with what it needs; empty: there may be capacity for a boot. Hints: `due` is the record | until a worker takes them |
 //! | `<ns>:owed` | set | ids of settled runs, for counting them | until the run is closed |
 //! | `<ns>:apps` | set | every app in which some worker boots, or that has machines or runs | until no setting names it and it has none |
 //! | `<ns>:inflight:<app>` | hash | run id → attempt, tenant and nonce with spaces between, for every run that may have a machine | until the run is closed or queued |
@@ -29,8 +29,8 @@
 //! | `<ns>:configured` | set | tenants with settings | as those |
 //! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms`, and `refused`, what the provider said when somebody must act | minutes |
-//! | `<ns>:fleet` | hash | what the workers last told of their limits: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
-//! | `<ns>:keyrings` | hash | process → when it told of them, ms, a space, its signing keys' ids and fingerprints as JSON; 256 processes | a minute after the last process |
+//! | `<ns>:fleet` | hash | the workers' limits, as they last announced them: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
+//! | `<ns>:keyrings` | hash | process → when it announced them, ms, a space, its signing keys' ids and fingerprints as JSON; 256 processes | a minute after the last process |
 //! | `<ns>:installation` | string | the id of this installation, 16 hexadecimal digits, made by the first claim | for ever |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //! | `<ns>:probe` | string | that Redis took a write | a minute |
@@ -147,7 +147,7 @@ keys! {
     delayed_of(tenant: &str) = "delayed";
     /// Tenants with runs that may not boot yet.
     delayed() = "delayed";
-    /// When somebody must look at a run.
+    /// Every run that is not closed, by when it is due.
     due() = "due";
     /// The list on which workers are woken.
     wakeups() = "wakeups";

@@ -9,7 +9,7 @@ use crate::run::phase::State;
 use crate::store::Store;
 use crate::store::codec::Text;
 use crate::store::error::Error;
-use crate::store::scripts;
+use crate::store::scripts::{self, states};
 
 /// Runs looked at in one round trip.
 const PAGE: usize = 200;
@@ -91,9 +91,4 @@ impl Store {
             }
         }
     }
-}
-
-fn states(states: &[State]) -> String {
-    let words: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
-    format!(",{},", words.join(","))
 }

@@ -177,8 +177,7 @@ impl Requests {
             Some(Blocking(connection)) => connection,
             None => {
                 self.store.ensure_group_of(self.inbox).await?;
-                let patience = block + LARGE_ANSWER_TIMEOUT;
-                self.store.door.blocking(patience).await?
+                self.store.door.blocking(block + LARGE_ANSWER_TIMEOUT).await?
             }
         };
         let entries = self.read(&mut connection, count, block).await;
@@ -233,7 +232,7 @@ impl Requests {
         let (reply, left): (Reply, usize) = pipe.query_async(connection).await?;
         let streams = reply.unwrap_or_default().into_iter();
         let entries: Vec<Entry> = streams.flat_map(|(_, rows)| rows).map(Entry::new).collect();
-        // What others have in hand counts too: then it was asked in vain.
+        // What others have read and not disposed of counts too: then there may be none.
         self.has_more = left > entries.len();
         Ok(entries)
     }
@@ -253,7 +252,7 @@ impl Requests {
         answer.map(Batch::new)
     }
 
-    /// Entries that this consumer read are still in its hands: nobody takes them over before they
+    /// This consumer still holds entries that it read: nobody takes them over before they
     /// have been idle from now on. One round trip.
     ///
     /// # Errors

@@ -9,14 +9,14 @@ use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::Ending;
-use crate::run::phase::MachineRef;
+use crate::run::phase::{MachineRef, State};
 use crate::run::request::{Guest, QUEUE_TTL_MAX, Readable};
 use crate::run::step::Event;
 use crate::store::Store;
 use crate::store::acts::{BootId, Overdue, Requeue, Settlement, Transition, Work};
 use crate::store::codec::{FIELDS, RunRecord, Text, json, record, result_parts};
 use crate::store::error::Error;
-use crate::store::scripts;
+use crate::store::scripts::{self, states};
 
 impl Store {
     /// The machine of a boot is known. One round trip. Safe to repeat.
@@ -178,7 +178,7 @@ impl Store {
         Transition::read("settle", &self.door.script::<String>(&script).await?)
     }
 
-    /// No machine of the run is left. Says too whether some run waits for the room that is free
+    /// No machine of the run is left. Says too whether some run waits for the slot that is free
     /// now. One round trip. Safe to repeat.
     ///
     /// # Errors
@@ -223,7 +223,8 @@ impl Store {
         script.key(self.keys.due());
         script
             .arg(self.keys.namespace())
-            .arg(budget::after(now, lease));
+            .arg(budget::after(now, lease))
+            .arg(states(&[State::Booting, State::Settled]));
         for (id, attempt, work) in held {
             script.arg(id.as_str()).arg(attempt.0).arg(work.as_str());
         }
@@ -243,13 +244,14 @@ impl Store {
         let mut script = scripts::PREPARING.prepare_invoke();
         script.key(self.keys.due());
         script.arg(self.keys.namespace()).arg(until);
+        script.arg(states(&[State::Running]));
         for (id, attempt, by) in seen {
             script.arg(id.as_str()).arg(attempt.0).arg(*by);
         }
         self.door.script::<u64>(&script).await.map(drop)
     }
 
-    /// Nobody needs to look at a run before `at`. One round trip.
+    /// A run is not due before `at`. One round trip.
     ///
     /// # Errors
     /// [`Error`].
@@ -258,7 +260,7 @@ impl Store {
         self.write_small(self.keys.due(), &[&words]).await
     }
 
-    /// At most `most` runs at which somebody must look now, each leased to the caller. Two round
+    /// At most `most` runs that are due, each leased to the caller. Two round
     /// trips when there are any, else one. A run whose hash is gone is among them: its end is owed
     /// ([`Store::end_lost`]).
     ///
@@ -323,7 +325,7 @@ impl Store {
         Transition::read("end_lost", &self.door.script::<String>(&script).await?)
     }
 
-    /// At most `most` runs at which somebody must look now; nothing is leased. Only reads: for when
+    /// At most `most` runs that are due; nothing is leased. Only reads: for when
     /// Redis takes no writes. Two round trips.
     ///
     /// # Errors

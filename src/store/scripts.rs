@@ -22,50 +22,50 @@ macro_rules! scripts {
         });)*
     };
     (@ when_full) => { "#!lua flags=allow-oom\n" };
-    (@ with_room) => { "" };
+    (@ unless_full) => { "" };
 }
 
-// `when_full`: it runs also when Redis's `maxmemory` is reached. It finishes work, holds work, or moves
-// what Redis has from one key to another; a full Redis would never be less full without it.
+// `when_full`: it also runs when Redis's `maxmemory` is reached. It finishes work, renews leases, or
+// moves what Redis has from one key to another; a full Redis would never be less full without it.
 //
-// Each time a script is run it makes the functions of its parts anew, so it has those that it uses.
+// A script makes the functions of its parts each time it runs, so it has only those that it uses.
 scripts! {
     /// Requests become runs.
-    ADMIT = when_full ["run" "places" "turns" "usage" "result" "dead_letter"] "admit";
+    ADMIT = when_full ["run" "places" "fair_queue" "usage" "result" "dead_letter"] "admit";
     /// The next runs to boot.
-    CLAIM = when_full ["run" "turns" "slots" "bucket" "inline"] "claim";
-    /// Leave for another create call.
+    CLAIM = when_full ["run" "fair_queue" "slots" "bucket" "inline"] "claim";
+    /// Another create call takes a token.
     TAKE_TOKEN = when_full ["run" "bucket"] "take_token";
     /// The machine of an attempt is known.
     ADVANCE = when_full ["run"] "advance";
     /// A boot came to nothing.
-    REQUEUE = when_full ["run" "turns" "slots" "usage"] "requeue";
+    REQUEUE = when_full ["run" "fair_queue" "slots" "usage"] "requeue";
     /// The run ends.
-    SETTLE = when_full ["run" "turns" "slots" "usage" "result"] "settle";
+    SETTLE = when_full ["run" "fair_queue" "slots" "usage" "result"] "settle";
     /// A run whose hash is gone ends.
-    END_LOST = when_full ["run" "turns" "slots" "usage" "result"] "end_lost";
+    END_LOST = when_full ["run" "fair_queue" "slots" "usage" "result"] "end_lost";
     /// No machine is left.
-    CLOSE = when_full ["run" "turns" "slots" "usage"] "close";
+    CLOSE = when_full ["run" "fair_queue" "slots" "usage"] "close";
     /// A worker still holds its runs.
     RENEW = when_full ["run"] "renew";
     /// Machines are being prepared.
     PREPARING = when_full ["run"] "preparing";
-    /// Runs at which somebody must look.
+    /// Runs that are due.
     OVERDUE = when_full [] "overdue";
     /// One sweeper at a time.
     LEAD = when_full [] "lead";
     /// What is set for a tenant.
-    CONFIGURE = when_full ["turns" "reconsider"] "configure";
+    CONFIGURE = when_full ["fair_queue" "reconsider"] "configure";
     /// Nothing boots, or it goes on.
-    PAUSE = when_full ["turns" "reconsider"] "pause";
+    PAUSE = when_full ["fair_queue" "reconsider"] "pause";
     /// What is known of runs is made to agree with their hashes.
-    MEND = when_full ["run" "turns" "slots"] "mend";
+    MEND = when_full ["run" "fair_queue" "slots"] "mend";
     /// When the first of the waiting runs was asked for.
-    OLDEST = with_room ["run" "places" "turns"] "oldest";
+    OLDEST = unless_full ["run" "places" "fair_queue"] "oldest";
     /// What a waiting run waits for.
-    WHY = with_room ["run" "turns"] "why";
+    WHY = unless_full ["run" "fair_queue"] "why";
     /// A piece of a run's input.
-    INPUT = with_room ["run"] "input";
+    INPUT = unless_full ["run"] "input";
     /// An entry is set aside as dead.
     DEAD_LETTER = when_full ["dead_letter"] "dead_letter";
     /// A few small writes.
@@ -77,17 +77,17 @@ scripts! {
     /// Entries that a dead worker had read.
     TAKE_OVER = when_full ["travelling"] "take_over";
     /// A run's request.
-    REQUEST = with_room ["inline"] "request";
+    REQUEST = unless_full ["inline"] "request";
     /// The workers' group of a stream.
     GROUP = when_full [] "group";
     /// Whether Redis takes our writes.
-    PROBE = with_room [] "probe";
+    PROBE = unless_full [] "probe";
     /// A dead entry goes back on its stream.
-    REVIVE = with_room [] "revive";
+    REVIVE = unless_full [] "revive";
     /// Whether a request from before an order is unread.
-    UNREAD = with_room [] "unread";
+    UNREAD = unless_full [] "unread";
     /// What the groups that read results have not done with.
-    NEEDED = with_room [] "needed";
+    NEEDED = unless_full [] "needed";
     /// An app that no run is in is forgotten.
     FORGET_APP = when_full [] "forget_app";
     /// Consumers that are gone leave the group.
@@ -105,6 +105,12 @@ pub(crate) fn meter(now: UnixMs) -> [String; 2] {
         Day::of(now).to_string(),
         budget::after(now, budget::USAGE_KEPT).to_string(),
     ]
+}
+
+/// A list of states as the scripts read it: `,a,b,`.
+pub(crate) fn states(states: &[State]) -> String {
+    let words: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
+    format!(",{},", words.join(","))
 }
 
 /// The moves of an event as the scripts read them: `from:to,from:to`. Those of every run's life are

@@ -30,7 +30,7 @@ const ORDER_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub struct TenantSettings {
     /// Machines in flight at the most; 0 for no limit but the fleet's.
     pub max_in_flight: Option<u32>,
-    /// Its share of the turns; 1 when unset.
+    /// Its weight in fair queueing; 1 when unset.
     pub weight: Option<f64>,
     /// Nothing of it boots.
     pub paused: bool,
@@ -45,7 +45,7 @@ pub struct TenantSettings {
 pub enum Change {
     /// Machines in flight at the most; 0 for no limit but the fleet's.
     MaxInFlight(Option<u32>),
-    /// Its share of the turns: with 3, three runs go for each one of a tenant with 1.
+    /// Its weight in fair queueing: with 3, three runs go for each one of a tenant with 1.
     Weight(Option<f64>),
     /// Whether nothing of it boots.
     Paused(bool),

@@ -81,7 +81,7 @@ fn read(entry: String) -> Wakeup {
     if entry == CAPACITY {
         return Wakeup::Capacity;
     }
-    match codec::called(&entry) {
+    match codec::of_wakeup(&entry) {
         Some(run) => Wakeup::Teardown(Box::new(run)),
         None => Wakeup::Run(entry),
     }

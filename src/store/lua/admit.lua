@@ -20,9 +20,9 @@
 local ns, at = ARGV[1], 10
 local answers, taken, due = {}, {}, {}
 
--- Tenants, each looked up once: its limit, how many runs of it wait, the places of the new ones.
+-- A tenant's limit, how many runs of it wait, and the places of the new ones; read once.
 local seen, tenants = {}, {}
-local function look(tenant)
+local function limits_of(tenant)
   local own = seen[tenant]
   if own then return own end
   own = { places = {} }
@@ -34,10 +34,9 @@ local function look(tenant)
   return own
 end
 
--- Which limit on waiting runs is reached, if one is. What is in flight is looked at only when it
--- matters.
+-- Which limit on waiting runs is reached, if one is. What is in flight is counted only when it matters.
 local most, open, flying = tonumber(ARGV[3]), redis.call('ZCARD', KEYS[2]), nil
-local function crowded(own)
+local function limit_reached(own)
   if own.most > 0 and own.waiting >= own.most then return 'tenant_full' end
   if most > 0 and open >= most then
     flying = flying or in_flight(ns)
@@ -62,7 +61,7 @@ local function queue(own, tenant, id, request)
   bytes = bytes + #request
   due[#due + 1] = ARGV[at + 6]
   due[#due + 1] = id
-  -- Beside the hash, which stays small enough for Redis's compact form.
+  -- Beside the hash, which stays small enough for Redis's compact encoding.
   redis.call('SET', request_key(ns, id), request, 'PXAT', ARGV[at + 5])
   return place
 end
@@ -91,8 +90,8 @@ while at <= #ARGV do
   local is_known = redis.call('EXISTS', key) == 1
   local request = not is_known and request_of(entry)
   if request then
-    local own = state == 'queued' and look(tenant)
-    answer = own and crowded(own) or 'admitted'
+    local own = state == 'queued' and limits_of(tenant)
+    answer = own and limit_reached(own) or 'admitted'
     if answer == 'admitted' then
       local words = { 'state', state, 'attempt', '0', 'tenant', tenant, 'request_digest', digest,
         unpack(ARGV, at + 10, words_end) }
@@ -124,7 +123,7 @@ while at <= #ARGV do
 end
 
 if due[1] then redis.call('ZADD', KEYS[2], unpack(due)) end
--- With no run open what is counted can be no other than this: so that no loss is carried on.
+-- With no run open the count is what came now: an error does not last.
 if bytes > 0 then redis.call(was_empty and 'SET' or 'INCRBY', backlog_bytes_key(ns), bytes) end
 for _, tenant in ipairs(tenants) do
   if seen[tenant].places[1] then enqueue(ns, tenant, seen[tenant].places) end

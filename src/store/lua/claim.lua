@@ -1,6 +1,9 @@
--- claim: the next runs to boot, as many as there is room and leave for, each moved to booting.
--- The tenant that is furthest behind goes first; within it, the first in its queue. The app with
--- the fewest machines in flight is chosen among those that may boot now.
+-- claim: the next runs to boot, as many as the limits allow, each moved to booting. The tenant with
+-- the least start tag goes first (see parts/fair_queue.lua); within it, the first in its queue. Of the
+-- apps that may boot now, the one with the fewest machines in flight is chosen.
+--
+-- Unlike the other scripts this one holds policy: caps, fair queueing and the choice of an app look at
+-- many keys that must not change meanwhile. Every limit comes in as ARGV.
 --
 -- KEYS 1 tenants  2 due  3 delayed (tenants)  4 apps  5 fleet settings  6 parked  7 installation
 -- ARGV 1 namespace  2 now, ms  3 lease until, ms  4 most in flight, whole fleet  5 most runs wanted
@@ -8,34 +11,34 @@
 --      10 most in flight, one app (0: no limit)  11 most in flight, one tenant (0: no limit)
 --      12 today  13 its end, ms  14 a random number, 16 hexadecimal digits  15… the apps
 -- Answers: { why it stopped, wake at (ms, 0: unknown), { run, … } } where why is one of
---      "wanted" (got as many as wanted), "empty" (nothing may go), "full" (no room in the fleet),
+--      "wanted" (got as many as wanted), "empty" (nothing may go), "full" (the fleet is at its cap),
 --      "held" (no app may boot before `wake at`), "paused" (everything is), and a run is
---      { id, tenant, attempt, app, deadline ms, refusals, refused since ms ("" if never), nonce, request
---      ("": too large to travel with the rest), its bytes ("": not known) }
+--      { id, tenant, attempt, app, deadline ms, refusals, refused since ms ("" if never), nonce,
+--      request ("": too large to travel with the rest), its bytes ("": not known) }
 
 local ns, now, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local rate, burst = tonumber(ARGV[8]), tonumber(ARGV[9])
 local app_most, tenant_most, first_app = tonumber(ARGV[10]), tonumber(ARGV[11]), 15
 if app_most == 0 then app_most = math.huge end
 
--- Runs whose time has come join their queues.
-local due = 64
-for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, due)) do
+-- Runs whose time has come join their queues. A bound on how many one script moves.
+local movable = 64
+for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, movable)) do
   local key = delayed_of_key(ns, tenant)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, due)) do
-    due = due - 1
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, movable)) do
+    movable = movable - 1
     redis.call('ZREM', key, id)
     local run = read(run_key(ns, id), { 'state', 'place' })
     if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, { run.place, id }) end
   end
   redelay(ns, tenant)
-  if due <= 0 then break end
+  if movable <= 0 then break end
 end
 local wake = 0
 local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
 if next_due[2] then wake = tonumber(next_due[2]) end
 
--- So do tenants that waited for a new day.
+-- Tenants that were parked until now may go again.
 for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, 64)) do
   unpark(ns, tenant)
 end
@@ -43,7 +46,7 @@ end
 if redis.call('HEXISTS', KEYS[5], 'paused') == 1 then return { 'paused', wake, {} } end
 if redis.call('EXISTS', KEYS[1]) == 0 then return { 'empty', wake, {} } end
 
--- Machines in flight: counted from what is in flight, so that no counter can drift.
+-- Counted from what is in flight, so that no counter can drift.
 local total, apps = 0, {}
 redis.call('SADD', KEYS[4], unpack(ARGV, first_app))
 local busy = {}
@@ -75,7 +78,7 @@ local function choose(but)
   return best
 end
 
--- Why no app was chosen: some are at their cap, or all have made their boots.
+-- Why no app was chosen: one is at its cap, or all have made the boots that they may.
 local function why_none()
   for i = first_app, #ARGV do
     if busy[ARGV[i]] >= app_most then return 'full' end
@@ -83,9 +86,9 @@ local function why_none()
   return 'held'
 end
 
--- What is set for a tenant, and what it has in flight; looked up once.
+-- A tenant's limits, and what it has in flight; read once.
 local seen = {}
-local function look(tenant)
+local function limits_of(tenant)
   local own = seen[tenant]
   if own then return own end
   own = read(settings_key(ns, tenant), { 'max_in_flight', 'weight', 'paused', 'budget_s' })
@@ -103,8 +106,8 @@ local function look(tenant)
   return own
 end
 
--- A new nonce. The installation's id is made when first needed, so that a Redis that was emptied is
--- another installation from then on.
+-- A new nonce. The installation's id is made when it is first needed, so that a Redis that was emptied
+-- is another installation from then on.
 local installation
 local function nonce_for(id)
   if not installation then
@@ -116,15 +119,15 @@ end
 
 local leased = {}
 
--- Moves a run to booting and answers what the caller needs of it, and the app that it boots in; nil
--- when it cannot go. An app that came to nothing for it last, which may well be full and so have
--- the fewest machines, is chosen again only when no other may boot.
-local function go(tenant, id, chosen)
+-- Moves a run to booting. Answers what the caller needs of it, and the app that it boots in; nil when it
+-- may not go. The app of its last boot, if the provider deferred that, is chosen again only when no
+-- other may boot: it may be full, and so have the fewest machines in flight.
+local function start(tenant, id, chosen)
   local key = run_key(ns, id)
   local run = read(key, { 'state', 'attempt', 'timeout_ms', 'queue_until_ms', 'refusals', 'refused_since_ms', 'app', 'deferred',
     'nonce', 'request_bytes' })
   local to = run.state and target(ARGV[6], run.state)
-  -- One that waited too long is left for the sweep, which ends it.
+  -- The sweep ends one that waited too long.
   if not to or tonumber(run.queue_until_ms or math.huge) <= now then return nil end
   if run.deferred and run.app == chosen.name then chosen = choose(run.app) or chosen end
   local app = chosen.name
@@ -134,7 +137,7 @@ local function go(tenant, id, chosen)
   local is_small = tonumber(run.request_bytes or '0') <= INLINE_BYTES
   redis.call('HSET', key, 'state', to, 'attempt', attempt, 'app', app, 'booting_at_ms', ARGV[2],
     'deadline_ms', deadline, 'boot_until_ms', ARGV[3], 'nonce', nonce)
-  -- Both live for the slack after it may wait no longer, as its admission has it.
+  -- Hash and request live for the slack after both its wait, as at its admission, and its deadline.
   if tonumber(run.queue_until_ms or '0') < tonumber(deadline) then
     local expires = tonumber(deadline) + tonumber(ARGV[7])
     redis.call('PEXPIREAT', key, expires)
@@ -147,10 +150,10 @@ local function go(tenant, id, chosen)
     is_small and redis.call('GET', request) or '', run.request_bytes or '' }, chosen
 end
 
-local taken, why, looked = {}, 'wanted', 0
+local taken, why, steps = {}, 'wanted', 0
 local known = redis.call('MGET', vtime_key(ns), min_start_tag_key(ns))
-local vtime, low = tonumber(known[1] or -math.huge), tonumber(known[2] or -math.huge)
-local latest, lowest, waiting = vtime, low, redis.call('ZCARD', KEYS[1])
+local old_vtime, old_min = tonumber(known[1] or -math.huge), tonumber(known[2] or -math.huge)
+local vtime, min_tag, waiting = old_vtime, old_min, redis.call('ZCARD', KEYS[1])
 while #taken < want do
   if room <= 0 then why = 'full' break end
   local app = choose()
@@ -159,9 +162,9 @@ while #taken < want do
     if why == 'held' and held == 0 then held = now + math.ceil(1000 / rate) end
     break
   end
-  local turn = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-  if not turn[1] then why = 'empty' break end
-  local tenant, own = turn[1], look(turn[1])
+  local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+  if not first[1] then why = 'empty' break end
+  local tenant, start_tag, own = first[1], tonumber(first[2]), limits_of(first[1])
   if own.busy >= own.most then own.until_ms = '+inf' end
   if own.until_ms then
     park(ns, tenant, own.until_ms)
@@ -169,34 +172,33 @@ while #taken < want do
     local id = redis.call('ZPOPMIN', queue_key(ns, tenant))[1]
     if not id then drop_if_empty(ns, tenant) end
     local run, chosen
-    if id then run, chosen = go(tenant, id, app) end
+    if id then run, chosen = start(tenant, id, app) end
     if run then
       app = chosen
       taken[#taken + 1] = run
       busy[app.name], room, app.tokens = busy[app.name] + 1, room - 1, app.tokens - 1
       own.busy = own.busy + 1
-      local at = tonumber(turn[2])
-      if at > latest then
-        latest = at
+      if start_tag > vtime then
+        vtime = start_tag
       else
-        -- It catches up, and who joins later catches up with that much less.
-        local least = math.max(lowest, latest - total / waiting)
-        lowest = math.min(least + 1 / waiting, latest + 1)
+        -- It catches up; who joins later catches up with that much less.
+        local least = math.max(min_tag, vtime - total / waiting)
+        min_tag = math.min(least + 1 / waiting, vtime + 1)
       end
-      redis.call('ZADD', KEYS[1], score(at + own.step), tenant)
+      redis.call('ZADD', KEYS[1], score(start_tag + own.step), tenant)
     end
   end
-  looked = looked + 1
-  -- A bound on one script's time; the caller comes back at once.
-  if looked >= want + 256 then break end
+  steps = steps + 1
+  -- A bound on one script's time; the caller claims again at once.
+  if steps >= want + 256 then break end
 end
 
 if leased[1] then redis.call('ZADD', KEYS[2], unpack(leased)) end
 for tenant in pairs(seen) do drop_if_empty(ns, tenant) end
-if latest > vtime then redis.call('SET', vtime_key(ns), score(latest)) end
-if lowest > low then redis.call('SET', min_start_tag_key(ns), score(lowest)) end
--- Who has got no further than the floor joins there, as one who was never here.
-redis.call('ZREMRANGEBYSCORE', idle_key(ns), '-inf', score(math.max(lowest, latest - total - #taken)))
+if vtime > old_vtime then redis.call('SET', vtime_key(ns), score(vtime)) end
+if min_tag > old_min then redis.call('SET', min_start_tag_key(ns), score(min_tag)) end
+-- A tenant that has come no further than the least start tag joins as a new one does.
+redis.call('ZREMRANGEBYSCORE', idle_key(ns), '-inf', score(math.max(min_tag, vtime - total - #taken)))
 if rate > 0 then
   for _, app in ipairs(apps) do
     keep(ns, app, rate, burst)

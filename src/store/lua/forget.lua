@@ -2,7 +2,7 @@
 -- step: with an entry that a consumer reads in between it would lose that entry for ever.
 --
 -- KEYS 1 the stream
--- ARGV 1 group  2 silent for this long at least, ms  3 most of them  4 only this one ("": any)
+-- ARGV 1 group  2 idle for this long at least, ms  3 most of them  4 only this one ("": any)
 -- Answers: how many left
 
 local forgotten = 0

@@ -1,16 +1,16 @@
--- keyrings: a process tells which signing keys it has, and hears of the others.
+-- keyrings: a process tells which signing keys it has, and reads those of the others.
 --
 -- KEYS 1 keyrings
--- ARGV 1 which process, 2 its keys ('' when it ends), 3 now, ms, 4 how long what is told stands, ms,
+-- ARGV 1 which process  2 its keys ("": it ends)  3 now, ms  4 how long what is told counts, ms
 --      5 processes that are kept at the most
 -- Answers: the keys of each process that told of them within that time, its own included
 
-local now, stands = tonumber(ARGV[3]), tonumber(ARGV[4])
+local now, max_age = tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('HDEL', KEYS[1], ARGV[1])
 local known, standing = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #known, 2 do
   local at, keys = string.match(known[i + 1], '^(%d+) (.*)$')
-  if at and math.abs(now - tonumber(at)) < stands then
+  if at and math.abs(now - tonumber(at)) < max_age then
     standing[#standing + 1] = keys
   else
     redis.call('HDEL', KEYS[1], known[i])

@@ -9,17 +9,13 @@
 
 local ns, mended = ARGV[1], 0
 
-local function is(state, states)
-  return state and string.find(states, ',' .. state .. ',', 1, true)
-end
-
 for i = 6, #ARGV do
   local id = ARGV[i]
   local run = read(run_key(ns, id), { 'state', 'tenant', 'app', 'attempt', 'place', 'queue_until_ms', 'nonce' })
   -- A hash that lacks what we always write is not ours: nothing is known of that run, and the
   -- others go on.
-  local flies = run.tenant and run.app and is(run.state, ARGV[3])
-  local waits = run.tenant and run.place and is(run.state, ARGV[4])
+  local flies = run.tenant and run.app and is_one_of(run.state, ARGV[3])
+  local waits = run.tenant and run.place and is_one_of(run.state, ARGV[4])
   local owed_end = false
   if flies then
     local who = redis.call('HGET', inflight_key(ns, run.app), id)
@@ -50,7 +46,7 @@ for i = 6, #ARGV do
       mended = mended + 1
       queued = true
     end
-    -- Also lets the tenant take its turn if it had none.
+    -- Also puts the tenant among those that may go.
     if queued then enqueue(ns, run.tenant, { run.place, id }) end
   end
   if (flies or waits) and not redis.call('ZSCORE', KEYS[1], id) then

@@ -1,5 +1,5 @@
--- oldest: when the first of the waiting runs was asked for, as far as a bounded look can tell. Of
--- each tenant's queue the first run of every priority is looked at.
+-- oldest: when the first of the waiting runs was asked for, as far as a bounded read can tell. Of
+-- each tenant's queue the first run of every priority is read.
 --
 -- KEYS 1 tenants  2 parked
 -- ARGV 1 namespace  2 most tenants of each

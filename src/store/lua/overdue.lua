@@ -1,5 +1,5 @@
--- overdue: runs at which somebody must look now, each leased to the caller by moving its due time.
--- What is no run's id is forgotten.
+-- overdue: runs that are due, each leased to the caller by moving its due time.
+-- What is no run's id is removed.
 --
 -- KEYS 1 due
 -- ARGV 1 namespace  2 now, ms  3 lease until, ms  4 most

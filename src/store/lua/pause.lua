@@ -1,6 +1,6 @@
 -- pause: nothing of a tenant, or of all, boots any more; or it goes on. An order that comes after a
--- later one has been obeyed changes nothing: workers that die or stand still let orders overtake
--- each other.
+-- later one has been obeyed changes nothing: orders can overtake each other when a worker dies or is
+-- suspended.
 --
 -- KEYS 1 settings of the tenant, or of all  2 id of the last order  3 tenants with settings  4 wakeups
 -- ARGV 1 namespace  2 tenant ("": all)  3 "1" to pause, "" to go on

@@ -45,13 +45,13 @@ if to == 'closed' then
 else
   redis.call('ZADD', KEYS[2], ARGV[8], id)
   redis.call('SADD', owed_key(ns), id)
-  -- The bell tells what a tear-down needs, so that who hears it need not ask. Before its machine
-  -- is known it tells the id alone.
-  local call = id
+  -- A wakeup carries what a tear-down needs, so that the run need not be read. Before its machine is
+  -- known it carries the id alone.
+  local wakeup = id
   if run.machine_id then
-    call = table.concat({ id, run.attempt, run.nonce or '', ARGV[9], ARGV[6], run.app, run.machine_id, run.instance_id,
+    wakeup = table.concat({ id, run.attempt, run.nonce or '', ARGV[9], ARGV[6], run.app, run.machine_id, run.instance_id,
       run.instance_id and run.running_at_ms }, ' ')
   end
-  redis.call('RPUSH', KEYS[3], call)
+  redis.call('RPUSH', KEYS[3], wakeup)
 end
 return to

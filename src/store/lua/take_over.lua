@@ -6,7 +6,7 @@
 -- Answers: { { { id, fields, bytes that stay here (0: none do) }, … }, 1 if more may be there, else 0 }
 
 local entries, bytes, from = {}, 0, '0-0'
--- Each look passes over some that are not idle; a bound on them.
+-- A call may pass over entries that are not idle; a bound on the calls.
 for _ = 1, 2 * tonumber(ARGV[3]) do
   local reply = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[6], from, 'COUNT', 1)
   for _, entry in ipairs(reply[2]) do

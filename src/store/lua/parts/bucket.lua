@@ -1,4 +1,4 @@
--- Of the create calls that an app may have.
+-- The token bucket of the create calls that an app may have.
 
 -- An app's bucket as it is now: its name, `tokens`, and when a call may go (`free_at`).
 local function bucket(ns, app, now, rate, burst)

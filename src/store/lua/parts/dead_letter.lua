@@ -1,4 +1,4 @@
--- Of entries that are set aside.
+-- Entries that are set aside on the dead stream.
 
 -- Sets an entry of a stream aside on the dead stream, as it came, with the reason. Its fields are
 -- copied here and do not travel. Answers whether it was there.

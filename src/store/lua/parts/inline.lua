@@ -1,4 +1,4 @@
--- Of requests that travel.
+-- Requests that travel with other answers.
 
 -- Bytes up to which a request travels with what else is told of its run. A larger one is fetched by
 -- who needs it, within a budget.

@@ -1,7 +1,7 @@
--- Of what is set for tenants.
+-- Settings of tenants.
 
--- After something was set for a tenant: it is listed for as long as anything is. What held it may
--- hold it no longer; a claim finds out.
+-- After something was set for a tenant: it is listed for as long as anything is. It may
+-- have been parked for what was set before; a claim finds out.
 local function reconsider(ns, tenant, settings, configured, wakeups)
   if redis.call('EXISTS', settings) == 1 then
     redis.call('SADD', configured, tenant)

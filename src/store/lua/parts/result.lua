@@ -1,4 +1,4 @@
--- Of results.
+-- Results.
 
 -- A result's JSON, from what the caller knows and what only the run's hash does. `head` goes up to
 -- the payload. What is not known is null.

@@ -1,4 +1,4 @@
--- Of entries that travel.
+-- Entries of a stream on their way to a worker.
 
 -- An entry as it is answered: its id, its fields, and 0; or no fields, and how many bytes they are,
 -- when these are more than may travel. Answers too how many bytes travel with those before it.

@@ -1,4 +1,15 @@
--- Of queues and of tenants' turns.
+-- Queues of runs, and start-time fair queueing between tenants.
+--
+-- Start-time fair queueing: P. Goyal, H. M. Vin, H. Cheng, "Start-time Fair Queueing: A Scheduling
+-- Algorithm for Integrated Services Packet Switching Networks", SIGCOMM 1996. A tenant is a flow and a
+-- boot is a packet of length 1. A tenant's score in `tenants` is the start tag of its next run. The
+-- least start tag goes first, and each run that goes moves its tenant on by 1 / weight. Virtual time
+-- (`vtime`) is the latest start tag at which a run went.
+--
+-- One difference: what is shared are machines in flight, which last, and not packets, which are gone. A
+-- tenant that is new, or comes back, joins behind virtual time by its share of what is in flight, and so
+-- catches up with what the others hold. What newcomers catch up with is taken off for those who come
+-- after them (`min_start_tag`), so that ever new ones cannot keep a tenant waiting.
 
 -- A number as a score, without loss.
 local function score(number)
@@ -14,31 +25,22 @@ local function in_flight(ns)
   return total
 end
 
--- Turns. A tenant's score in `tenants` is the turn at which its next run goes. The least goes
--- first, and every run that goes moves its tenant on by 1 / weight. `vtime` is the latest turn
--- at which a run went.
---
--- A tenant that is new, or comes back, joins behind that by its share of what is in flight, and so
--- catches up with what the others have, and with nothing older. What newcomers catch up with is
--- taken off for those who come after them (`min_start_tag`), so that ever new ones cannot keep a tenant
--- waiting that has had its turn.
-
--- The turn before which nobody joins.
+-- The least start tag with which a tenant joins.
 local function min_start_tag(ns)
   local waiting = math.max(1, redis.call('ZCARD', tenants_key(ns)))
   local known = redis.call('MGET', vtime_key(ns), min_start_tag_key(ns))
   return math.max(tonumber(known[1] or '0') - in_flight(ns) / waiting, tonumber(known[2] or -math.huge))
 end
 
--- Puts a tenant among those whose turn comes: never before the turn that it had got to, so that
--- neither saving up turns nor coming and going gains any.
+-- Puts a tenant among those that may go: never before the start tag that it had come to, so that
+-- neither waiting nor coming and going gains it any.
 local function join(ns, tenant)
   local own = tonumber(redis.call('ZSCORE', idle_key(ns), tenant) or -math.huge)
   redis.call('ZADD', tenants_key(ns), score(math.max(min_start_tag(ns), own)), tenant)
   redis.call('ZREM', idle_key(ns), tenant)
 end
 
--- Takes a tenant from among those whose turn comes, and remembers the turn it had got to.
+-- Takes a tenant from among those that may go, and keeps the start tag it had come to.
 local function leave(ns, tenant)
   local own = redis.call('ZSCORE', tenants_key(ns), tenant)
   if own then
@@ -47,14 +49,14 @@ local function leave(ns, tenant)
   end
 end
 
--- Sets a tenant with waiting runs aside, where it costs nobody a look, until a time or until it
--- is called back.
+-- Sets a tenant with waiting runs aside, where no claim reads it, until a time or until it is
+-- unparked.
 local function park(ns, tenant, until_ms)
   leave(ns, tenant)
   redis.call('ZADD', parked_key(ns), until_ms, tenant)
 end
 
--- Calls a tenant back. Answers 1 if its turn comes now.
+-- Lets a parked tenant go on. Answers 1 if it has runs that may go.
 local function unpark(ns, tenant)
   if redis.call('ZREM', parked_key(ns), tenant) == 0 then return 0 end
   if redis.call('EXISTS', queue_key(ns, tenant)) == 0 then return 0 end
@@ -62,8 +64,8 @@ local function unpark(ns, tenant)
   return 1
 end
 
--- Puts runs in their tenant's queue, and the tenant among those whose turn comes. `places` has
--- each run's place and id.
+-- Puts runs in their tenant's queue, and the tenant among those that may go. `places` has each
+-- run's place and id.
 local function enqueue(ns, tenant, places)
   redis.call('ZADD', queue_key(ns, tenant), unpack(places))
   if not redis.call('ZSCORE', tenants_key(ns), tenant) and not redis.call('ZSCORE', parked_key(ns), tenant) then
@@ -71,7 +73,7 @@ local function enqueue(ns, tenant, places)
   end
 end
 
--- A tenant whose queue is empty has no turn.
+-- A tenant whose queue is empty is neither among those that may go nor parked.
 local function drop_if_empty(ns, tenant)
   if redis.call('EXISTS', queue_key(ns, tenant)) == 0 then
     leave(ns, tenant)
@@ -85,7 +87,7 @@ local function delay(ns, tenant, id, ready)
   redis.call('ZADD', delayed_key(ns), 'LT', ready, tenant)
 end
 
--- Sets right when a tenant's first delayed run is ready, after one was taken out.
+-- Corrects when the first delayed run of a tenant is ready, after one was taken out.
 local function redelay(ns, tenant)
   local first = redis.call('ZRANGE', delayed_of_key(ns, tenant), 0, 0, 'WITHSCORES')
   if first[2] then
