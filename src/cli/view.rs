@@ -95,6 +95,9 @@ fn hold_text(hold: &WaitReason, now: UnixMs) -> String {
         WaitReason::TenantCap { max, in_flight } => {
             format!("its tenant has {in_flight} of {max} machines")
         }
+        WaitReason::TenantShare { in_flight, free } => format!(
+            "its tenant has {in_flight} machines, and leaves the {free} that are free to tenants with fewer"
+        ),
         WaitReason::Budget {
             budget_s,
             used_s,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::keys::{self, SigningKey};
-use crate::config::reader::{self, Reader, blank_url, host_and_port, rate};
+use crate::config::reader::{self, Reader, blank_url, host_and_port, rate, whole};
 use crate::config::secret::Secret;
 use crate::config::table;
 
@@ -47,7 +47,8 @@ pub struct Runs {
     pub max_in_flight: NonZeroU32,
     /// Machines alive at once in one app; `None` for no limit.
     pub app_max_in_flight: Option<u32>,
-    /// Machines alive at once of one tenant without a limit of its own; `None` for no limit.
+    /// Machines alive at once of one tenant without a limit of its own; 0 for no limit, `None` to
+    /// [share](crate::run::share) the fleet.
     pub tenant_max_in_flight: Option<u32>,
     /// Runs that may wait, all together; `None` for no limit.
     pub backlog_max: Option<u64>,
@@ -202,7 +203,11 @@ impl Runs {
             u32::try_from(most).ok().filter(|n| *n > 0)
         };
         let app_max_in_flight = machines(&table::APP_MAX_IN_FLIGHT);
-        let tenant_max_in_flight = machines(&table::TENANT_MAX_IN_FLIGHT);
+        let tenant_max_in_flight = reader.read(
+            &table::TENANT_MAX_IN_FLIGHT,
+            |text| whole(text, 0..=1_000_000, "").map(|n| u32::try_from(n).ok()),
+            None,
+        );
         Self {
             image: reader.optional(&table::IMAGE),
             region: reader.optional(&table::REGION),

@@ -275,7 +275,7 @@ pub(crate) fn blank_url() -> Url {
 }
 
 /// A number within `range`; `of` is what it counts, to be put behind "a whole number".
-fn whole(text: &str, range: RangeInclusive<u64>, of: &str) -> Result<u64, String> {
+pub(crate) fn whole(text: &str, range: RangeInclusive<u64>, of: &str) -> Result<u64, String> {
     let number: u64 = text
         .parse()
         .map_err(|_| format!("{text:?} is not a whole number{of}"))?;

@@ -130,9 +130,9 @@ settings! {
     APP_MAX_IN_FLIGHT = "COFFERDAM_APP_MAX_IN_FLIGHT", Text("0"),
         "Machines alive at once in one app; 0 for no limit but the fleet's.",
         "Only needed where apps have limits of their own at the provider.";
-    TENANT_MAX_IN_FLIGHT = "COFFERDAM_TENANT_MAX_IN_FLIGHT", Text("0"),
-        "Machines alive at once of one tenant that has no limit of its own; 0 for no limit but the fleet's.",
-        "Turns are shared fairly without it, and no slot stays empty.";
+    TENANT_MAX_IN_FLIGHT = "COFFERDAM_TENANT_MAX_IN_FLIGHT", Derived("nine for each slot that stays free"),
+        "Machines alive at once of one tenant that has no limit of its own; 0 for no limit but the fleet's. Unset, in a fleet of 10 or more, a tenant takes another slot only while it leaves one free for every nine machines that it has.",
+        "45 of 50: another tenant's first run need not wait for them to end.";
     BACKLOG_MAX = "COFFERDAM_BACKLOG_MAX", Text("1000000"),
         "Runs that may wait for a machine, all together; a request beyond ends as `rejected` with `queue_full`. 0 for no limit.",
         "About a gigabyte of Redis memory.";

@@ -26,6 +26,7 @@ pub mod json;
 pub mod outcome;
 pub mod phase;
 pub mod request;
+pub mod share;
 pub mod size;
 pub mod step;
 pub mod wait;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMs;
 use crate::run::day::Day;
+use crate::run::share;
 
 /// Where a waiting run stands and what holds it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,6 +36,13 @@ pub enum WaitReason {
         max: u32,
         /// How many it has.
         in_flight: u64,
+    },
+    /// Its tenant has as many machines as it may while it leaves so few slots to others.
+    TenantShare {
+        /// How many it has.
+        in_flight: u64,
+        /// How many slots are free.
+        free: u64,
     },
     /// Its tenant has used up its machine seconds of this UTC day.
     Budget {
@@ -121,13 +129,14 @@ pub struct TenantFacts {
     pub used_ms: u64,
 }
 
-/// The workers' limits; 0 stands for none.
+/// The workers' limits; 0 stands for none, and no `tenant_max_in_flight` for a shared fleet.
 #[expect(missing_docs, reason = "each is the setting of the same name")]
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct FleetFacts {
     pub max_in_flight: u32,
     pub app_max_in_flight: u32,
-    pub tenant_max_in_flight: u32,
+    #[serde(default)]
+    pub tenant_max_in_flight: Option<u32>,
     pub boot_rate: f64,
     #[serde(default)]
     pub refused_max_ms: f64,
@@ -184,11 +193,23 @@ impl Facts {
         if tenant.paused {
             held_by.push(WaitReason::TenantPaused);
         }
-        let usual = self.fleet.as_ref().map(|fleet| fleet.tenant_max_in_flight);
+        let usual = self
+            .fleet
+            .as_ref()
+            .and_then(|fleet| fleet.tenant_max_in_flight);
         let max = tenant.max_in_flight.or(usual).filter(|max| *max > 0);
         if let Some(max) = max.filter(|max| tenant.in_flight >= u64::from(*max)) {
             let in_flight = tenant.in_flight;
             held_by.push(WaitReason::TenantCap { max, in_flight });
+        }
+        if let (None, Some(fleet)) = (tenant.max_in_flight, &self.fleet) {
+            let free = u64::from(fleet.max_in_flight).saturating_sub(self.in_flight);
+            let per_free_slot =
+                share::machines_per_free_slot(fleet.max_in_flight, fleet.tenant_max_in_flight);
+            if free > 0 && !share::may_take(tenant.in_flight, free, per_free_slot) {
+                let in_flight = tenant.in_flight;
+                held_by.push(WaitReason::TenantShare { in_flight, free });
+            }
         }
         let used_s = tenant.used_ms / 1000;
         if let Some(budget_s) = tenant.budget_s.filter(|budget| used_s >= *budget) {
@@ -330,6 +351,17 @@ mod tests {
             }],
         );
         check(
+            |facts| (facts.in_flight, facts.tenant.in_flight) = (45, 45),
+            &[WaitReason::TenantShare {
+                in_flight: 45,
+                free: 5,
+            }],
+        );
+        check(
+            |facts| (facts.in_flight, facts.tenant.in_flight) = (45, 3),
+            &[],
+        );
+        check(
             |facts| facts.in_flight = 50,
             &[WaitReason::FleetCap {
                 max: 50,
@@ -363,7 +395,7 @@ mod tests {
         let usual = |own| {
             move |facts: &mut Facts| {
                 (facts.tenant.in_flight, facts.tenant.max_in_flight) = (4, own);
-                facts.fleet.as_mut().unwrap().tenant_max_in_flight = 4;
+                facts.fleet.as_mut().unwrap().tenant_max_in_flight = Some(4);
             }
         };
         check(usual(None), &cap);

@@ -166,7 +166,8 @@ pub struct FleetLimits {
     pub max_in_flight: u32,
     /// Most machines in flight in one app.
     pub app_max_in_flight: Option<u32>,
-    /// Most machines in flight of one tenant, unless it has a limit of its own.
+    /// Most machines in flight of one tenant, unless it has a limit of its own; 0 for no limit. `None`
+    /// to [share](crate::run::share) the fleet.
     pub tenant_max_in_flight: Option<u32>,
     /// Boots per second and app; 0 for no limit.
     pub boot_rate: f64,

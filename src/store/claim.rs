@@ -8,6 +8,7 @@ use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::day::Day;
 use crate::run::id::Attempt;
+use crate::run::share;
 use crate::run::step::Event;
 use crate::store::Store;
 use crate::store::acts::{Claim, Claimed, FleetLimits, Request, Stop};
@@ -54,7 +55,11 @@ impl Store {
         let today = Day::of(now);
         script
             .arg(room.app_max_in_flight.unwrap_or(0))
-            .arg(room.tenant_max_in_flight.unwrap_or(0));
+            .arg(room.tenant_max_in_flight.unwrap_or(0))
+            .arg(share::machines_per_free_slot(
+                room.max_in_flight,
+                room.tenant_max_in_flight,
+            ));
         script.arg(today.to_string()).arg(today.end_ms());
         // Nonces are no secrets.
         script.arg(format!("{:016x}", fastrand::u64(..)));

@@ -268,7 +268,9 @@ impl Store {
             "app_max_in_flight",
             &limit(room.app_max_in_flight),
             "tenant_max_in_flight",
-            &limit(room.tenant_max_in_flight),
+            &room
+                .tenant_max_in_flight
+                .map_or_else(String::new, |most| most.to_string()),
             "boot_rate",
             &room.boot_rate.to_string(),
             "refused_max_ms",

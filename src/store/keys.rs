@@ -10,7 +10,7 @@
 //! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash, and no longer than until the run has ended |
 //! | `<ns>:queue:<tenant>` | zset | waiting run ids by priority and order | while the tenant has waiting runs |
 //! | `<ns>:tenants` | zset | tenants with waiting runs by the start tag of their next run | while any run waits |
-//! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap, paused, out of budget), by when they may go again, ms (`inf`: when something of theirs changes) | while they wait |
+//! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap or share, paused, out of budget), by when they may go again, ms (`inf`: when something of theirs changes, 0: at the next claim) | while they wait |
 //! | `<ns>:idle` | zset | tenants with nothing that may go, by the start tag they had come to | until virtual time is past it |
 //! | `<ns>:vtime` | string | virtual time: the latest start tag at which a run went | for ever, one number |
 //! | `<ns>:min_start_tag` | string | the least start tag with which a tenant joins, if that is more than follows from what is in flight | for ever, one number |
@@ -231,7 +231,10 @@ pub(crate) fn lua(source: &str) -> String {
             continue;
         }
         let arguments: String = parts.iter().map(|part| format!(", {part}")).collect();
-        let rest: String = parts.iter().map(|part| format!(" .. ':' .. {part}")).collect();
+        let rest: String = parts
+            .iter()
+            .map(|part| format!(" .. ':' .. {part}"))
+            .collect();
         let rest = rest.replacen(" .. ':'", ":'", 1);
         let end = if parts.is_empty() { "'" } else { "" };
         let _ = writeln!(
@@ -258,7 +261,10 @@ mod tests {
             "local function usage_key(ns, day, tenant) \
              return ns .. ':usage:' .. day .. ':' .. tenant end\n"
         );
-        assert_eq!(Keys::new("ns").usage("2026-11-29".parse().unwrap(), "a"), "ns:usage:2026-11-29:a");
+        assert_eq!(
+            Keys::new("ns").usage("2026-11-29".parse().unwrap(), "a"),
+            "ns:usage:2026-11-29:a"
+        );
         assert_eq!(Keys::new("{ns}").vtime(), "{ns}:vtime");
     }
 }

@@ -177,7 +177,10 @@ impl Requests {
             Some(Blocking(connection)) => connection,
             None => {
                 self.store.ensure_group_of(self.inbox).await?;
-                self.store.door.blocking(block + LARGE_ANSWER_TIMEOUT).await?
+                self.store
+                    .door
+                    .blocking(block + LARGE_ANSWER_TIMEOUT)
+                    .await?
             }
         };
         let entries = self.read(&mut connection, count, block).await;

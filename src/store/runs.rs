@@ -194,7 +194,8 @@ impl Store {
         script
             .key(self.keys.run(id))
             .key(self.keys.due())
-            .key(self.keys.tenants());
+            .key(self.keys.tenants())
+            .key(self.keys.parked());
         script
             .arg(self.keys.namespace())
             .arg(id.as_str())

@@ -9,7 +9,9 @@
 -- ARGV 1 namespace  2 now, ms  3 lease until, ms  4 most in flight, whole fleet  5 most runs wanted
 --      6 moves  7 hash slack, ms  8 boots per second and app (0: no limit)  9 burst
 --      10 most in flight, one app (0: no limit)  11 most in flight, one tenant (0: no limit)
---      12 today  13 its end, ms  14 a random number, 16 hexadecimal digits  15… the apps
+--      12 machines that a tenant without a limit of its own may have for each slot that it leaves free
+--      (0: any number)  13 today  14 its end, ms  15 a random number, 16 hexadecimal digits
+--      16… the apps
 -- Answers: { why it stopped, wake at (ms, 0: unknown), { run, … } } where why is one of
 --      "wanted" (got as many as wanted), "empty" (nothing may go), "full" (the fleet is at its cap),
 --      "held" (no app may boot before `wake at`), "paused" (everything is), and a run is
@@ -18,8 +20,9 @@
 
 local ns, now, want = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[5])
 local rate, burst = tonumber(ARGV[8]), tonumber(ARGV[9])
-local app_most, tenant_most, first_app = tonumber(ARGV[10]), tonumber(ARGV[11]), 15
+local app_most, tenant_most, first_app = tonumber(ARGV[10]), tonumber(ARGV[11]), 16
 if app_most == 0 then app_most = math.huge end
+local per_free_slot = tonumber(ARGV[12])
 
 -- Runs whose time has come join their queues. A bound on how many one script moves.
 local movable = 64
@@ -94,13 +97,14 @@ local function limits_of(tenant)
   own = read(settings_key(ns, tenant), { 'max_in_flight', 'weight', 'paused', 'budget_s' })
   own.most, own.busy = tonumber(own.max_in_flight or tenant_most), 0
   if own.most == 0 then own.most = math.huge end
-  if own.most < math.huge then own.busy = redis.call('SCARD', busy_key(ns, tenant)) end
+  own.shares = per_free_slot > 0 and not own.max_in_flight
+  if own.most < math.huge or own.shares then own.busy = redis.call('SCARD', busy_key(ns, tenant)) end
   own.step = 1 / tonumber(own.weight or '1')
   if own.paused then
     own.until_ms = '+inf'
   elseif own.budget_s then
-    local used = redis.call('HGET', usage_key(ns, ARGV[12], tenant), 'ms') or '0'
-    if tonumber(used) >= tonumber(own.budget_s) * 1000 then own.until_ms = ARGV[13] end
+    local used = redis.call('HGET', usage_key(ns, ARGV[13], tenant), 'ms') or '0'
+    if tonumber(used) >= tonumber(own.budget_s) * 1000 then own.until_ms = ARGV[14] end
   end
   seen[tenant] = own
   return own
@@ -111,10 +115,10 @@ end
 local installation
 local function nonce_for(id)
   if not installation then
-    redis.call('SET', KEYS[7], ARGV[14], 'NX')
+    redis.call('SET', KEYS[7], ARGV[15], 'NX')
     installation = redis.call('GET', KEYS[7])
   end
-  return installation .. string.sub(redis.sha1hex(ARGV[14] .. ' ' .. id), 1, 16)
+  return installation .. string.sub(redis.sha1hex(ARGV[15] .. ' ' .. id), 1, 16)
 end
 
 local leased = {}
@@ -165,7 +169,12 @@ while #taken < want do
   local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
   if not first[1] then why = 'empty' break end
   local tenant, start_tag, own = first[1], tonumber(first[2]), limits_of(first[1])
-  if own.busy >= own.most then own.until_ms = '+inf' end
+  if own.busy >= own.most then
+    own.until_ms = '+inf'
+  elseif own.shares and own.busy > 0 and own.busy >= (room - 1) * per_free_slot then
+    -- Until the next claim: any run that ends can change it.
+    own.until_ms = '0'
+  end
   if own.until_ms then
     park(ns, tenant, own.until_ms)
   else

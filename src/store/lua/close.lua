@@ -1,9 +1,9 @@
 -- close: no machine of the run is left.
 --
--- KEYS 1 run hash  2 due  3 tenants
+-- KEYS 1 run hash  2 due  3 tenants  4 parked
 -- ARGV 1 namespace  2 run id  3 attempt  4 nonce ("": none)  5 moves  6 now, ms
 --      7 hash expires at, ms  8 today  9 usage expires at, ms  10 the usual size
--- Answers: { "closed", 1 if some run waits for room else 0 }, { "unknown" }, { "older" },
+-- Answers: { "closed", 1 if some run waits for the slot else 0 }, { "unknown" }, { "older" },
 --      { "refused" }
 
 local ns = ARGV[1]
@@ -19,4 +19,5 @@ redis.call('ZREM', KEYS[2], ARGV[2])
 local since = run.running_at_ms or (run.machine_id and run.booting_at_ms)
 meter_machine(ns, ARGV[8], ARGV[9], run.tenant, run.size or ARGV[10], since, ARGV[6])
 release_slot(ns, run.app, run.tenant, ARGV[2])
-return { to, redis.call('EXISTS', KEYS[3]) }
+local waits = redis.call('EXISTS', KEYS[3]) == 1 or redis.call('ZCOUNT', KEYS[4], '-inf', ARGV[6]) > 0
+return { to, waits and 1 or 0 }

@@ -46,6 +46,42 @@ async fn a_limit_of_zero_is_none() {
     assert_eq!(lab.claim(100).await.len(), 5);
 }
 
+/// 120 sleepers in a fleet of 50 made another tenant wait until one of them ended.
+#[tokio::test]
+async fn one_tenants_sleepers_leave_slots_to_others_without_any_setting() {
+    let mut lab = Lab::new().await;
+    lab.room.max_in_flight = 50;
+    lab.submit_many("a", 120).await;
+    let sleepers = lab.claim(200).await;
+    assert_eq!(sleepers.len(), 45);
+    lab.submit_many("b", 20).await;
+    let of_b = lab.claim(200).await;
+    assert_eq!(ids(&of_b), ["b-0", "b-1", "b-2", "b-3"]);
+    lab.submit_many("c", 20).await;
+    assert_eq!(ids(&lab.claim(200).await), ["c-0"]);
+    // No slot is free, and each that will be goes to whoever has the fewest machines for it.
+    lab.finish(&sleepers[0]).await;
+    assert_eq!(lab.claim(200).await.len(), 0);
+    lab.submit_many("d", 20).await;
+    assert_eq!(ids(&lab.claim(200).await), ["d-0"]);
+    lab.finish(&of_b[0]).await;
+    lab.finish(&sleepers[1]).await;
+    let next = lab.claim(200).await;
+    assert_eq!(next.len(), 1, "the last is for a tenant with none");
+    assert_ne!(next[0].tenant, "a");
+    // Who wants a tenant to have all of it says so.
+    set(&lab, "a", &[Change::MaxInFlight(Some(0))]).await;
+    assert_eq!(ids(&lab.claim(200).await), ["a-45"]);
+}
+
+#[tokio::test]
+async fn a_fleet_of_less_than_ten_is_one_tenants_to_fill() {
+    let mut lab = Lab::new().await;
+    lab.room.max_in_flight = 9;
+    lab.submit_many("a", 20).await;
+    assert_eq!(lab.claim(200).await.len(), 9);
+}
+
 #[tokio::test]
 async fn a_boot_that_came_to_nothing_frees_its_tenants_slot() {
     let mut lab = Lab::new().await;
@@ -103,6 +139,7 @@ async fn weights_share_out_turns_and_no_turn_is_lost() {
 async fn a_newcomer_catches_up_with_its_share_of_what_is_in_flight() {
     let mut lab = Lab::new().await;
     lab.room.max_in_flight = 10;
+    lab.room.tenant_max_in_flight = Some(10);
     lab.submit_many("a", 500).await;
     let mut flying = lab.claim(100).await;
     assert_eq!(flying.len(), 10);
