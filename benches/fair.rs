@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use cofferdam::clock::Clock;
 use cofferdam::config::{Redis, Secret};
-use cofferdam::run::id::{Attempt, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::MachineRef;
 use cofferdam::run::request::Guest;
@@ -183,7 +182,7 @@ impl Backlog {
         let ending = Ending::without(ReasonCode::Deadline, "measured");
         let settlement = Settlement {
             ending: &ending,
-            digest: None,
+            post: None,
             retention: KEEP,
             lease: LEASE,
         };

@@ -79,7 +79,7 @@ async fn cancel(store: &Store, settings: &config::Cancel, id: &RunId) -> anyhow:
     let ending = Ending::without(ReasonCode::Cancelled, "cancelled by an operator");
     let settlement = Settlement {
         ending: &ending,
-        digest: None,
+        post: None,
         retention: settings.retention,
         lease: settings.lease,
     };
@@ -101,8 +101,9 @@ async fn cancel(store: &Store, settings: &config::Cancel, id: &RunId) -> anyhow:
         Transition::Unknown => {
             Cancelled::Not("is not known: it was never admitted, or ended too long ago".into())
         }
-        other @ (Transition::Older | Transition::Refused | Transition::Repeated) => {
-            Cancelled::Not(format!("cannot be cancelled: {other:?}"))
-        }
+        other @ (Transition::Older
+        | Transition::Refused
+        | Transition::Repeated
+        | Transition::OverBudget) => Cancelled::Not(format!("cannot be cancelled: {other:?}")),
     })
 }

@@ -61,6 +61,10 @@ fn changes(args: &Set) -> Result<Vec<Change>, WrongUse> {
         };
         changes.push(Change::Budget(budget));
     }
+    if let Some(text) = &args.results_bytes {
+        let most = limit("--results-bytes", text, 1 << 50)?;
+        changes.push(Change::ResultsBytes(most));
+    }
     if changes.is_empty() {
         return Err(WrongUse::new("nothing to set; see --help"));
     }

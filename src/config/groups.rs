@@ -98,6 +98,12 @@ pub struct Runs {
 pub struct Results {
     /// Bytes of one result's body.
     pub max_bytes: usize,
+    /// Bytes of results that are kept, all together; 0 for no limit.
+    pub kept_bytes: u64,
+    /// Bytes of results that are kept, of one tenant without a limit of its own; 0 for no limit.
+    pub tenant_kept_bytes: u64,
+    /// How long results stay on their stream.
+    pub kept_for: Duration,
     /// How long a run can be looked up after its end.
     pub retention: Duration,
     /// How long a worker that died keeps the tear-down from the others.
@@ -242,6 +248,9 @@ impl Results {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             max_bytes: reader.bytes(&table::RESULT_MAX_BYTES, 256 * 1024 * 1024),
+            kept_bytes: reader.number(&table::RESULTS_BYTES, 0..=1 << 50),
+            tenant_kept_bytes: reader.number(&table::TENANT_RESULTS_BYTES, 0..=1 << 50),
+            kept_for: results_retention(reader),
             retention: retention(reader),
             lease: lease(reader),
         }

@@ -190,6 +190,12 @@ settings! {
     RESULT_MAX_BYTES = "COFFERDAM_RESULT_MAX_BYTES", Text("1048576"),
         "Bytes of one result's body.",
         "Results live in Redis; larger things belong in a store of their own.";
+    RESULTS_BYTES = "COFFERDAM_RESULTS_BYTES", Text("268435456"),
+        "Bytes of results that are kept, all together; a run whose result is one too many ends as `failed` with `result_budget`. 0 for no limit.",
+        "Half of a Redis of 512 MB.";
+    TENANT_RESULTS_BYTES = "COFFERDAM_TENANT_RESULTS_BYTES", Text("134217728"),
+        "The same of one tenant that has no limit of its own; 0 for no limit but that of all.",
+        "Half of all: one tenant alone cannot take the others' part.";
     MAX_CPUS = "COFFERDAM_MAX_CPUS", Text("8"),
         "Processors that a request may ask for.",
         "The largest shared machine on offer.";

@@ -133,6 +133,7 @@ impl Endpoint {
         let received = match receiving.read(request.into_body()).await {
             Ok(received) => received,
             Err(Unreceived::Repeated) => return repeated(),
+            Err(Unreceived::OverBudget) => return over_budget(),
             Err(Unreceived::Denied) => return denied(),
             Err(Unreceived::TooLarge) => return too_large(limit),
             Err(Unreceived::Broken) => {
@@ -148,6 +149,7 @@ impl Endpoint {
         match report::report(core, &grant, &received.body).await {
             Ok(Reported::Accepted) => ok(StatusCode::CREATED),
             Ok(Reported::Repeated) => repeated(),
+            Ok(Reported::OverBudget) => over_budget(),
             Ok(Reported::Denied) => denied(),
             Ok(Reported::Unreadable(fault)) => {
                 let message = format!("the body is not one JSON value that all can read: {fault}");
@@ -232,6 +234,14 @@ fn too_large(limit: usize) -> Response<Body> {
     error(
         StatusCode::PAYLOAD_TOO_LARGE,
         &format!("the body is longer than {limit} bytes"),
+    )
+}
+
+/// Final, so that no guest repeats it: a client that repeats on a 5xx would until its deadline.
+fn over_budget() -> Response<Body> {
+    error(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "result_budget: as many bytes of results are kept as may; the run has ended without this one",
     )
 }
 

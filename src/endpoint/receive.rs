@@ -38,6 +38,8 @@ pub(super) struct Received {
 pub(super) enum Unreceived {
     /// The run has its result, and this was its repeat.
     Repeated,
+    /// This was the repeat of a result that was dropped.
+    OverBudget,
     /// It cannot count.
     Denied,
     /// It is longer than allowed.
@@ -62,7 +64,7 @@ pub(super) struct Receiving<'a> {
     held: Option<OwnedSemaphorePermit>,
     whole: BytesMut,
     /// In place of `whole`, when the run has its result.
-    repeat: Option<(String, Sha256)>,
+    repeat: Option<(String, Sha256, bool)>,
 }
 
 impl<'a> Receiving<'a> {
@@ -117,8 +119,11 @@ impl<'a> Receiving<'a> {
                 body: self.whole.freeze(),
                 _room: self.held,
             }),
-            Some((digest, hashed)) if hashed.clone().finish() == digest => {
-                Err(Unreceived::Repeated)
+            Some((digest, hashed, is_kept)) if hashed.clone().finish() == digest => {
+                Err(match is_kept {
+                    true => Unreceived::Repeated,
+                    false => Unreceived::OverBudget,
+                })
             }
             Some(_) => Err(Unreceived::Denied),
         }
@@ -128,11 +133,11 @@ impl<'a> Receiving<'a> {
         match report::prospect(self.core, self.grant).await {
             Ok(Prospect::Open) => Ok(()),
             Ok(Prospect::Denied) => Err(Unreceived::Denied),
-            Ok(Prospect::Spent { digest }) => {
+            Ok(Prospect::Spent { digest, is_kept }) => {
                 let mut hashed = Sha256::new();
                 hashed.update(&std::mem::take(&mut self.whole));
                 self.held = None;
-                self.repeat = Some((digest, hashed));
+                self.repeat = Some((digest, hashed, is_kept));
                 Ok(())
             }
             Err(error) => Err(Unreceived::Failed(error)),
@@ -140,7 +145,7 @@ impl<'a> Receiving<'a> {
     }
 
     async fn keep(&mut self, data: &[u8], total: usize) -> Result<(), Unreceived> {
-        if let Some((_, hashed)) = &mut self.repeat {
+        if let Some((_, hashed, _)) = &mut self.repeat {
             hashed.update(data);
             return Ok(());
         }

@@ -71,6 +71,8 @@ pub enum ReasonCode {
     Deadline,
     /// It was not started by `queue_ttl_s`.
     ExpiredInQueue,
+    /// The guest posted a result, and as many bytes of results are kept as may.
+    ResultBudget,
     /// Someone cancelled it.
     Cancelled,
     /// The request broke a rule.
@@ -81,7 +83,7 @@ pub enum ReasonCode {
 
 impl ReasonCode {
     /// All of them, for labels and tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BootFailed,
         Self::ImageRejected,
         Self::NoCapacity,
@@ -90,6 +92,7 @@ impl ReasonCode {
         Self::MachineLost,
         Self::Deadline,
         Self::ExpiredInQueue,
+        Self::ResultBudget,
         Self::Cancelled,
         Self::InvalidRequest,
         Self::QueueFull,
@@ -104,7 +107,8 @@ impl ReasonCode {
             | Self::NoCapacity
             | Self::ExitedWithoutResult
             | Self::OomKilled
-            | Self::MachineLost => Outcome::Failed,
+            | Self::MachineLost
+            | Self::ResultBudget => Outcome::Failed,
             Self::Deadline | Self::ExpiredInQueue => Outcome::TimedOut,
             Self::Cancelled => Outcome::Cancelled,
             Self::InvalidRequest | Self::QueueFull => Outcome::Rejected,
@@ -229,6 +233,7 @@ mod tests {
                 "machine_lost",
                 "deadline",
                 "expired_in_queue",
+                "result_budget",
                 "cancelled",
                 "invalid_request",
                 "queue_full"

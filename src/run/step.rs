@@ -123,7 +123,8 @@ fn queued(attempt: Attempt, event: &Event) -> Result<Phase, Rejected> {
             | ReasonCode::ImageRejected
             | ReasonCode::ExitedWithoutResult
             | ReasonCode::OomKilled
-            | ReasonCode::MachineLost => Err(Rejected::NotNow),
+            | ReasonCode::MachineLost
+            | ReasonCode::ResultBudget => Err(Rejected::NotNow),
         },
         Event::Created { .. }
         | Event::Deferred { .. }
@@ -273,6 +274,7 @@ fn ended_with_machine(reason: ReasonCode) -> Result<(), Rejected> {
         | ReasonCode::ExitedWithoutResult
         | ReasonCode::OomKilled
         | ReasonCode::MachineLost
+        | ReasonCode::ResultBudget
         | ReasonCode::Deadline
         | ReasonCode::Cancelled
         | ReasonCode::InvalidRequest => Ok(()),

@@ -183,7 +183,11 @@ async fn cancel_when_known(core: &Core, id: &RunId, order: &Entry) -> Result<Obe
             warn!(run_id = id.as_str(), "there is no such run to cancel");
         }
         Transition::Over => info!(run_id = id.as_str(), "not cancelled: it had ended already"),
-        Transition::Done(_) | Transition::Repeated | Transition::Older | Transition::Refused => {}
+        Transition::Done(_)
+        | Transition::Repeated
+        | Transition::OverBudget
+        | Transition::Older
+        | Transition::Refused => {}
     }
     Ok(Obeyed::Done)
 }

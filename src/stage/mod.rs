@@ -291,7 +291,11 @@ pub async fn vanish(core: &Core, id: &RunId) -> Result<Transition, Error> {
             core.metrics.results.of(ending.outcome()).inc();
         }
         Transition::Over => warn!(run_id = id.as_str(), "an ended run vanished from redis"),
-        Transition::Repeated | Transition::Older | Transition::Refused | Transition::Unknown => {}
+        Transition::Repeated
+        | Transition::OverBudget
+        | Transition::Older
+        | Transition::Refused
+        | Transition::Unknown => {}
     }
     Ok(act)
 }
@@ -299,7 +303,7 @@ pub async fn vanish(core: &Core, id: &RunId) -> Result<Transition, Error> {
 fn without_result<'a>(core: &Core, ending: &'a Ending) -> Settlement<'a> {
     Settlement {
         ending,
-        digest: None,
+        post: None,
         retention: core.runs.retention,
         lease: core.runs.lease,
     }

@@ -197,7 +197,7 @@ pub async fn observe(
 /// # Errors
 /// When Redis does not answer.
 pub async fn ended(deps: &Deps, view: &RunRecord) -> Result<bool, Error> {
-    let Phase::Running { attempt, machine } = view.phase() else {
+    let Phase::Running { machine, .. } = view.phase() else {
         return Ok(false);
     };
     let now = deps.core.clock.now_ms();

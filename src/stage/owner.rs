@@ -101,11 +101,11 @@ fn has_machine(view: &RunRecord, attempt: Attempt) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::codec::called;
+    use crate::store::codec::of_wakeup;
 
     #[test]
     fn a_settled_run_still_has_its_machine_and_no_other() {
-        let view = called("pr-17 2 completed 1700000000000 app m i").expect("a call of the bell");
+        let view = of_wakeup("pr-17 2  completed 1700000000000 app m i").expect("a wakeup");
         assert!(has_machine(&view, Attempt(2)));
         assert!(!has_machine(&view, Attempt(1)));
         assert!(!has_machine(&view, Attempt(3)));

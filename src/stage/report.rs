@@ -1,14 +1,14 @@
 //! Token and body → a settled run, its result on the stream.
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::Results;
 use crate::milestone::milestone;
 use crate::run::digest::sha256;
 use crate::run::json;
-use crate::run::outcome::Ending;
+use crate::run::outcome::{Ending, Outcome};
 use crate::stage::{Core, Error};
-use crate::store::acts::{BootId, Settlement, Transition};
+use crate::store::acts::{BootId, Post, ResultsBudget, Settlement, Transition};
 pub use crate::store::guests::InputPiece;
 use crate::store::guests::Standing;
 use crate::token::{Grant, KeyRing};
@@ -20,6 +20,8 @@ pub enum Reported {
     Accepted,
     /// The identical body was accepted before; nothing changed.
     Repeated,
+    /// The run has ended without this result: as many bytes of results are kept as may.
+    OverBudget,
     /// The token opens nothing (any more). One answer for every reason.
     Denied,
     /// The body is not one JSON value that every consumer can read.
@@ -53,7 +55,14 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<
     };
     let settlement = Settlement {
         ending: &ending,
-        digest: Some(&digest),
+        post: Some(Post {
+            digest: &digest,
+            budget: ResultsBudget {
+                bytes: core.runs.kept_bytes,
+                tenant_bytes: core.runs.tenant_kept_bytes,
+                retention: core.runs.kept_for,
+            },
+        }),
         retention: core.runs.retention,
         lease: core.runs.lease,
     };
@@ -77,6 +86,15 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<
             Reported::Accepted
         }
         Transition::Repeated => Reported::Repeated,
+        Transition::OverBudget => {
+            warn!(
+                run_id = grant.run.as_str(),
+                bytes = body.len(),
+                "a result was dropped: as many bytes of results are kept as may"
+            );
+            core.metrics.results.of(Outcome::Failed).inc();
+            Reported::OverBudget
+        }
         Transition::Over | Transition::Older | Transition::Refused | Transition::Unknown => {
             Reported::Denied
         }
@@ -110,6 +128,8 @@ pub enum Prospect {
     Spent {
         /// SHA-256 of the accepted body, in hexadecimal digits.
         digest: String,
+        /// Whether it is the run's result, and was not dropped.
+        is_kept: bool,
     },
     /// It is denied, whatever it is.
     Denied,
@@ -125,11 +145,15 @@ pub async fn prospect(core: &Core<Results>, grant: &Grant) -> Result<Prospect, E
     Ok(match standing {
         Some(standing) if standing.attempt != grant.attempt => Prospect::Denied,
         Some(standing) if standing.nonce != grant.nonce => Prospect::Denied,
-        Some(standing) if !standing.is_over => Prospect::Open,
+        Some(standing) if standing.outcome.is_none() => Prospect::Open,
         Some(Standing {
             digest: Some(digest),
+            outcome,
             ..
-        }) => Prospect::Spent { digest },
+        }) => Prospect::Spent {
+            digest,
+            is_kept: outcome == Some(Outcome::Completed),
+        },
         _ => Prospect::Denied,
     })
 }

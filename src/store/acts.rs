@@ -231,6 +231,9 @@ pub enum Transition {
     Done(Entered),
     /// The very same post was accepted before.
     Repeated,
+    /// Settled by this post, or by the same one before, but without its payload: as many bytes of
+    /// results are kept as may.
+    OverBudget,
     /// The run has ended already.
     Over,
     /// The run is at another attempt, or of another request of that id.
@@ -262,6 +265,7 @@ impl Transition {
             "settled" => Self::Done(Entered::Settled),
             "closed" => Self::Done(Entered::Closed),
             "repeated" => Self::Repeated,
+            "over_budget" => Self::OverBudget,
             "over" => Self::Over,
             "older" => Self::Older,
             "refused" => Self::Refused,
@@ -315,10 +319,40 @@ impl Claimed {
 pub struct Settlement<'a> {
     /// The end.
     pub ending: &'a Ending,
-    /// SHA-256 of the body of the post that ends it, if one does.
-    pub digest: Option<&'a str>,
+    /// The post that ends it, if one does.
+    pub post: Option<Post<'a>>,
     /// How long the hash stays after the end.
     pub retention: Duration,
     /// When the tear-down is overdue if nobody has taken it up.
     pub lease: Duration,
+}
+
+/// A guest's post.
+#[derive(Clone, Copy, Debug)]
+pub struct Post<'a> {
+    /// SHA-256 of its body.
+    pub digest: &'a str,
+    /// Bytes of results that may be kept.
+    pub budget: ResultsBudget,
+}
+
+/// How many bytes of results may be kept. Counted are those that came by a post, whole; others have no
+/// payload. What is trimmed is given back by the slice, a sixteenth of the retention.
+#[derive(Clone, Copy, Debug)]
+pub struct ResultsBudget {
+    /// Of all; 0 for any number.
+    pub bytes: u64,
+    /// Of one tenant that has no limit of its own; 0 for any number.
+    pub tenant_bytes: u64,
+    /// How long results are kept.
+    pub retention: Duration,
+}
+
+impl ResultsBudget {
+    /// No bound.
+    pub const NONE: Self = Self {
+        bytes: 0,
+        tenant_bytes: 0,
+        retention: Duration::from_secs(16),
+    };
 }

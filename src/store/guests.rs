@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::run::id::{Attempt, Nonce, RunId};
+use crate::run::outcome::Outcome;
 use crate::run::request::RunRequest;
 use crate::store::Store;
 use crate::store::codec::Text;
@@ -59,7 +60,7 @@ impl Store {
         Ok(attempt.map(|attempt| Standing {
             attempt: Attempt(attempt),
             nonce: nonce.and_then(|Text(nonce)| nonce.parse().ok()),
-            is_over: outcome.is_some(),
+            outcome: outcome.map(|Text(word)| Outcome::parse(&word).unwrap_or(Outcome::Failed)),
             digest: digest.map(|Text(digest)| digest),
         }))
     }
@@ -92,8 +93,8 @@ pub struct Standing {
     pub attempt: Attempt,
     /// Which request of its id it is.
     pub nonce: Option<Nonce>,
-    /// Whether it has ended.
-    pub is_over: bool,
+    /// How it ended, if it has.
+    pub outcome: Option<Outcome>,
     /// SHA-256 of the accepted post, in hex; `None` when none was.
     pub digest: Option<String>,
 }

@@ -24,7 +24,7 @@
 //! | `<ns>:inflight:<app>` | hash | run id → attempt, tenant and nonce with spaces between, for every run that may have a machine | until the run is closed or queued |
 //! | `<ns>:busy:<tenant>` | set | ids of the tenant's runs that may have a machine | as there |
 //! | `<ns>:settings` | hash | `paused` when everything is | until it is resumed |
-//! | `<ns>:settings:<tenant>` | hash | what was set for a tenant: `max_in_flight`, `weight`, `paused`, `backlog_max`, `budget_s` | until it is unset |
+//! | `<ns>:settings:<tenant>` | hash | what was set for a tenant: `max_in_flight`, `weight`, `paused`, `backlog_max`, `budget_s`, `results_bytes` | until it is unset |
 //! | `<ns>:order` and `<ns>:order:<tenant>` | string | id of the last order that paused or resumed all, or a tenant | a day |
 //! | `<ns>:configured` | set | tenants with settings | as those |
 //! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
@@ -35,6 +35,7 @@
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //! | `<ns>:probe` | string | that Redis took a write | a minute |
 //! | `<ns>:backlog_bytes` | string | bytes of the requests of all runs that have not ended; counted anew when no run is open | for ever, one number |
+//! | `<ns>:kept` and `<ns>:kept:<tenant>` | hash | bytes of the results that came by a post and are on their stream: start of a slice of time, ms → bytes; and in that of all `since`, when the first result there was published | that of all for ever; a tenant's twice the results' retention after its last |
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
 //! `instance_id`, `region`, `tenant`, `metadata` (JSON), `size` (of its machine, unless that is
@@ -167,6 +168,10 @@ keys! {
     probe() = "probe";
     /// Bytes of the requests of all runs that have not ended.
     backlog_bytes() = "backlog_bytes";
+    /// Bytes of results that are kept, of all.
+    kept() = "kept";
+    /// Bytes of results that are kept, of a tenant.
+    kept_of(tenant: &str) = "kept";
     /// The id of this installation.
     installation() = "installation";
     /// Who sweeps.

@@ -36,7 +36,7 @@ pub struct Trimmed {
 impl Store {
     /// Removes results that are older than `retention` and that every consumer group has read and
     /// acknowledged (or deleted); above `hard_cap` entries, when one is set, the oldest go whoever
-    /// has read them. Two or three round trips.
+    /// has read them. Two round trips.
     ///
     /// # Errors
     /// [`Error`].
@@ -49,15 +49,11 @@ impl Store {
         let old = StreamPoint::at(now.saturating_sub(millis(retention)));
         let groups = self.result_groups(old).await?;
         let until = groups.iter().fold(old, |until, group| group.until(until));
-        let key = self.keys.results();
-        let mut command = redis::cmd("XTRIM");
-        command.arg(&key).arg("MINID").arg(until.to_string());
-        let mut removed: u64 = self.door.query(&command).await?;
-        if let Some(most) = hard_cap {
-            let mut command = redis::cmd("XTRIM");
-            command.arg(&key).arg("MAXLEN").arg(most);
-            removed += self.door.query::<u64>(&command).await?;
-        }
+        let mut script = scripts::TRIM.prepare_invoke();
+        script.key(self.keys.results()).key(self.keys.kept());
+        script.arg(until.to_string());
+        script.arg(hard_cap.unwrap_or(0)).arg(now);
+        let removed: u64 = self.door.script(&script).await?;
         let kept_back = groups.into_iter().filter_map(|group| group.kept_back(old));
         Ok(Trimmed {
             removed,

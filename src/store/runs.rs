@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId};
-use crate::run::outcome::Ending;
+use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::{MachineRef, State};
 use crate::run::request::{Guest, QUEUE_TTL_MAX, Readable};
 use crate::run::step::Event;
@@ -16,7 +16,12 @@ use crate::store::Store;
 use crate::store::acts::{BootId, Overdue, Requeue, Settlement, Transition, Work};
 use crate::store::codec::{FIELDS, RunRecord, Text, json, record, result_parts};
 use crate::store::error::Error;
+use crate::store::requests::millis;
 use crate::store::scripts::{self, states};
+
+/// Slices of the results' retention in which kept bytes are counted, and the shortest.
+const KEPT_SLICES: u32 = 16;
+const KEPT_SLICE_MIN: Duration = Duration::from_secs(1);
 
 impl Store {
     /// The machine of a boot is known. One round trip. Safe to repeat.
@@ -172,9 +177,27 @@ impl Store {
         script
             .arg(budget::after(now, end.lease))
             .arg(end.ending.outcome().as_str());
-        script.arg(reason).arg(end.digest.unwrap_or_default());
+        script
+            .arg(reason)
+            .arg(end.post.map_or("", |post| post.digest));
         script.arg(&scripts::meter(now));
         script.arg(&result_parts(id, end.ending));
+        if let Some(post) = end.post {
+            let budget = post.budget;
+            let slice = (budget.retention / KEPT_SLICES).max(KEPT_SLICE_MIN);
+            script.arg(budget.bytes).arg(budget.tenant_bytes);
+            script.arg(millis(slice)).arg(millis(2 * budget.retention));
+            let over = Ending::without(
+                ReasonCode::ResultBudget,
+                "as many bytes of results are kept as may; this one was dropped",
+            );
+            let [head, ..] = result_parts(id, &over);
+            script.arg(over.outcome().as_str());
+            if let Ending::Without { reason, .. } = &over {
+                script.arg(json(reason));
+            }
+            script.arg(head);
+        }
         Transition::read("settle", &self.door.script::<String>(&script).await?)
     }
 

@@ -41,7 +41,7 @@ scripts! {
     /// A boot came to nothing.
     REQUEUE = when_full ["run" "fair_queue" "slots" "usage"] "requeue";
     /// The run ends.
-    SETTLE = when_full ["run" "fair_queue" "slots" "usage" "result"] "settle";
+    SETTLE = when_full ["run" "fair_queue" "slots" "usage" "result" "kept"] "settle";
     /// A run whose hash is gone ends.
     END_LOST = when_full ["run" "fair_queue" "slots" "usage" "result"] "end_lost";
     /// No machine is left.
@@ -86,6 +86,8 @@ scripts! {
     REVIVE = unless_full [] "revive";
     /// Whether a request from before an order is unread.
     UNREAD = unless_full [] "unread";
+    /// Results that may go are removed.
+    TRIM = when_full [] "trim";
     /// What the groups that read results have not done with.
     NEEDED = unless_full [] "needed";
     /// An app that no run is in is forgotten.

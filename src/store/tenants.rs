@@ -38,6 +38,8 @@ pub struct TenantSettings {
     pub backlog_max: Option<u64>,
     /// Machine seconds on one UTC day.
     pub budget_s: Option<u64>,
+    /// Bytes of results that are kept at the most; 0 for no limit but that of all.
+    pub results_bytes: Option<u64>,
 }
 
 /// One thing to set for a tenant. `None` makes it as if it had never been set.
@@ -53,6 +55,8 @@ pub enum Change {
     BacklogMax(Option<u64>),
     /// Machine seconds on one UTC day.
     Budget(Option<u64>),
+    /// Bytes of results that are kept at the most; 0 for no limit but that of all.
+    ResultsBytes(Option<u64>),
 }
 
 /// The smallest weight and the largest.
@@ -72,28 +76,32 @@ impl Change {
             Self::Paused(paused) => ("paused", text(paused.then_some(1))),
             Self::BacklogMax(most) => ("backlog_max", text(most)),
             Self::Budget(seconds) => ("budget_s", text(seconds)),
+            Self::ResultsBytes(most) => ("results_bytes", text(most)),
         };
         [field.to_owned(), value]
     }
 }
 
 /// The fields of [`TenantSettings`] as Redis has them.
-const FIELDS: [&str; 5] = [
+const FIELDS: [&str; 6] = [
     "max_in_flight",
     "weight",
     "paused",
     "backlog_max",
     "budget_s",
+    "results_bytes",
 ];
 
-fn settings(set: [Option<Text>; 5]) -> TenantSettings {
-    let [most, weight, paused, backlog, budget] = set.map(|value| value.map(|Text(text)| text));
+fn settings(set: [Option<Text>; 6]) -> TenantSettings {
+    let [most, weight, paused, backlog, budget, results] =
+        set.map(|value| value.map(|Text(text)| text));
     TenantSettings {
         max_in_flight: most.and_then(|text| text.parse().ok()),
         weight: weight.and_then(|text| text.parse().ok()),
         paused: paused.is_some(),
         backlog_max: backlog.and_then(|text| text.parse().ok()),
         budget_s: budget.and_then(|text| text.parse().ok()),
+        results_bytes: results.and_then(|text| text.parse().ok()),
     }
 }
 
@@ -272,7 +280,7 @@ impl Store {
             pipe.scard(keys.busy(name))
                 .hget(keys.usage(today, name), "ms");
         }
-        type Row = ([Option<Text>; 5], u64, u64, u64, Option<Text>);
+        type Row = ([Option<Text>; 6], u64, u64, u64, Option<Text>);
         let rows: Vec<redis::Value> = self.door.pipe(&pipe).await?;
         let mut views = Vec::with_capacity(names.len());
         for (name, row) in names.into_iter().zip(rows.chunks(5)) {

@@ -15,7 +15,8 @@ use cofferdam::run::step::{Event, step};
 use cofferdam::stage::intake::intake;
 use cofferdam::stage::{Core, vanish};
 use cofferdam::store::acts::{
-    BootId, Entered, FleetLimits, Requeue, Settlement, Stop, Transition as Answer, Work,
+    BootId, Entered, FleetLimits, Post, Requeue, ResultsBudget, Settlement, Stop,
+    Transition as Answer, Work,
 };
 use cofferdam::store::requests::Requests;
 use cofferdam::store::tenants::Change;
@@ -393,7 +394,10 @@ impl World {
                 let nonce = run.nonce_of(*whose);
                 let end = Settlement {
                     ending: &ending,
-                    digest: Some(&digest),
+                    post: Some(Post {
+                        digest: &digest,
+                        budget: ResultsBudget::NONE,
+                    }),
                     retention: RETENTION,
                     lease: LEASE,
                 };
@@ -418,7 +422,7 @@ impl World {
                 let ending = Ending::without(*reason, "because");
                 let end = Settlement {
                     ending: &ending,
-                    digest: None,
+                    post: None,
                     retention: RETENTION,
                     lease: LEASE,
                 };

@@ -98,9 +98,8 @@ async fn run_in(state: State) -> Store {
         }
         State::Closed => {
             settle(&store, &posted).await;
-            let close = store
-                .close(&id(), boot_of(&nonce(&store).await, Attempt(1)), NOW, KEEP)
-                .await;
+            let view = seen(&store).await;
+            let close = store.close(&id(), view.boot(), NOW, KEEP).await;
             assert_eq!(close.unwrap().0, Transition::Done(Entered::Closed));
         }
     }
@@ -130,7 +129,7 @@ async fn settle(store: &Store, ending: &Ending) {
 fn settlement(ending: &Ending) -> Settlement<'_> {
     Settlement {
         ending,
-        digest: None,
+        post: None,
         retention: KEEP,
         lease: LEASE,
     }
@@ -165,8 +164,8 @@ async fn apply(store: &Store, event: &Event) -> Transition {
             }
         }
         Event::Created { attempt, machine } => {
-            let advanced = store.advance(&id(), boot_of(&nonce, *attempt), machine, NOW);
-            advanced.await.unwrap()
+            let boot = boot_of(&nonce, *attempt);
+            store.advance(&id(), boot, machine, NOW).await.unwrap()
         }
         Event::Deferred { attempt } | Event::Failed { attempt } => {
             let why = match event {
@@ -195,15 +194,12 @@ async fn apply(store: &Store, event: &Event) -> Transition {
         Event::Refused { attempt, reason } => {
             let ending = Ending::without(*reason, "because");
             let end = settlement(&ending);
-            {
-                let boot = boot_of(&nonce, *attempt);
-                store.refuse(&id(), boot, &end, NOW).await.unwrap()
-            }
+            let boot = boot_of(&nonce, *attempt);
+            store.refuse(&id(), boot, &end, NOW).await.unwrap()
         }
         Event::Gone => {
-            let close = store
-                .close(&id(), boot_of(&nonce(&store).await, Attempt(1)), NOW, KEEP)
-                .await;
+            let boot = boot_of(&nonce, Attempt(1));
+            let close = store.close(&id(), boot, NOW, KEEP).await;
             close.unwrap().0
         }
     }
@@ -253,13 +249,14 @@ oom_killed            | refused/now   | settled     | settled     | over/over   
 machine_lost          | refused/now   | settled     | settled     | over/over    | over/over
 deadline              | refused/now   | settled     | settled     | over/over    | over/over
 expired_in_queue      | closed        | refused/now | refused/now | over/over    | over/over
+result_budget         | refused/now   | settled     | settled     | over/over    | over/over
 cancelled             | closed        | settled     | settled     | over/over    | over/over
 invalid_request       | closed        | settled     | settled     | over/over    | over/over
 queue_full            | refused/now   | refused/now | refused/now | over/over    | over/over
 ";
 
 /// How a run ends for each reason.
-const OUTCOMES: [(&str, Outcome); 12] = [
+const OUTCOMES: [(&str, Outcome); 13] = [
     ("posted", Outcome::Completed),
     ("boot_failed", Outcome::Failed),
     ("image_rejected", Outcome::Failed),
@@ -267,6 +264,7 @@ const OUTCOMES: [(&str, Outcome); 12] = [
     ("exited_without_result", Outcome::Failed),
     ("oom_killed", Outcome::Failed),
     ("machine_lost", Outcome::Failed),
+    ("result_budget", Outcome::Failed),
     ("deadline", Outcome::TimedOut),
     ("expired_in_queue", Outcome::TimedOut),
     ("cancelled", Outcome::Cancelled),
@@ -377,6 +375,7 @@ fn check(before: &Phase, event: &Event, act: Transition, after: &Phase) {
     let word = match act {
         Transition::Done(_) => "done",
         Transition::Repeated => "repeated",
+        Transition::OverBudget => "over_budget",
         Transition::Over => "over",
         Transition::Older => "older",
         Transition::Refused => "refused",

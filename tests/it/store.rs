@@ -442,7 +442,7 @@ async fn after_redis_was_emptied_an_old_worker_changes_nothing_of_the_run_that_c
     let ending = Ending::without(ReasonCode::BootFailed, "of the old request");
     let end = Settlement {
         ending: &ending,
-        digest: None,
+        post: None,
         retention: fixture.core.runs.retention,
         lease: fixture.core.runs.lease,
     };

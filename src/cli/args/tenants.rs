@@ -45,6 +45,9 @@ pub(crate) struct Set {
     /// Machine seconds on one UTC day, or `none`
     #[arg(long, value_name = "SECONDS")]
     pub(crate) budget_s: Option<String>,
+    /// Bytes of results that are kept: a number, `none` for no limit but that of all, or `default`
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) results_bytes: Option<String>,
 }
 
 #[derive(Args, Debug)]

@@ -306,7 +306,8 @@ impl Boot<'_> {
             | Transition::Older
             | Transition::Refused
             | Transition::Unknown
-            | Transition::Repeated => self.disown(&machine).await,
+            | Transition::Repeated
+            | Transition::OverBudget => self.disown(&machine).await,
         }
     }
 
@@ -385,7 +386,8 @@ impl Boot<'_> {
             | Transition::Older
             | Transition::Refused
             | Transition::Unknown
-            | Transition::Repeated => Ok(Booted::Left),
+            | Transition::Repeated
+            | Transition::OverBudget => Ok(Booted::Left),
         }
     }
 }
@@ -437,7 +439,7 @@ async fn finish(
 fn after_end(act: Transition, code: ReasonCode) -> Booted {
     match act {
         Transition::Done(_) => Booted::Ended(code),
-        Transition::Over | Transition::Repeated => Booted::Over,
+        Transition::Over | Transition::Repeated | Transition::OverBudget => Booted::Over,
         Transition::Older | Transition::Refused | Transition::Unknown => Booted::Left,
     }
 }

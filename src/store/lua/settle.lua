@@ -5,8 +5,12 @@
 -- ARGV 1 namespace  2 run id  3 attempt ("": whichever it is)  4 nonce ("": none)  5 moves
 --      6 now, ms  7 hash expires at, ms  8 tear-down due at, ms  9 outcome
 --      10 reason as JSON ("": none)  11 digest of the posted body ("": not posted)  12 today
---      13 usage expires at, ms  14 the result's head  15 its payload  16 its exit
--- Answers: "settled" (a tear-down is owed), "closed" (there was no machine), "repeated" (the same
+--      13 usage expires at, ms  14 the result's head  15 its payload  16 its exit, and for a post:
+--      17 most bytes of results kept (0: any number)  18 the same of one tenant without a limit of its
+--      own  19 length of a slice in which they are counted, ms  20 how long a tenant's are known, ms
+--      21 outcome, 22 reason and 23 head when there is no room for its payload
+-- Answers: "settled" (a tear-down is owed), "over_budget" (settled too, but without the payload; also for
+--      the same body again), "closed" (there was no machine), "repeated" (the same
 --      body was accepted before), "over" (the run has ended otherwise), "older" (another attempt, or
 --      another request of that id), "refused" (not accepted in the run's state), "unknown"
 
@@ -18,15 +22,32 @@ if ARGV[3] ~= '' and (run.attempt ~= ARGV[3] or (run.nonce or '') ~= ARGV[4]) th
 local to = target(ARGV[5], run.state)
 if not to then
   if run.state ~= 'settled' and run.state ~= 'closed' then return 'refused' end
-  if ARGV[11] ~= '' and run.digest == ARGV[11] then return 'repeated' end
+  if ARGV[11] ~= '' and run.digest == ARGV[11] then
+    return redis.call('HGET', KEYS[1], 'outcome') == ARGV[9] and 'repeated' or 'over_budget'
+  end
   return 'over'
 end
 
 run.settled_at_ms = ARGV[6]
 run.tries = tostring(run.attempt - (run.deferred or 0))
-local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', ARGV[9], 'result', result(run, ARGV[14], ARGV[15], ARGV[16]))
-local known = { 'state', to, 'outcome', ARGV[9], 'settled_at_ms', ARGV[6], 'result_entry', entry }
-know(known, 'reason', ARGV[10])
+local outcome, reason, head, payload = ARGV[9], ARGV[10], ARGV[14], ARGV[15]
+local kept, kept_of = kept_key(ns), kept_of_key(ns, run.tenant)
+local most, tenant_most, slice = tonumber(ARGV[17] or '0'), tonumber(ARGV[18] or '0'), tonumber(ARGV[19])
+local is_over = false
+if ARGV[17] then
+  tenant_most = tonumber(redis.call('HGET', settings_key(ns, run.tenant), 'results_bytes') or tenant_most)
+  if most > 0 or tenant_most > 0 then
+    local since = tonumber(redis.call('HGET', kept, 'since') or '0')
+    is_over = not may_keep(kept_of, tenant_most, #payload, since, slice) or not may_keep(kept, most, #payload, since, slice)
+    if is_over then outcome, reason, head, payload = ARGV[21], ARGV[22], ARGV[23], 'null' end
+  end
+end
+local json = result(run, head, payload, ARGV[16])
+local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', outcome, 'result', json)
+if most > 0 then count_kept(kept, #json, tonumber(ARGV[6]), slice) end
+if tenant_most > 0 then count_kept(kept_of, #json, tonumber(ARGV[6]), slice, ARGV[20]) end
+local known = { 'state', to, 'outcome', outcome, 'settled_at_ms', ARGV[6], 'result_entry', entry }
+know(known, 'reason', reason)
 know(known, 'digest', ARGV[11])
 if to == 'closed' then know(known, 'closed_at_ms', ARGV[6]) end
 redis.call('HSET', KEYS[1], unpack(known))
@@ -34,7 +55,7 @@ redis.call('HSET', KEYS[1], unpack(known))
 redis.call('DEL', KEYS[5])
 if run.request_bytes then redis.call('DECRBY', backlog_bytes_key(ns), run.request_bytes) end
 redis.call('PEXPIREAT', KEYS[1], ARGV[7])
-meter(ns, ARGV[12], ARGV[13], run.tenant, 'runs:' .. ARGV[9], 1)
+meter(ns, ARGV[12], ARGV[13], run.tenant, 'runs:' .. outcome, 1)
 if to == 'closed' then
   redis.call('ZREM', KEYS[2], id)
   if run.state == 'booting' then
@@ -49,9 +70,9 @@ else
   -- known it carries the id alone.
   local wakeup = id
   if run.machine_id then
-    wakeup = table.concat({ id, run.attempt, run.nonce or '', ARGV[9], ARGV[6], run.app, run.machine_id, run.instance_id,
+    wakeup = table.concat({ id, run.attempt, run.nonce or '', outcome, ARGV[6], run.app, run.machine_id, run.instance_id,
       run.instance_id and run.running_at_ms }, ' ')
   end
   redis.call('RPUSH', KEYS[3], wakeup)
 end
-return to
+return is_over and 'over_budget' or to

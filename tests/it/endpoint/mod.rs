@@ -166,6 +166,27 @@ async fn a_result_is_accepted_once_and_an_identical_repeat_changes_nothing() {
     guest.end().await;
 }
 
+/// Seven days of results of 1 MiB filled Redis.
+#[tokio::test]
+async fn a_result_that_is_one_too_many_gets_a_final_answer() {
+    let runs = Runs {
+        results_bytes: 1_000,
+        ..parts::runs()
+    };
+    let guest = Guest::with(&redis::settings(), runs, json!({})).await;
+    let (token, body) = (guest.token(1, 60), format!("\"{}\"", "x".repeat(40_000)));
+    for _ in 0..2 {
+        let (status, answer) = guest.post(&token, &body).await;
+        assert_eq!(status, 413);
+        assert!(answer.to_string().contains("result_budget"), "{answer}");
+    }
+    assert_eq!(guest.post(&token, "1").await.0, 401);
+    let results = guest.results().await;
+    assert_eq!(results.len(), 1);
+    assert_eq!(results[0]["reason"]["code"], "result_budget");
+    guest.end().await;
+}
+
 #[tokio::test]
 async fn a_payload_is_kept_byte_for_byte() {
     let guest = Guest::new(json!({})).await;

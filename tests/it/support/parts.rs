@@ -51,6 +51,9 @@ pub(crate) fn runs() -> Runs {
 pub(crate) fn results(runs: &Runs) -> Results {
     Results {
         max_bytes: 64 * 1024,
+        kept_bytes: 256 << 20,
+        tenant_kept_bytes: 128 << 20,
+        kept_for: runs.results_retention,
         retention: runs.retention,
         lease: runs.lease,
     }

@@ -83,10 +83,7 @@ async fn cancelling_what_has_ended_changes_nothing() {
     assert_eq!(cancel(&lab.core, &run.id).await.unwrap(), Transition::Over);
     assert_eq!(obeyed(&lab, &[("cancel", "a-0")]).await, Obeyed::Done);
     let after = lab.core.store.record(&run.id).await.unwrap().unwrap();
-    assert_eq!(
-        serde_json::to_value(&after).unwrap(),
-        serde_json::to_value(&before).unwrap()
-    );
+    assert_eq!(after, before);
     assert_eq!(lab.results().await.len(), 1);
 }
 

@@ -71,7 +71,7 @@ async fn what_is_set_for_a_tenant_is_shown_and_unset() {
     let unset = ["tenants", "set", "acme", "--weight", "default", "--json"];
     let view = desk.json(&unset).remove(0);
     let expected = json!({"max_in_flight": 5, "weight": null, "paused": false,
-        "backlog_max": 0, "budget_s": 3600});
+        "backlog_max": 0, "budget_s": 3600, "results_bytes": null});
     assert_eq!(view["settings"], expected);
     assert_eq!(desk.json(&["tenants", "show", "acme", "--json"])[0], view);
     assert_eq!(desk.json(&["tenants", "list", "--json"]), [view]);

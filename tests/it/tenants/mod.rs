@@ -5,7 +5,7 @@ mod command;
 mod mend;
 mod order;
 mod pipeline;
-
+mod results;
 mod settings;
 mod shares;
 mod usage;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use cofferdam::clock::{Clock, UnixMs};
 use cofferdam::config::{self, Runs};
-use cofferdam::run::id::{Attempt, RunId, Tenant};
+use cofferdam::run::id::{RunId, Tenant};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::MachineRef;
 use cofferdam::stage::intake::{Taken, intake};

@@ -18,6 +18,7 @@ async fn settings_are_kept_changed_one_by_one_and_forgotten() {
         Change::Paused(true),
         Change::BacklogMax(Some(100)),
         Change::Budget(Some(3600)),
+        Change::ResultsBytes(Some(1 << 20)),
     ];
     store.configure(&acme, &all).await.unwrap();
     let view = store.tenant(&acme, lab.now()).await.unwrap();
@@ -27,6 +28,7 @@ async fn settings_are_kept_changed_one_by_one_and_forgotten() {
         paused: true,
         backlog_max: Some(100),
         budget_s: Some(3600),
+        results_bytes: Some(1 << 20),
     };
     assert_eq!(view.settings, expected);
     store
@@ -42,6 +44,7 @@ async fn settings_are_kept_changed_one_by_one_and_forgotten() {
         Change::MaxInFlight(None),
         Change::BacklogMax(None),
         Change::Budget(None),
+        Change::ResultsBytes(None),
     ];
     store.configure(&acme, &none).await.unwrap();
     assert_eq!(store.tenants(lab.now()).await.unwrap(), []);

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
-use cofferdam::run::id::Attempt;
 use cofferdam::store::acts::{Requeue, Stop};
 use cofferdam::store::tenants::Change;
 
 use super::{Lab, ids, of, tenant};
 use crate::support::redis;
 
-async fn set(lab: &Lab, name: &str, changes: &[Change]) {
+pub(super) async fn set(lab: &Lab, name: &str, changes: &[Change]) {
     lab.core
         .store
         .configure(&tenant(name), changes)
