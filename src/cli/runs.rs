@@ -5,7 +5,7 @@ use crate::cli::human;
 use crate::cli::output::{Cell, Output, Tone};
 use crate::cli::status::Status;
 use crate::cli::target;
-use crate::cli::view;
+use crate::cli::view::{self, RunJson};
 use crate::clock::{Clock, UnixMs};
 use crate::config::Tool;
 use crate::run::phase::State;
@@ -35,7 +35,7 @@ pub(crate) async fn run(args: &Runs, tool: &Tool, out: &mut Output) -> anyhow::R
     let views = store.list(&filter, most).await?;
     if args.format.json {
         for view in &views {
-            out.json(view)?;
+            out.json(&RunJson::of(view))?;
         }
         return Ok(Status::Done);
     }

@@ -10,7 +10,7 @@ use crate::cli::human;
 use crate::cli::output::{Output, Tone};
 use crate::cli::status::{Status, WrongUse};
 use crate::cli::target;
-use crate::cli::view::{self, RunJson};
+use crate::cli::view::{self, RunJson, ShowJson};
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::run::id::RunId;
@@ -45,8 +45,8 @@ pub(crate) async fn run(args: &Show, tool: &Tool, out: &mut Output) -> anyhow::R
     if args.format.json {
         let result =
             published.and_then(|found| RawValue::from_string(view::compact(&found.result)).ok());
-        out.json(&RunJson {
-            view: &view,
+        out.json(&ShowJson {
+            run: RunJson::of(&view),
             waiting,
             result,
         })?;

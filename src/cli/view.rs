@@ -45,11 +45,79 @@ impl ResultSummary {
     }
 }
 
-/// A run with its result, as `show --json` prints it.
+/// A run as `show --json` and `runs --json` print it: what stands in the run's hash, and no more than
+/// consumers of these lines may rely on. Each field is that of [`RunRecord`].
 #[derive(Debug, Serialize)]
 pub(crate) struct RunJson<'a> {
+    id: &'a str,
+    state: &'static str,
+    outcome: Option<Outcome>,
+    reason: Option<&'a Reason>,
+    attempt: u32,
+    deferred: u32,
+    app: Option<&'a str>,
+    machine_id: Option<&'a str>,
+    instance_id: Option<&'a str>,
+    region: Option<&'a str>,
+    tenant: &'a str,
+    submitted_at_ms: Option<UnixMs>,
+    booting_at_ms: Option<UnixMs>,
+    running_at_ms: Option<UnixMs>,
+    settled_at_ms: Option<UnixMs>,
+    closed_at_ms: Option<UnixMs>,
+    deadline_ms: Option<UnixMs>,
+    queue_until_ms: Option<UnixMs>,
+    boot_until_ms: Option<UnixMs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preparing_until_ms: Option<UnixMs>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prepared_by_ms: Option<UnixMs>,
+    refusals: u32,
+    refused_since_ms: Option<UnixMs>,
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_asked_ms: Option<u64>,
+    result_entry: Option<&'a str>,
+}
+
+impl<'a> RunJson<'a> {
+    pub(crate) fn of(record: &'a RunRecord) -> Self {
+        Self {
+            id: record.id.as_str(),
+            state: record.state,
+            outcome: record.outcome,
+            reason: record.reason.as_ref(),
+            attempt: record.attempt,
+            deferred: record.deferred,
+            app: record.app.as_deref(),
+            machine_id: record.machine_id.as_deref(),
+            instance_id: record.instance_id.as_deref(),
+            region: record.region.as_deref(),
+            tenant: &record.tenant,
+            submitted_at_ms: record.submitted_at_ms,
+            booting_at_ms: record.booting_at_ms,
+            running_at_ms: record.running_at_ms,
+            settled_at_ms: record.settled_at_ms,
+            closed_at_ms: record.closed_at_ms,
+            deadline_ms: record.deadline_ms,
+            queue_until_ms: record.queue_until_ms,
+            boot_until_ms: record.boot_until_ms,
+            preparing_until_ms: record.preparing_until_ms,
+            prepared_by_ms: record.prepared_by_ms,
+            refusals: record.refusals,
+            refused_since_ms: record.refused_since_ms,
+            timeout_ms: record.timeout_ms,
+            timeout_asked_ms: record.timeout_asked_ms,
+            result_entry: record.result_entry.as_deref(),
+        }
+    }
+}
+
+/// A run with its result, as `show --json` prints it.
+#[derive(Debug, Serialize)]
+pub(crate) struct ShowJson<'a> {
     #[serde(flatten)]
-    pub(crate) view: &'a RunRecord,
+    pub(crate) run: RunJson<'a>,
     /// Why it waits, while it does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) waiting: Option<Waiting>,

@@ -44,7 +44,7 @@ pub(crate) const FIELDS: [&str; 27] = [
 ];
 
 /// A run as its hash tells it, without its request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRecord {
     /// Which run.
     pub id: RunId,
@@ -85,10 +85,8 @@ pub struct RunRecord {
     /// Until when its create call may still be on its way.
     pub boot_until_ms: Option<UnixMs>,
     /// Until when its machine is being prepared, as a sweep saw it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub preparing_until_ms: Option<UnixMs>,
     /// When a machine that is still being prepared is given up.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub prepared_by_ms: Option<UnixMs>,
     /// How often the provider refused to boot it, in a row.
     pub refusals: u32,
@@ -97,14 +95,11 @@ pub struct RunRecord {
     /// From boot to deadline.
     pub timeout_ms: Option<u64>,
     /// What its request asked for, where that is more than a run may take.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_asked_ms: Option<u64>,
     /// The id of its result in the results stream.
     pub result_entry: Option<String>,
     /// What tells it from every other request, once it was claimed.
-    #[serde(skip)]
     pub nonce: Option<Nonce>,
-    #[serde(skip)]
     phase: Phase,
 }
 
