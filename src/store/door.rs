@@ -1,18 +1,21 @@
 //! Connections: one that all short commands share, blocking ones that are their caller's own, and
 //! some for large answers.
 //!
-//! The shared connection is checked out of the pool once and cloned for every command: commands
-//! of many tasks travel in one stream and need no round trip of their own to be checked out. A
-//! connection on which a command failed is given back broken, and the next caller gets a new one.
+//! The shared connection is cloned for every command: commands of many tasks travel in one stream. When
+//! a command fails since the connection is broken, does not answer, or leads to a replica, it is
+//! dropped, and the next caller makes a new one. The redis crate's `ConnectionManager` keeps one that
+//! does not answer, and one to a replica.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, PoolError};
 use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind,
 };
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use url::Url;
 
 use crate::store::error::Error;
@@ -22,8 +25,6 @@ use crate::telemetry::{Counters, RedisError as Kind};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a command may take. Longer than a slow fork or fsync, shorter than callers wait.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections in the pool: the shared one, and one that follows it.
-const POOL_SIZE: usize = 4;
 
 /// How much longer a large answer may take: 16 MiB over a link of a megabyte a second.
 pub(crate) const LARGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -52,22 +53,18 @@ impl LargeQuery<'_> {
 #[derive(Clone)]
 pub(crate) struct Door {
     client: redis::Client,
-    pool: Pool,
     shared: Arc<Mutex<Option<Shared>>>,
+    /// A permit to make the shared connection: one caller at a time does.
+    connecting: Arc<Semaphore>,
     /// Connections for large answers that nobody uses now.
     large: Arc<Mutex<Vec<MultiplexedConnection>>>,
     /// Where failures are counted.
     failures: Arc<OnceLock<Counters<Kind>>>,
 }
 
+/// The shared connection, and which one it is.
+#[derive(Clone)]
 struct Shared {
-    object: deadpool_redis::Connection,
-    connection: MultiplexedConnection,
-    generation: u64,
-}
-
-/// A clone of the shared connection, and which one it is.
-struct Borrowed {
     connection: MultiplexedConnection,
     generation: u64,
 }
@@ -75,23 +72,10 @@ struct Borrowed {
 impl Door {
     /// Prepares connections to `url`; none is made yet.
     pub(crate) fn new(url: &Url) -> Result<Self, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT));
-        let manager = Manager::new_with_config(url.as_str(), config)?;
-        let pool = Pool::builder(manager)
-            .max_size(POOL_SIZE)
-            .runtime(deadpool_redis::Runtime::Tokio1)
-            .wait_timeout(Some(CONNECT_TIMEOUT))
-            .create_timeout(Some(CONNECT_TIMEOUT))
-            .recycle_timeout(Some(CONNECT_TIMEOUT))
-            .build()
-            .map_err(|error| Error::Address(error.to_string()))?;
-        let client = redis::Client::open(url.as_str())?;
         Ok(Self {
-            client,
-            pool,
+            client: redis::Client::open(url.as_str())?,
             shared: Arc::default(),
+            connecting: Arc::new(Semaphore::new(1)),
             large: Arc::default(),
             failures: Arc::default(),
         })
@@ -99,16 +83,16 @@ impl Door {
 
     /// Sends one command.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
-        let mut borrowed = self.borrow().await?;
-        let answer = command.query_async(&mut borrowed.connection).await;
-        self.seen(&borrowed, answer)
+        let mut shared = self.shared().await?;
+        let answer = command.query_async(&mut shared.connection).await;
+        self.seen(shared.generation, answer)
     }
 
     /// Sends several commands in one go: one round trip.
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Error> {
-        let mut borrowed = self.borrow().await?;
-        let answer = pipe.query_async(&mut borrowed.connection).await;
-        self.seen(&borrowed, answer)
+        let mut shared = self.shared().await?;
+        let answer = pipe.query_async(&mut shared.connection).await;
+        self.seen(shared.generation, answer)
     }
 
     /// Runs one script: one round trip, and two more when Redis does not have it cached.
@@ -116,16 +100,20 @@ impl Door {
         &self,
         invocation: &redis::ScriptInvocation<'_>,
     ) -> Result<T, Error> {
-        let mut borrowed = self.borrow().await?;
-        let answer = invocation.invoke_async(&mut borrowed.connection).await;
-        self.seen(&borrowed, answer)
+        let mut shared = self.shared().await?;
+        let answer = invocation.invoke_async(&mut shared.connection).await;
+        self.seen(shared.generation, answer)
     }
 
     /// A connection of the caller's own for commands that block up to `block`.
     pub(crate) async fn blocking(&self, block: Duration) -> Result<MultiplexedConnection, Error> {
+        self.connect(block + COMMAND_TIMEOUT).await
+    }
+
+    async fn connect(&self, answer_timeout: Duration) -> Result<MultiplexedConnection, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(block + COMMAND_TIMEOUT));
+            .set_response_timeout(Some(answer_timeout));
         let connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config);
@@ -170,63 +158,51 @@ impl Door {
         error
     }
 
-    async fn borrow(&self) -> Result<Borrowed, Error> {
-        if let Some(shared) = self.lock().as_ref() {
-            return Ok(shared.borrow());
+    async fn shared(&self) -> Result<Shared, Error> {
+        if let Some(shared) = self.lock().clone() {
+            return Ok(shared);
         }
-        let object = self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) => self.failed(error),
-            other => self.failed(Error::Unavailable(other.to_string())),
-        })?;
-        let mut slot = self.lock();
-        // Somebody else may have been faster; the pool takes the second connection back.
-        let shared = slot.get_or_insert_with(|| Shared {
-            connection: (*object).clone(),
-            generation: GENERATION.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
-            object,
-        });
-        Ok(shared.borrow())
+        let Ok(permit) = timeout(CONNECT_TIMEOUT, self.connecting.acquire()).await else {
+            return Err(self.failed(Error::Unavailable("no connection in time".into())));
+        };
+        // Whoever had the permit before may have made it.
+        if let Some(shared) = self.lock().clone() {
+            return Ok(shared);
+        }
+        let shared = Shared {
+            connection: self.connect(COMMAND_TIMEOUT).await?,
+            generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+        };
+        *self.lock() = Some(shared.clone());
+        drop(permit);
+        Ok(shared)
     }
 
     /// Passes an answer on; drops the shared connection if it is the one that broke.
-    fn seen<T>(&self, borrowed: &Borrowed, answer: Result<T, RedisError>) -> Result<T, Error> {
+    fn seen<T>(&self, generation: u64, answer: Result<T, RedisError>) -> Result<T, Error> {
         if let Err(error) = &answer {
             let broken = error.is_io_error()
                 || error.is_timeout()
                 || error.is_connection_dropped()
                 || is_elsewhere(error);
-            let mut slot = self.lock();
-            if broken
-                && slot
-                    .as_ref()
-                    .is_some_and(|s| s.generation == borrowed.generation)
-                && let Some(shared) = slot.take()
-            {
-                drop(deadpool_redis::Connection::take(shared.object));
+            let mut shared = self.lock();
+            if broken && shared.as_ref().is_some_and(|it| it.generation == generation) {
+                *shared = None;
             }
         }
         answer.map_err(|error| self.failed(error))
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<MultiplexedConnection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<MultiplexedConnection>> {
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Shared>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Shared>> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-static GENERATION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-
-impl Shared {
-    fn borrow(&self) -> Borrowed {
-        Borrowed {
-            connection: self.connection.clone(),
-            generation: self.generation,
-        }
-    }
-}
+static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// Whether the server that answered is a replica: after a failover the one that takes writes may be
 /// behind the same address, and a new connection finds it.

@@ -61,7 +61,6 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 /// Outside names and the parts of `src` that may use them.
 const HOMES: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
-    ("deadpool_redis::", &["store/"]),
     ("reqwest::", &["machines/"]),
     ("prometheus::", &["telemetry/"]),
     (
