@@ -13,7 +13,7 @@ pub const HASH_SLACK: Duration = Duration::from_secs(24 * 3600);
 pub const USAGE_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// Time between seeing a machine's exit and ruling that no result came: a result that the guest
-/// posted with its last breath may still be on its way to Redis. An exit is told within
+/// posted just before may still be on its way to Redis. An exit is reported within
 /// a second of the sweep that sees it.
 pub const EXIT_GRACE: Duration = Duration::from_millis(500);
 const _: () = assert!(EXIT_GRACE.as_millis() < 1000);

@@ -128,7 +128,7 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// What tells a request from every other one, of whatever installation: 32 hexadecimal digits, of
+/// Unique to a request among those of all installations: 32 hexadecimal digits, of
 /// which the first 16 are the installation that it was first claimed in. It is no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Nonce(String);

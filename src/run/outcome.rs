@@ -65,7 +65,7 @@ pub enum ReasonCode {
     ExitedWithoutResult,
     /// The guest was killed because its machine was out of memory.
     OomKilled,
-    /// The machine or its host is gone and nothing tells how.
+    /// The machine or its host is gone and it is not known how.
     MachineLost,
     /// The run's own deadline passed.
     Deadline,

@@ -10,7 +10,7 @@ pub struct MachineRef {
     pub app: String,
     /// Its id.
     pub id: String,
-    /// The version of its configuration (`instance_id`), if it was told.
+    /// The version of its configuration (`instance_id`), if it is known.
     pub instance_id: Option<String>,
     /// Where it runs.
     pub region: Option<String>,

@@ -29,7 +29,7 @@ pub enum Event {
         /// Which boot.
         attempt: Attempt,
     },
-    /// The machine of `attempt` came to nothing and is gone: another attempt.
+    /// The machine of `attempt` failed and is gone: another attempt.
     Failed {
         /// Which boot.
         attempt: Attempt,
@@ -64,7 +64,7 @@ pub enum Rejected {
     /// The run has ended already.
     #[error("the run is over")]
     Over,
-    /// The event speaks of another attempt than the run is at.
+    /// The event is of another attempt than the run is at.
     #[error("the event is of another attempt")]
     OtherAttempt,
     /// The event cannot happen in this phase.

@@ -17,7 +17,7 @@ pub struct Admission {
     pub id: RunId,
     /// The stream entry that it is, and that is acknowledged with it.
     pub entry: String,
-    /// SHA-256 of its JSON, by which an identical repeat is told from another request of the same
+    /// SHA-256 of its JSON, which tells an identical repeat from another request of the same
     /// id.
     pub digest: String,
     /// Whose run it is.
@@ -130,7 +130,7 @@ pub struct Claimed {
     pub refusals: u32,
     /// Since when the provider refuses it.
     pub refused_since_ms: Option<UnixMs>,
-    /// What tells it from every other request; `None` when a version without nonces claimed it.
+    /// Unique to the request; `None` when a version without nonces claimed it.
     pub nonce: Option<Nonce>,
     /// Its request.
     pub request: Request,
@@ -187,7 +187,7 @@ pub enum BootToken {
 /// Why a run goes back to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
-    /// The provider had no machine for it. The boot does not count as a try; how long this goes on
+    /// The provider had no machine for it. The boot does not count as a try; how long this lasts
     /// does.
     Refused,
     /// Nobody may boot now, whichever run it is. Nothing counts.
@@ -286,7 +286,7 @@ impl Transition {
 pub struct BootId<'a> {
     /// Which boot.
     pub attempt: Attempt,
-    /// What tells the request from every other of that id; `None` before its first claim, and when a
+    /// Unique to the request among all of that id; `None` before its first claim, and when a
     /// version without nonces claimed it.
     pub nonce: Option<&'a Nonce>,
 }

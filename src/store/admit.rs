@@ -18,7 +18,7 @@ use crate::store::scripts;
 /// serves nobody else meanwhile.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// How long the id of a request is spoken for that was turned away because a backlog was full. Longer
+/// How long the id of a request stays taken that was rejected because a backlog was full. Longer
 /// than a request that is delivered twice takes to come again.
 const QUEUE_FULL_KEPT: Duration = Duration::from_secs(60);
 

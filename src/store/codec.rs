@@ -43,7 +43,7 @@ pub(crate) const FIELDS: [&str; 27] = [
     "prepared_by_ms",
 ];
 
-/// A run as its hash tells it, without its request.
+/// A run as its hash has it, without its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRecord {
     /// Which run.
@@ -98,7 +98,7 @@ pub struct RunRecord {
     pub timeout_asked_ms: Option<u64>,
     /// The id of its result in the results stream.
     pub result_entry: Option<String>,
-    /// What tells it from every other request, once it was claimed.
+    /// Unique to its request, once it was claimed.
     pub nonce: Option<Nonce>,
     phase: Phase,
 }

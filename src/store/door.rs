@@ -186,7 +186,11 @@ impl Door {
                 || error.is_connection_dropped()
                 || is_elsewhere(error);
             let mut shared = self.lock();
-            if broken && shared.as_ref().is_some_and(|it| it.generation == generation) {
+            if broken
+                && shared
+                    .as_ref()
+                    .is_some_and(|it| it.generation == generation)
+            {
                 *shared = None;
             }
         }

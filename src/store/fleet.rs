@@ -16,7 +16,7 @@ use crate::store::scripts;
 /// How long the limits that a worker announced count.
 const ANNOUNCED: Duration = Duration::from_secs(30);
 
-/// How long after the end of its hold an app still counts as refused: the next boot tells.
+/// How long after its hold an app still counts as refused: the next boot shows whether it is.
 const REFUSED_FRESH: Duration = Duration::from_secs(30);
 
 /// How long a run must have been due for it to count as overdue: sweeps take up what is due every

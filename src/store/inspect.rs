@@ -14,10 +14,10 @@ use crate::store::codec::{RunRecord, Text};
 use crate::store::error::Error;
 use crate::store::requests::{Entry, Row};
 
-/// Keys looked at in one step of a scan.
+/// Keys read in one step of a scan.
 const SCAN_STEP: usize = 1000;
 
-/// Runs looked at in one round trip.
+/// Runs read in one round trip.
 const VIEWS_STEP: usize = 500;
 
 /// Runs that one listing goes through at the most.

@@ -47,7 +47,7 @@ impl Store {
         Ok(told.iter().filter_map(|Text(keys)| read(keys)).collect())
     }
 
-    /// The keys of all processes that told of them moments ago. One round trip.
+    /// The keys that processes announced lately. One round trip.
     ///
     /// # Errors
     /// [`Error`].

@@ -43,8 +43,8 @@
 //! stream), `place` (score in its queue), `input_span` (where the input stands in the request: first byte, number of bytes), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `timeout_asked_ms` (where it is more), `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
 //! `settled_at_ms`, `closed_at_ms`,
-//! `deadline_ms`, `queue_until_ms`, `nonce` (what tells it from
-//! every other request, given at its first claim), `boot_until_ms` (until when its create call may still be on
+//! `deadline_ms`, `queue_until_ms`, `nonce` (unique to the
+//! request, given at its first claim), `boot_until_ms` (until when its create call may still be on
 //! its way), `refused_since_ms`, `preparing_until_ms` (until when its machine is being prepared, as a
 //! sweep saw it), `prepared_by_ms` (when it is given up if it still is).
 //!
@@ -160,7 +160,7 @@ keys! {
     inflight(app: &str) = "inflight";
     /// The boots that an app may make.
     bucket(app: &str) = "bucket";
-    /// What the workers last told of their limits.
+    /// The workers' limits, as they last announced them.
     fleet() = "fleet";
     /// Which signing keys each process has.
     keyrings() = "keyrings";

@@ -11,14 +11,14 @@ use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::scripts::{self, states};
 
-/// Runs looked at in one round trip.
+/// Runs read in one round trip.
 const PAGE: usize = 200;
 
-/// Tenants at whose runs in flight one pass looks at the most, apart from those of its apps.
+/// Parked tenants whose runs in flight one pass reads at the most.
 const PARKED_MAX: usize = 10_000;
 
 impl Store {
-    /// Looks at every run in flight, and at some of all open runs, from where the last pass
+    /// Reads every run in flight, and some of all open runs, from where the last pass
     /// stopped (`from`, at first 0) and for about `most`. Answers how many things it mended, and
     /// where to go on. One round trip for each two hundred runs.
     ///

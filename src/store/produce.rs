@@ -9,7 +9,7 @@ const STEP: usize = 100;
 
 impl Store {
     /// Appends requests, in order, and answers the ids of their entries. As many round trips as
-    /// there are hundreds of them. It looks at no rule: the worker does.
+    /// there are hundreds of them. It checks no rule: the worker does.
     ///
     /// # Errors
     /// [`Error`]; some may have been appended. A request with an id of its own is safe to repeat.

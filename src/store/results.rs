@@ -10,7 +10,7 @@ use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
 
-/// Pending entries of a group looked at in one pass.
+/// Pending entries of a group that one pass reads.
 const PENDING_MAX: usize = 1000;
 
 /// A consumer group for which old results are kept.

@@ -56,7 +56,7 @@ impl Store {
         Transition::read("advance", &self.door.script::<String>(&script).await?)
     }
 
-    /// `boot` of a run came to nothing: the run waits for another, with another number,
+    /// `boot` of a run failed or was deferred: the run waits for another, with another number,
     /// until `ready_at` if that is given. One round trip.
     ///
     /// # Errors
@@ -314,8 +314,7 @@ impl Store {
         })
     }
 
-    /// A run that is due and whose hash is gone ends, with what is known of it: what its places
-    /// among the machines in flight tell, and `readable`, what its request does. Its machine, if
+    /// A run that is due and whose hash is gone ends, with what is known of it: what its slots say, and `readable`, what its request does. Its machine, if
     /// it has one, has no run then, and is removed as such. One round trip. Safe to repeat.
     ///
     /// # Errors

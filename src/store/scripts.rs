@@ -38,7 +38,7 @@ scripts! {
     TAKE_TOKEN = when_full ["run" "bucket"] "take_token";
     /// The machine of an attempt is known.
     ADVANCE = when_full ["run"] "advance";
-    /// A boot came to nothing.
+    /// A boot failed or was deferred.
     REQUEUE = when_full ["run" "fair_queue" "slots" "usage"] "requeue";
     /// The run ends.
     SETTLE = when_full ["run" "fair_queue" "slots" "usage" "result" "kept"] "settle";
@@ -56,7 +56,7 @@ scripts! {
     LEAD = when_full [] "lead";
     /// What is set for a tenant.
     CONFIGURE = when_full ["fair_queue" "reconsider"] "configure";
-    /// Nothing boots, or it goes on.
+    /// Boots are paused or resumed.
     PAUSE = when_full ["fair_queue" "reconsider"] "pause";
     /// What is known of runs is made to agree with their hashes.
     MEND = when_full ["run" "fair_queue" "slots"] "mend";

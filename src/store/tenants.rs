@@ -19,7 +19,7 @@ use crate::store::usage::seconds;
 /// Tenants listed at the most.
 const LISTED_MAX: usize = 100_000;
 
-/// Tenants looked at in one round trip.
+/// Tenants read in one round trip.
 const PAGE: usize = 500;
 /// How long it is known which order was the last: far longer than one is on its way.
 const ORDER_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -144,7 +144,7 @@ impl Walk {
 }
 
 impl Store {
-    /// The next runs of a walk, or `None` at its end. A run may be told twice; one that changes
+    /// The next runs of a walk, or `None` at its end. A run may come twice; one that changes
     /// its place meanwhile may be missed. One round trip.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::store::error::Error;
 /// Days asked for at the most; what is older is not kept.
 pub const DAYS_MAX: usize = 400;
 
-/// Keys looked at in one step of a scan.
+/// Keys read in one step of a scan.
 const SCAN_STEP: usize = 1000;
 
 /// What a tenant used on a day.

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::run::request::Refusal;
 
-/// The fields of a request that have not been looked at yet.
+/// The fields of a request that have not been read yet.
 pub(super) struct Fields(BTreeMap<String, Box<RawValue>>);
 
 impl Fields {

@@ -226,7 +226,7 @@ impl RunRequest {
     }
 
     /// The `id` of a request that may break any other rule. `Ok(None)` when the request has none
-    /// and its stream entry's id stands for it; `Err` when it cannot be told.
+    /// and its stream entry's id stands for it; `Err` when it cannot be read.
     ///
     /// # Errors
     /// [`Refusal`] when the text is no JSON object or its `id` is no run id.
