@@ -35,7 +35,7 @@
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //! | `<ns>:probe` | string | that Redis took a write | a minute |
 //! | `<ns>:backlog_bytes` | string | bytes of the requests of all runs that have not ended; counted anew when no run is open | for ever, one number |
-//! | `<ns>:kept` and `<ns>:kept:<tenant>` | hash | bytes of the results that came by a post and are on their stream: start of a slice of time, ms → bytes; and in that of all `since`, when the first result there was published | that of all for ever; a tenant's twice the results' retention after its last |
+//! | `<ns>:kept` and `<ns>:kept:<tenant>` | hash | bytes of the results that came by a post: `sum` of all ever, start of a slice of time, ms → what it was then, `base` of them given back with all before slice `from`; and in that of all `since`, when the first result on the stream was published | that of all for ever; a tenant's twice the results' retention after its last |
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
 //! `instance_id`, `region`, `tenant`, `metadata` (JSON), `size` (of its machine, unless that is

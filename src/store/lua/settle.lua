@@ -37,15 +37,19 @@ local is_over = false
 if ARGV[17] then
   tenant_most = tonumber(redis.call('HGET', settings_key(ns, run.tenant), 'results_bytes') or tenant_most)
   if most > 0 or tenant_most > 0 then
-    local since = tonumber(redis.call('HGET', kept, 'since') or '0')
-    is_over = not may_keep(kept_of, tenant_most, #payload, since, slice) or not may_keep(kept, most, #payload, since, slice)
+    local now = tonumber(ARGV[6])
+    local bytes, since = kept_bytes(kept, nil, slice, now)
+    is_over = most > 0 and bytes + #payload > most
+    if tenant_most > 0 then
+      is_over = kept_bytes(kept_of, since, slice, now, ARGV[20]) + #payload > tenant_most or is_over
+    end
     if is_over then outcome, reason, head, payload = ARGV[21], ARGV[22], ARGV[23], 'null' end
   end
 end
 local json = result(run, head, payload, ARGV[16])
 local entry = redis.call('XADD', KEYS[4], '*', 'run_id', id, 'outcome', outcome, 'result', json)
-if most > 0 then count_kept(kept, #json, tonumber(ARGV[6]), slice) end
-if tenant_most > 0 then count_kept(kept_of, #json, tonumber(ARGV[6]), slice, ARGV[20]) end
+if most > 0 then redis.call('HINCRBY', kept, 'sum', #json) end
+if tenant_most > 0 then redis.call('HINCRBY', kept_of, 'sum', #json) end
 local known = { 'state', to, 'outcome', outcome, 'settled_at_ms', ARGV[6], 'result_entry', entry }
 know(known, 'reason', reason)
 know(known, 'digest', ARGV[11])

@@ -1,24 +1,31 @@
--- Bytes of results that are kept, of all and of each tenant: a hash with a field for each slice of time,
--- named for when the slice begins, ms. In that of all, `since` is when the first result that is still on
--- the stream was published, as the last trim saw it: slices before that are given back.
+-- Bytes of results that are kept, of all and of each tenant: a hash with `sum`, all bytes that were ever
+-- published, and for each slice of time, named for when it begins (ms), what `sum` was then. What was
+-- published before slice `from` is given back, `base` bytes; from the next trim on that is the slice in
+-- which the first result on the stream was published (`since`, in the hash of all).
 
--- Whether so many more bytes may be kept; `most` 0 is any number.
-local function may_keep(key, most, bytes, since, slice)
-  if most == 0 then return true end
-  local kept, known = bytes, redis.call('HGETALL', key)
-  for i = 1, #known, 2 do
-    local begins = tonumber(known[i])
-    if begins and begins + slice <= since then
-      redis.call('HDEL', key, known[i])
-    elseif begins then
-      kept = kept + known[i + 1]
-    end
-  end
-  return kept <= most
-end
-
-local function count_kept(key, bytes, now, slice, ttl)
+-- How many bytes `key` has as kept. `since` is read there where it is not given.
+local function kept_bytes(key, since, slice, now, ttl)
   local begins = string.format('%d', now - now % slice)
-  local is_new = redis.call('HINCRBY', key, begins, bytes) == bytes
-  if is_new and ttl then redis.call('PEXPIRE', key, ttl) end
+  local known = redis.call('HMGET', key, 'sum', 'base', 'from', begins, 'since')
+  local sum, base = tonumber(known[1] or '0'), tonumber(known[2] or '0')
+  since = since or tonumber(known[5] or '0')
+  local from = string.format('%d', since - since % slice)
+  if known[3] ~= from then
+    base = sum
+    local fields = redis.call('HGETALL', key)
+    for i = 1, #fields, 2 do
+      local at = tonumber(fields[i])
+      if at and at < tonumber(from) then
+        redis.call('HDEL', key, fields[i])
+      elseif at then
+        base = math.min(base, fields[i + 1])
+      end
+    end
+    redis.call('HSET', key, 'base', string.format('%d', base), 'from', from)
+  end
+  if not known[4] then
+    redis.call('HSET', key, begins, string.format('%d', sum))
+    if ttl then redis.call('PEXPIRE', key, ttl) end
+  end
+  return sum - base, since
 end
