@@ -1,4 +1,5 @@
--- The token bucket of the create calls that an app may have.
+-- The token bucket of the create calls that an app may have, for the whole fleet. (The local Machines
+-- server has one in Rust: it counts what reaches it, and knows no Redis.)
 
 -- An app's bucket as it is now: its name, `tokens`, and when a call may go (`free_at`).
 local function bucket(ns, app, now, rate, burst)
