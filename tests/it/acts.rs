@@ -140,11 +140,8 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn boot(attempt: Attempt, nonce: &Option<Nonce>) -> BootId<'_> {
-    BootId {
-        attempt,
-        nonce: nonce.as_ref(),
-    }
+fn boot(attempt: Attempt, nonce: Option<&Nonce>) -> BootId<'_> {
+    BootId { attempt, nonce }
 }
 
 /// What the model knows of a run.
@@ -205,8 +202,8 @@ impl Run {
     }
 
     /// What an act answers that bears a nonce: one of another request changes nothing.
-    fn apply_for(&mut self, nonce: &Option<Nonce>, event: &Event, of: Option<Attempt>) -> Answer {
-        if *nonce == self.nonce {
+    fn apply_for(&mut self, nonce: Option<&Nonce>, event: &Event, of: Option<Attempt>) -> Answer {
+        if nonce == self.nonce.as_ref() {
             self.apply(event, of)
         } else {
             Answer::Older
@@ -349,10 +346,10 @@ impl World {
                     region: None,
                 };
                 let nonce = run.nonce_of(*whose);
-                let advanced = store.advance(&id, boot(attempt, &nonce), &machine, now);
+                let advanced = store.advance(&id, boot(attempt, nonce.as_ref()), &machine, now);
                 let answer = advanced.await.unwrap();
                 let event = Event::Created { attempt, machine };
-                let expected = run.apply_for(&nonce, &event, Some(attempt));
+                let expected = run.apply_for(nonce.as_ref(), &event, Some(attempt));
                 prop_assert_eq!(answer, expected);
                 if answer == Answer::Done(Entered::Running) {
                     run.due = run.deadline;
@@ -367,14 +364,14 @@ impl World {
                 let view = store.record(&id).await.unwrap().unwrap();
                 let ready = wait.map(|s| now + s * 1000);
                 let answer = store
-                    .requeue(&view, boot(attempt, &nonce), *why, ready, now)
+                    .requeue(&view, boot(attempt, nonce.as_ref()), *why, ready, now)
                     .await
                     .unwrap();
                 let event = match why {
                     Requeue::Failed => Event::Failed { attempt },
                     Requeue::Refused | Requeue::Held => Event::Deferred { attempt },
                 };
-                prop_assert_eq!(answer, run.apply_for(&nonce, &event, Some(attempt)));
+                prop_assert_eq!(answer, run.apply_for(nonce.as_ref(), &event, Some(attempt)));
                 if answer == Answer::Done(Entered::Queued) {
                     (run.due, run.boot_until) = (run.queue_until, None);
                     run.ready_at = ready.unwrap_or(0);
@@ -401,9 +398,10 @@ impl World {
                     retention: RETENTION,
                     lease: LEASE,
                 };
-                let at = Some(boot(attempt, &nonce));
+                let at = Some(boot(attempt, nonce.as_ref()));
                 let answer = store.settle(&id, at, &end, now).await.unwrap();
-                let mut expected = run.apply_for(&nonce, &Event::Posted { attempt }, Some(attempt));
+                let mut expected =
+                    run.apply_for(nonce.as_ref(), &Event::Posted { attempt }, Some(attempt));
                 if expected == Answer::Over && run.body == Some(*body) {
                     expected = Answer::Repeated;
                 }
@@ -427,14 +425,14 @@ impl World {
                     lease: LEASE,
                 };
                 let answer = {
-                    let at = attempt.map(|attempt| boot(attempt, &nonce));
+                    let at = attempt.map(|attempt| boot(attempt, nonce.as_ref()));
                     store.settle(&id, at, &end, now).await.unwrap()
                 };
                 let event = Event::Ended {
                     reason: *reason,
                     attempt,
                 };
-                prop_assert_eq!(answer, run.apply_for(&nonce, &event, attempt));
+                prop_assert_eq!(answer, run.apply_for(nonce.as_ref(), &event, attempt));
                 if answer == Answer::Done(Entered::Settled) {
                     run.due = after(now, LEASE);
                 }
@@ -445,9 +443,12 @@ impl World {
                 };
                 let run = self.runs.get_mut(&name).unwrap();
                 let (attempt, nonce) = (run.attempt_of(*of), run.nonce_of(*whose));
-                let closed = store.close(&id, boot(attempt, &nonce), now, RETENTION);
+                let closed = store.close(&id, boot(attempt, nonce.as_ref()), now, RETENTION);
                 let (answer, _) = closed.await.unwrap();
-                prop_assert_eq!(answer, run.apply_for(&nonce, &Event::Gone, Some(attempt)));
+                prop_assert_eq!(
+                    answer,
+                    run.apply_for(nonce.as_ref(), &Event::Gone, Some(attempt))
+                );
             }
             Act::Renew(index, of, work) => {
                 let Some((name, id)) = self.pick(*index) else {

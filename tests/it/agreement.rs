@@ -139,11 +139,8 @@ async fn nonce(store: &Store) -> Option<Nonce> {
     seen(store).await.nonce
 }
 
-fn boot_of(nonce: &Option<Nonce>, attempt: Attempt) -> BootId<'_> {
-    BootId {
-        attempt,
-        nonce: nonce.as_ref(),
-    }
+fn boot_of(nonce: Option<&Nonce>, attempt: Attempt) -> BootId<'_> {
+    BootId { attempt, nonce }
 }
 
 async fn seen(store: &Store) -> RunRecord {
@@ -164,7 +161,7 @@ async fn apply(store: &Store, event: &Event) -> Transition {
             }
         }
         Event::Created { attempt, machine } => {
-            let boot = boot_of(&nonce, *attempt);
+            let boot = boot_of(nonce.as_ref(), *attempt);
             store.advance(&id(), boot, machine, NOW).await.unwrap()
         }
         Event::Deferred { attempt } | Event::Failed { attempt } => {
@@ -173,7 +170,7 @@ async fn apply(store: &Store, event: &Event) -> Transition {
                 _ => Requeue::Failed,
             };
             let view = seen(store).await;
-            let boot = boot_of(&nonce, *attempt);
+            let boot = boot_of(nonce.as_ref(), *attempt);
             let requeued = store.requeue(&view, boot, why, None, NOW).await;
             requeued.unwrap()
         }
@@ -182,23 +179,23 @@ async fn apply(store: &Store, event: &Event) -> Transition {
                 payload: "2".into(),
             };
             let end = settlement(&ending);
-            let boot = Some(boot_of(&nonce, *attempt));
+            let boot = Some(boot_of(nonce.as_ref(), *attempt));
             store.settle(&id(), boot, &end, NOW).await.unwrap()
         }
         Event::Ended { reason, attempt } => {
             let ending = Ending::without(*reason, "because");
             let end = settlement(&ending);
-            let boot = attempt.map(|attempt| boot_of(&nonce, attempt));
+            let boot = attempt.map(|attempt| boot_of(nonce.as_ref(), attempt));
             store.settle(&id(), boot, &end, NOW).await.unwrap()
         }
         Event::Refused { attempt, reason } => {
             let ending = Ending::without(*reason, "because");
             let end = settlement(&ending);
-            let boot = boot_of(&nonce, *attempt);
+            let boot = boot_of(nonce.as_ref(), *attempt);
             store.refuse(&id(), boot, &end, NOW).await.unwrap()
         }
         Event::Gone => {
-            let boot = boot_of(&nonce, Attempt(1));
+            let boot = boot_of(nonce.as_ref(), Attempt(1));
             let close = store.close(&id(), boot, NOW, KEEP).await;
             close.unwrap().0
         }

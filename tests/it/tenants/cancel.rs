@@ -239,7 +239,7 @@ async fn a_tenants_runs_are_cancelled_and_nobody_elses() {
         .unwrap();
     assert_eq!(view.waiting, 0);
     for run in flying.iter().filter(|run| run.tenant == "a") {
-        lab.close(&run).await;
+        lab.close(run).await;
     }
     // What the tenant asks for afterwards is not meant.
     lab.core.clock.shift(10);
