@@ -47,8 +47,7 @@ pub struct Runs {
     pub max_in_flight: NonZeroU32,
     /// Machines alive at once in one app; `None` for no limit.
     pub app_max_in_flight: Option<u32>,
-    /// Machines alive at once of one tenant without a limit of its own; 0 for no limit, `None` to
-    /// [share](crate::run::share) the fleet.
+    /// The same of one tenant; 0 for no limit, `None` to [share](crate::run::share) the fleet.
     pub tenant_max_in_flight: Option<u32>,
     /// Runs that may wait, all together; `None` for no limit.
     pub backlog_max: Option<u64>,
@@ -62,8 +61,7 @@ pub struct Runs {
     pub boot_burst: NonZeroU32,
     /// From boot to the deadline, unless the request asks for less.
     pub run_timeout: Duration,
-    /// How long the provider may prepare a machine, its image above all, before the boot counts as
-    /// failed.
+    /// How long the provider may prepare a machine before the boot counts as failed.
     pub image_pull_timeout: Duration,
     /// What the start of a prepared machine may take before the boot counts as failed.
     pub boot_timeout: Duration,

@@ -169,11 +169,11 @@ async fn a_result_is_accepted_once_and_an_identical_repeat_changes_nothing() {
 /// Seven days of results of 1 MiB filled Redis.
 #[tokio::test]
 async fn a_result_that_is_one_too_many_gets_a_final_answer() {
-    let runs = Runs {
-        results_bytes: 1_000,
-        ..parts::runs()
+    let results = Results {
+        kept_bytes: 1_000,
+        ..parts::results(&parts::runs())
     };
-    let guest = Guest::with(&redis::settings(), runs, json!({})).await;
+    let guest = Guest::with(&redis::settings(), results, json!({})).await;
     let (token, body) = (guest.token(1, 60), format!("\"{}\"", "x".repeat(40_000)));
     for _ in 0..2 {
         let (status, answer) = guest.post(&token, &body).await;

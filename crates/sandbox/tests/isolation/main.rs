@@ -7,7 +7,6 @@
 #![expect(clippy::print_stderr, reason = "a test that cannot run says why")]
 
 mod ends;
-mod example;
 mod hostile;
 mod lab;
 mod languages;
