@@ -150,8 +150,7 @@ pub struct Local {
 pub struct AdminListen {
     /// The address.
     pub address: SocketAddr,
-    /// Whether a free port is taken instead when this one is in use: true for the default, which
-    /// several processes on one host share.
+    /// Whether a free port will do when this one is taken, since it is the default of several.
     pub or_free: bool,
 }
 
