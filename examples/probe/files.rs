@@ -104,7 +104,7 @@ pub(crate) fn probe(report: &mut Report) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let telling = mounts.lines().filter(|line| {
         [
-            "cofferdam",
+            "/cofferdam",
             "/containers/",
             "/overlay2/",
             "/home/",
