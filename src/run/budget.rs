@@ -72,6 +72,15 @@ mod tests {
         assert_eq!(left(5, 10), Duration::from_millis(5));
     }
 
+    #[test]
+    fn backoff_doubles_from_its_base_to_its_bound() {
+        let ceiling = |tries| backoff(tries, Duration::from_secs(1), Duration::from_secs(30), 1.0);
+        let seconds = [0, 1, 4, 5, 1000].map(|tries| ceiling(tries).as_secs());
+        assert_eq!(seconds, [1, 2, 16, 30, 30]);
+        let half = backoff(1, Duration::from_secs(1), Duration::from_secs(30), 0.5);
+        assert_eq!(half, Duration::from_secs(1));
+    }
+
     proptest! {
         #[test]
         fn backoff_never_passes_its_bound(tries in 0u32..1000, jitter in 0.0f64..=1.0) {
