@@ -27,6 +27,21 @@ fn settings_in(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
+/// `scripts/mutants` takes long and is seldom run: what it would change may have changed by then.
+#[test]
+fn every_mutation_of_the_list_can_still_be_made() {
+    let list = read("tests/mutants/list");
+    let lines: Vec<_> = list.lines().filter(|line| !line.starts_with('#')).collect();
+    for mutation in lines.chunks(5) {
+        let [name, file, old, new, ..] = mutation else {
+            panic!("a mutation has four lines: {mutation:?}");
+        };
+        let is_there = read(file).contains(&old.replace("\\n", "\n"));
+        assert!(is_there, "{name}: {file} no longer has: {old}");
+        assert_ne!(old, new, "{name}");
+    }
+}
+
 #[test]
 fn only_settings_that_exist_are_named() {
     let files = [
