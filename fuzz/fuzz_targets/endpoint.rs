@@ -52,11 +52,19 @@ fuzz_target!(|bytes: &[u8]| {
         _ => format!("GET /input HTTP/1.1\r\nauthorization: Bearer {}\r\n", world.token).into_bytes(),
     };
     sent.extend(rest);
-    let answer = call(world.address, &sent);
+    let answer = call(world.address, &sent, Duration::from_millis(20));
     for status in statuses(&answer) {
-        assert!(STATUSES.contains(&status), "{}", String::from_utf8_lossy(&answer));
+        assert!(
+            STATUSES.contains(&status),
+            "{}",
+            String::from_utf8_lossy(&answer)
+        );
     }
-    let next = call(world.address, b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let next = call(
+        world.address,
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        Duration::from_secs(10),
+    );
     assert_eq!(statuses(&next).collect::<Vec<_>>(), [200]);
 });
 
@@ -64,19 +72,27 @@ fuzz_target!(|bytes: &[u8]| {
 fn statuses(answer: &[u8]) -> impl Iterator<Item = u16> {
     let text = String::from_utf8_lossy(answer).into_owned();
     let lines: Vec<_> = text.split("HTTP/1.").skip(1).map(str::to_owned).collect();
-    lines.into_iter().filter_map(|line| line.get(2..5)?.parse().ok())
+    lines
+        .into_iter()
+        .filter_map(|line| line.get(2..5)?.parse().ok())
 }
 
-fn call(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
+/// Sends it, waits a moment for an answer, ends its half, and reads to the end: the endpoint does not
+/// answer a request whose sender has gone.
+fn call(address: SocketAddr, sent: &[u8], moment: Duration) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time");
     let mut answer = Vec::new();
     // It may close before all is sent.
-    let _ = stream.write_all(sent).and_then(|()| stream.shutdown(Half::Write));
-    match stream.read_to_end(&mut answer) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("neither answered nor closed"),
-        _ => answer,
+    let _ = stream.write_all(sent);
+    for patience in [moment, Duration::from_secs(10)] {
+        stream.set_read_timeout(Some(patience)).expect("a time");
+        match stream.read_to_end(&mut answer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return answer,
+        }
+        let _ = stream.shutdown(Half::Write);
     }
+    panic!("neither answered nor closed")
 }
 
 /// An endpoint on a Redis of its own, which ends with this process.
@@ -84,7 +100,16 @@ fn start() -> World {
     let folder = tempfile::tempdir().expect("a folder").keep();
     let socket = folder.join("redis.sock");
     Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "redis-server", "--save", "", "--port", "0", "--dir"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "redis-server",
+            "--save",
+            "",
+            "--port",
+            "0",
+            "--dir",
+        ])
         .arg(&folder)
         .arg("--unixsocket")
         .arg(&socket)
@@ -99,7 +124,9 @@ fn start() -> World {
     }
     let settings = config::Serve::parse(&|name| match name {
         "REDIS_URL" => Some(format!("unix://{}", socket.display())),
-        "COFFERDAM_SIGNING_KEYS" => Some("k1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned()),
+        "COFFERDAM_SIGNING_KEYS" => {
+            Some("k1:BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=".to_owned())
+        }
         _ => None,
     });
     let settings = settings.expect("settings");
@@ -113,20 +140,40 @@ fn start() -> World {
     let (tell, told) = std::sync::mpsc::channel();
     // libFuzzer's own thread stays without a runtime.
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build();
         runtime.expect("a runtime").block_on(async {
-            let store = Store::connect(&settings.redis).await.expect("redis answers");
+            let store = Store::connect(&settings.redis)
+                .await
+                .expect("redis answers");
             let core = Core {
                 store: store.clone(),
                 clock: Clock::system(),
                 metrics: Arc::new(Metrics::new()),
-                runs: Arc::new(settings.runs),
+                runs: Arc::new(settings.results),
             };
             let readiness = Readiness::new(store, None);
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            tell.send(listener.local_addr().expect("an address")).expect("waited for");
-            endpoint::serve(listener, Deps { core, ring, readiness }, Shutdown::new()).await;
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("a port");
+            tell.send(listener.local_addr().expect("an address"))
+                .expect("waited for");
+            endpoint::serve(
+                listener,
+                Deps {
+                    core,
+                    ring,
+                    readiness,
+                },
+                Shutdown::new(),
+            )
+            .await;
         });
     });
-    World { address: told.recv().expect("it listens"), token }
+    World {
+        address: told.recv().expect("it listens"),
+        token,
+    }
 }

@@ -3,20 +3,20 @@
 #![no_main]
 
 // The crate keeps it to itself.
-#[path = "../../src/init/wire.rs"]
+#[path = "../../crates/sandbox/src/init/wire.rs"]
 #[allow(dead_code, reason = "only the reading side is tried")]
 mod wire;
 
 use libfuzzer_sys::fuzz_target;
-use wire::{Frame, News, Order};
+use wire::{Event, Frame, Request};
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Some(news) = News::decode(bytes) {
-        let frame = news.encode(u32::MAX).expect("it was as long as this");
+    if let Some(event) = Event::decode(bytes) {
+        let frame = event.encode(u32::MAX).expect("it was as long as this");
         assert_eq!(&frame[4..], bytes);
     }
-    if let Some(order) = Order::decode(bytes) {
-        let frame = order.encode(u32::MAX).expect("it was as long as this");
+    if let Some(request) = Request::decode(bytes) {
+        let frame = request.encode(u32::MAX).expect("it was as long as this");
         assert_eq!(&frame[4..], bytes);
     }
 });
