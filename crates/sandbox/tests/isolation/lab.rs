@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cofferdam_sandbox::{
-    Engine, Error, Exit, GuestFile, Limits, OutputSink, Report, Root, Running, Settings, Spec,
-    Stream,
+    Engine, Error, Exit, GuestFile, Kind, Limits, OutputSink, Report, Root, Running, Settings,
+    Spec, Stream,
 };
 use tempfile::TempDir;
 
@@ -69,6 +69,18 @@ impl Output {
     }
 }
 
+/// The settings of an engine over this folder: of the kind that `COFFERDAM_TEST_ENGINE` names, so
+/// that the suite can be run over each.
+pub(super) fn settings(dir: &Path) -> Settings {
+    let mut settings = Settings::new(dir.to_owned());
+    if let Some(name) = std::env::var_os("COFFERDAM_TEST_ENGINE") {
+        let named = Kind::ALL.iter().find(|kind| name == *kind.to_string());
+        settings.kind = *named.expect("an engine that there is");
+    }
+    settings.require_limits = false;
+    settings
+}
+
 impl Lab {
     pub(super) async fn open() -> Self {
         Self::with(|_| {}).await
@@ -81,9 +93,8 @@ impl Lab {
 
     pub(super) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut settings = Settings::new(dir.path().to_owned());
+        let mut settings = settings(dir.path());
         settings.uid_base = Some(FIRST_UID);
-        settings.require_limits = false;
         change(&mut settings);
         let (engine, report) = Engine::open(settings).await.unwrap();
         // Seen only when the test fails; then something of this engine may be left.

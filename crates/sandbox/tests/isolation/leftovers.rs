@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cofferdam_sandbox::{Engine, Error, Settings};
+use cofferdam_sandbox::{Engine, Error};
 
-use super::lab::{Lab, Output, groups, mark, sh, spec, until};
+use super::lab::{Lab, Output, groups, mark, settings, sh, spec, until};
 
 /// Tells the server process below where to work.
 const STATE_DIR: &str = "COFFERDAM_TEST_STATE_DIR";
@@ -65,9 +65,7 @@ async fn a_server_to_be_killed() {
         .to_str()
         .unwrap()
         .to_owned();
-    let (engine, _) = Engine::open(Settings::new(dir.clone().into()))
-        .await
-        .unwrap();
+    let (engine, _) = Engine::open(settings(Path::new(&dir))).await.unwrap();
     let mut machines = Vec::new();
     for _ in 0..MACHINES {
         // One that resists, with children of its own that have left its session.
@@ -113,9 +111,7 @@ async fn nothing_of_a_killed_server_outlives_it() {
     })
     .await;
     assert!(marked(dir.path()).len() >= 2 * MACHINES);
-    let locked = Engine::open(Settings::new(dir.path().to_owned()))
-        .await
-        .unwrap_err();
+    let locked = Engine::open(settings(dir.path())).await.unwrap_err();
     assert!(matches!(&locked, Error::Locked { state_dir } if state_dir == dir.path()));
     let had_groups = !groups(dir.path()).is_empty();
 
@@ -131,9 +127,7 @@ async fn nothing_of_a_killed_server_outlives_it() {
         had_groups,
         "groups are for the next server"
     );
-    let (engine, _) = Engine::open(Settings::new(dir.path().to_owned()))
-        .await
-        .unwrap();
+    let (engine, _) = Engine::open(settings(dir.path())).await.unwrap();
     assert!(marked(dir.path()).is_empty());
     let output = Output::default();
     let running = engine.start(sh("echo on"), output.sink()).await.unwrap();
@@ -151,9 +145,7 @@ async fn nothing_of_a_killed_server_outlives_it() {
 #[tokio::test]
 async fn strays_of_an_earlier_server_are_ended_and_others_left_alone() {
     let (dir, other) = (tempfile::tempdir().unwrap(), Lab::open().await);
-    let (engine, _) = Engine::open(Settings::new(dir.path().to_owned()))
-        .await
-        .unwrap();
+    let (engine, _) = Engine::open(settings(dir.path())).await.unwrap();
     engine.close().await;
     drop(engine);
     let mut stray = Command::new("/bin/sleep")
@@ -163,9 +155,7 @@ async fn strays_of_an_earlier_server_are_ended_and_others_left_alone() {
         .unwrap();
     let (neighbour, output) = other.start(sh("echo up; sleep 1000")).await;
     output.says("up").await;
-    let (engine, _) = Engine::open(Settings::new(dir.path().to_owned()))
-        .await
-        .unwrap();
+    let (engine, _) = Engine::open(settings(dir.path())).await.unwrap();
     // Only a signal ends it before its time.
     assert!(
         !stray.try_wait().is_ok_and(|status| status.is_none()),
