@@ -9,12 +9,12 @@ use crate::clock::{Clock, Followed};
 use crate::config::{self, SigningKey};
 use crate::machines::{self, Call, Class, Client, Observed, Observer};
 use crate::shutdown::Shutdown;
-use crate::stage::health::Health;
-use crate::stage::keys::Keys;
+use crate::stage::health::ProviderHealth;
+use crate::stage::key_agreement::KeyAgreement;
 use crate::stage::spec::GuestUrls;
 use crate::stage::{Core, Deps};
 use crate::store::{self, Store};
-use crate::telemetry::{AnswerClass, MachinesCall, Metrics};
+use crate::telemetry::{MachinesCall, Metrics, ResponseClass};
 use crate::token::fleet::Use;
 use crate::token::{KeyError, KeyRing};
 
@@ -107,15 +107,15 @@ pub async fn keep_clock_synced<R>(core: Core<R>, shutdown: Shutdown) {
 
 /// What the process `name` publishes about its signing keys: their fingerprints.
 #[must_use]
-pub fn keys(name: &str, uses: Use, ring: &KeyRing) -> Arc<Keys> {
+pub fn keys(name: &str, uses: Use, ring: &KeyRing) -> Arc<KeyAgreement> {
     let host = rustix::system::uname();
     let name = format!("{name} on {}", host.nodename().to_string_lossy());
-    Arc::new(Keys::new(&name, uses, ring))
+    Arc::new(KeyAgreement::new(&name, uses, ring))
 }
 
 /// Publishes the fingerprints of this process's signing keys and compares them with those of the
 /// others, until shutdown begins.
-pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<Keys>, shutdown: Shutdown) {
+pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<KeyAgreement>, shutdown: Shutdown) {
     let quiet = shutdown.quiet();
     let mut is_logged = false;
     loop {
@@ -173,7 +173,7 @@ pub fn deps(
         apps: machines.apps.clone(),
         ring: ring(&guests.keys)?,
         urls: GuestUrls::below(&guests.url),
-        health: Arc::new(Health::of(&machines.apps)),
+        health: Arc::new(ProviderHealth::of(&machines.apps)),
     })
 }
 
@@ -189,7 +189,7 @@ pub fn ring(keys: &[SigningKey]) -> Result<KeyRing, KeyError> {
 fn observer(metrics: Arc<Metrics>) -> Observer {
     Observer::new(move |observed: Observed| {
         let (call, class) = (call(observed.call), class(observed.class));
-        metrics.machines_answers(call, class).inc();
+        metrics.machines_responses(call, class).inc();
         let took = observed.took.as_secs_f64();
         metrics.machines_duration(call).observe(took);
     })
@@ -210,17 +210,17 @@ fn call(call: Call) -> MachinesCall {
     }
 }
 
-fn class(class: Class) -> AnswerClass {
+fn class(class: Class) -> ResponseClass {
     match class {
-        Class::Ok => AnswerClass::Ok,
-        Class::Gone => AnswerClass::Gone,
-        Class::Refused => AnswerClass::Refused,
-        Class::TimedOut => AnswerClass::TimedOut,
-        Class::RateLimited => AnswerClass::RateLimited,
-        Class::ServerError => AnswerClass::ServerError,
-        Class::Unreadable => AnswerClass::Unreadable,
-        Class::NoAnswer => AnswerClass::NoAnswer,
-        Class::NotSent => AnswerClass::NotSent,
+        Class::Ok => ResponseClass::Ok,
+        Class::Gone => ResponseClass::Gone,
+        Class::Refused => ResponseClass::Refused,
+        Class::TimedOut => ResponseClass::TimedOut,
+        Class::RateLimited => ResponseClass::RateLimited,
+        Class::ServerError => ResponseClass::ServerError,
+        Class::Unreadable => ResponseClass::Unreadable,
+        Class::NoAnswer => ResponseClass::NoAnswer,
+        Class::NotSent => ResponseClass::NotSent,
     }
 }
 

@@ -47,8 +47,8 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
         "keys",
         assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
-    let crew = worker::start(deps, &name, &shutdown);
-    sweeper::start(crew, &name, &shutdown);
+    let tasks = worker::start(deps, &name, &shutdown);
+    sweeper::start(tasks, &name, &shutdown);
     shutdown.spawn_loop(
         "clock",
         assembly::keep_clock_synced(core.clone(), shutdown.clone()),
@@ -58,7 +58,7 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let readiness = Readiness::new(core.store.clone(), Some(health)).with_keys(keys);
     let probe = move || {
         let readiness = readiness.clone();
-        async move { readiness.look().await }
+        async move { readiness.check().await }
     };
     shutdown.spawn_loop(
         "admin",
@@ -98,7 +98,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     );
     let probe = move || {
         let readiness = readiness.clone();
-        async move { readiness.look().await }
+        async move { readiness.check().await }
     };
     shutdown.spawn_loop(
         "admin",

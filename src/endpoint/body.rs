@@ -1,4 +1,4 @@
-//! The body of an answer: in memory, or an input that is read from Redis while the guest takes it.
+//! The body of a response: in memory, or an input that is streamed from Redis.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -22,12 +22,12 @@ use crate::token::Grant;
 /// Bytes of an input in memory at once, for each call.
 pub(super) const PIECE_BYTES: usize = 64 * 1024;
 
-/// Why an input breaks off.
-type Broken = Box<dyn StdError + Send + Sync>;
-type Pieces = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Broken>> + Send>>;
+/// Why an input ends early.
+type Interrupted = Box<dyn StdError + Send + Sync>;
+type Pieces = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Interrupted>> + Send>>;
 
-/// The body of an answer.
-pub(super) enum Answer {
+/// The body of a response.
+pub(super) enum ResponseBody {
     Whole(reply::Body),
     Pieces(StreamBody<Pieces>),
 }
@@ -45,7 +45,7 @@ impl<G> AsRef<[u8]> for Guarded<G> {
 }
 
 /// What is left to read of an input.
-struct Rest<G> {
+struct Unread<G> {
     core: Core<Results>,
     grant: Grant,
     /// The piece that is at hand.
@@ -54,16 +54,16 @@ struct Rest<G> {
     guard: Arc<G>,
 }
 
-/// 200 with an input, of which `first` was read. `guard` is kept until its last byte is sent. An
-/// input of which a later piece cannot be read breaks off, and its connection with it.
+/// 200 with an input, of which `first` was read. `guard` is kept until its last byte is sent. If a later
+/// piece cannot be read the connection is closed.
 pub(super) fn input<G: Send + Sync + 'static>(
     core: Core<Results>,
     grant: Grant,
     first: InputPiece,
     guard: G,
-) -> Response<Answer> {
+) -> Response<ResponseBody> {
     let total = first.total_bytes;
-    let rest = Rest {
+    let rest = Unread {
         core,
         grant,
         piece: Some(first),
@@ -71,7 +71,7 @@ pub(super) fn input<G: Send + Sync + 'static>(
         guard: Arc::new(guard),
     };
     let pieces: Pieces = Box::pin(stream::try_unfold(rest, next_piece));
-    let mut response = Response::new(Answer::Pieces(StreamBody::new(pieces)));
+    let mut response = Response::new(ResponseBody::Pieces(StreamBody::new(pieces)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
@@ -79,8 +79,8 @@ pub(super) fn input<G: Send + Sync + 'static>(
 }
 
 async fn next_piece<G: Send + Sync + 'static>(
-    mut rest: Rest<G>,
-) -> Result<Option<(Frame<Bytes>, Rest<G>)>, Broken> {
+    mut rest: Unread<G>,
+) -> Result<Option<(Frame<Bytes>, Unread<G>)>, Interrupted> {
     let piece = match rest.piece.take() {
         Some(piece) => piece,
         None => match report::input(&rest.core, &rest.grant, rest.next, PIECE_BYTES).await? {
@@ -106,20 +106,20 @@ async fn next_piece<G: Send + Sync + 'static>(
     Ok(Some((Frame::data(Bytes::from_owner(guarded)), rest)))
 }
 
-impl From<reply::Body> for Answer {
+impl From<reply::Body> for ResponseBody {
     fn from(body: reply::Body) -> Self {
         Self::Whole(body)
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
-    type Error = Broken;
+    type Error = Interrupted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         match self.get_mut() {
             Self::Whole(body) => Pin::new(body)
                 .poll_frame(cx)

@@ -1,4 +1,4 @@
-//! How many calls of one run are open at once: a run cannot take the others' room.
+//! Bounds how many calls of one run are open at once, so that a run cannot take the capacity of others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,12 +8,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::run::id::RunId;
 
-/// Calls of one run and kind that are served at once; further ones wait their turn.
+/// Calls of one run and kind that are served at once; further ones wait.
 const SERVED: usize = 2;
 /// Calls of one run that are open at once, those that wait included; further ones are refused.
 const OPEN_MAX: usize = 16;
-/// How long a call waits its turn.
-const TURN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a guest calls for.
 #[derive(Clone, Copy, Debug)]
@@ -35,11 +35,11 @@ struct Run {
     inputs: Arc<Semaphore>,
 }
 
-/// One call whose turn has come; ended when dropped.
+/// One call that is served; ended when dropped.
 #[derive(Debug)]
 pub(super) struct Call {
     _open: Open,
-    _turn: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// One call that waits or is served.
@@ -50,14 +50,14 @@ struct Open {
 }
 
 impl Calls {
-    /// Waits for a call's turn. `None` when too many calls of the run are open, or its turn does
-    /// not come in time.
+    /// Waits until the call may be served. `None` when too many calls of the run are open, or it waits
+    /// too long.
     pub(super) async fn begin(&self, run: &RunId, kind: Kind) -> Option<Call> {
-        let (open, turns) = self.open(run, kind)?;
-        let turn = tokio::time::timeout(TURN_TIMEOUT, turns.acquire_owned());
+        let (open, permits) = self.open(run, kind)?;
+        let permit = tokio::time::timeout(WAIT_TIMEOUT, permits.acquire_owned());
         Some(Call {
             _open: open,
-            _turn: turn.await.ok()?.ok()?,
+            _permit: permit.await.ok()?.ok()?,
         })
     }
 
@@ -72,7 +72,7 @@ impl Calls {
             return None;
         }
         calls.open += 1;
-        let turns = match kind {
+        let permits = match kind {
             Kind::Post => &calls.posts,
             Kind::Input => &calls.inputs,
         };
@@ -80,7 +80,7 @@ impl Calls {
             calls: self.clone(),
             run: run.clone(),
         };
-        Some((open, Arc::clone(turns)))
+        Some((open, Arc::clone(permits)))
     }
 }
 

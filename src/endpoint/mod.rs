@@ -1,10 +1,10 @@
 //! What guests reach: results, input, health. Everything else does not exist.
 //!
-//! A token is checked before a byte of the body is read. What one run takes is bounded (`calls`), and
-//! so are the bodies (`receive`) and the inputs (`answer`) in memory, all together; so that neither
-//! ten thousand guests at once nor one that is hostile fill the memory or keep others waiting.
+//! A token is checked before a byte of the body is read. The open calls of one run are bounded (`calls`),
+//! and so is the memory of all bodies (`receive`) and inputs (`body`), so that neither ten thousand
+//! guests at once nor a hostile one fill the memory or delay others.
 
-mod answer;
+mod body;
 mod calls;
 mod receive;
 
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::config::Results;
-use crate::endpoint::answer::Answer;
+use crate::endpoint::body::ResponseBody;
 use crate::endpoint::calls::{Calls, Kind};
 use crate::endpoint::receive::{Receiving, Unreceived};
 use crate::http::reply::{self, Body, ErrorBody};
@@ -31,15 +31,15 @@ use crate::shutdown::Shutdown;
 use crate::stage::ready::Readiness;
 use crate::stage::report::{self, Reported};
 use crate::stage::{Core, Error};
-use crate::telemetry::AnswerCode;
+use crate::telemetry::ResponseCode;
 use crate::token::{Grant, KeyRing};
 
 /// Bodies in memory at once, all together. Each is copied twice on its way to Redis.
 const BODIES_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Inputs that are sent at once, each with a piece in memory.
 const INPUTS_MAX: usize = 512;
-/// How long a call waits for room among those.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call waits for one of these.
+const INPUT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections at once. Each costs some kilobytes and a descriptor.
 const CONNECTIONS_MAX: usize = 16 * 1024;
 
@@ -54,7 +54,7 @@ pub struct Deps {
     pub readiness: Readiness,
 }
 
-/// A name for an endpoint that no other process ever has.
+/// A unique name for an endpoint.
 #[must_use]
 pub fn unique_name() -> String {
     format!("serve-{}", ulid::Ulid::new().to_string().to_lowercase())
@@ -66,8 +66,8 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
     let endpoint = Arc::new(Endpoint {
         deps,
         calls: Calls::default(),
-        room: Arc::new(Semaphore::new(kib(BODIES_MAX_BYTES.max(largest)) as usize)),
-        pieces: Arc::new(Semaphore::new(INPUTS_MAX)),
+        memory: Arc::new(Semaphore::new(kib(BODIES_MAX_BYTES.max(largest)) as usize)),
+        inputs: Arc::new(Semaphore::new(INPUTS_MAX)),
     });
     let limits = Limits {
         connections: CONNECTIONS_MAX,
@@ -78,8 +78,8 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
         let endpoint = endpoint.clone();
         async move {
             let response = endpoint.answer(request).await;
-            let code = AnswerCode::of_status(response.status().as_u16());
-            endpoint.deps.core.metrics.endpoint_answers.of(code).inc();
+            let code = ResponseCode::of_status(response.status().as_u16());
+            endpoint.deps.core.metrics.endpoint_responses.of(code).inc();
             Ok(response)
         }
     })
@@ -90,16 +90,16 @@ struct Endpoint {
     deps: Deps,
     calls: Calls,
     /// A permit for each KiB of body in memory.
-    room: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
     /// A permit for each input that is being sent.
-    pieces: Arc<Semaphore>,
+    inputs: Arc<Semaphore>,
 }
 
 impl Endpoint {
-    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
         match (request.uri().path(), request.method()) {
             ("/input", &Method::GET | &Method::HEAD) => self.input(&request).await,
-            _ => self.brief(request).await.map(Answer::from),
+            _ => self.brief(request).await.map(ResponseBody::from),
         }
     }
 
@@ -107,7 +107,7 @@ impl Endpoint {
         match (request.uri().path(), request.method()) {
             ("/results", &Method::POST) => self.post(request).await,
             ("/healthz", &Method::GET | &Method::HEAD) => ok(StatusCode::OK),
-            ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.readiness.look().await {
+            ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.readiness.check().await {
                 Ok(_) => ok(StatusCode::OK),
                 Err(_) => unavailable(),
             },
@@ -129,7 +129,7 @@ impl Endpoint {
         };
         let core = &self.deps.core;
         let limit = core.runs.max_bytes;
-        let receiving = Receiving::new(core, &grant, &self.room, limit);
+        let receiving = Receiving::new(core, &grant, &self.memory, limit);
         let received = match receiving.read(request.into_body()).await {
             Ok(received) => received,
             Err(Unreceived::Repeated) => return repeated(),
@@ -142,7 +142,7 @@ impl Endpoint {
             Err(Unreceived::TooSlow) => {
                 return error(StatusCode::REQUEST_TIMEOUT, "the body came too slowly");
             }
-            Err(Unreceived::NoRoom) => return unavailable(),
+            Err(Unreceived::NoMemory) => return unavailable(),
             Err(Unreceived::Failed(error)) => return self.failed(&grant, &error),
         };
         milestone!("endpoint::body_read");
@@ -159,20 +159,20 @@ impl Endpoint {
         }
     }
 
-    async fn input(&self, request: &Request<Incoming>) -> Response<Answer> {
+    async fn input(&self, request: &Request<Incoming>) -> Response<ResponseBody> {
         let Some(grant) = self.grant(request) else {
-            return denied().map(Answer::from);
+            return denied().map(ResponseBody::from);
         };
-        let room = timeout(ROOM_TIMEOUT, Arc::clone(&self.pieces).acquire_owned());
+        let room = timeout(INPUT_TIMEOUT, Arc::clone(&self.inputs).acquire_owned());
         let (call, room) = tokio::join!(self.calls.begin(&grant.run, Kind::Input), room);
         let (Some(call), Ok(Ok(room))) = (call, room) else {
-            return unavailable().map(Answer::from);
+            return unavailable().map(ResponseBody::from);
         };
         let core = &self.deps.core;
-        match report::input(core, &grant, 0, answer::PIECE_BYTES).await {
-            Ok(Some(first)) => answer::input(core.clone(), grant, first, (call, room)),
-            Ok(None) => denied().map(Answer::from),
-            Err(error) => self.failed(&grant, &error).map(Answer::from),
+        match report::input(core, &grant, 0, body::PIECE_BYTES).await {
+            Ok(Some(first)) => body::input(core.clone(), grant, first, (call, room)),
+            Ok(None) => denied().map(ResponseBody::from),
+            Err(error) => self.failed(&grant, &error).map(ResponseBody::from),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Reading a post: room is taken as its bytes arrive, and a large one is looked up first.
+//! Reading a post: memory is reserved as its bytes arrive, and the state of the run is checked before a
+//! large one is read.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::config::Results;
-use crate::http::pace::Pace;
+use crate::http::rate::MinimumRate;
 use crate::run::digest::Sha256;
 use crate::stage::report::{self, Prospect};
 use crate::stage::{Core, Error};
@@ -19,19 +20,19 @@ use crate::token::Grant;
 /// How long a guest may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How slowly a body may come in, besides.
-const SENDER: Pace = Pace::new(Duration::from_secs(10), 16 * 1024);
-/// How long a post waits for room among the bodies in memory.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Room that is taken at once, when a body is longer than that.
-const ROOM_STEP_BYTES: usize = 16 * 1024;
-/// Longer bodies are read only when the run's state lets them count. For shorter ones that would
-/// cost more than it saves.
+const SENDER: MinimumRate = MinimumRate::new(Duration::from_secs(10), 16 * 1024);
+/// How long a post waits for memory among the bodies.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Memory is reserved in steps of this, for bodies that are longer.
+const MEMORY_STEP_BYTES: usize = 16 * 1024;
+/// Longer bodies are read only if the state of the run accepts a result. For shorter ones the check
+/// costs more than it saves.
 const SMALL_BYTES: usize = 64 * 1024;
 
-/// A body, and its room for as long as it is in memory.
+/// A body, and its memory reservation.
 pub(super) struct Received {
     pub(super) body: Bytes,
-    pub(super) _room: Option<OwnedSemaphorePermit>,
+    pub(super) _memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Why there is no body to report.
@@ -40,7 +41,7 @@ pub(super) enum Unreceived {
     Repeated,
     /// This was the repeat of a result that was dropped.
     OverBudget,
-    /// It cannot count.
+    /// The token opens nothing.
     Denied,
     /// It is longer than allowed.
     TooLarge,
@@ -48,8 +49,8 @@ pub(super) enum Unreceived {
     Broken,
     /// It came too slowly.
     TooSlow,
-    /// As many bodies are in memory as may.
-    NoRoom,
+    /// The memory for bodies is full.
+    NoMemory,
     /// Redis did not answer.
     Failed(Error),
 }
@@ -59,11 +60,11 @@ pub(super) struct Receiving<'a> {
     core: &'a Core<Results>,
     grant: &'a Grant,
     /// A permit for each KiB.
-    room: &'a Arc<Semaphore>,
+    memory: &'a Arc<Semaphore>,
     limit_bytes: usize,
-    held: Option<OwnedSemaphorePermit>,
+    reserved: Option<OwnedSemaphorePermit>,
     whole: BytesMut,
-    /// In place of `whole`, when the run has its result.
+    /// The digest of the accepted body, that of this one so far, and whether the result was kept.
     repeat: Option<(String, Sha256, bool)>,
 }
 
@@ -71,15 +72,15 @@ impl<'a> Receiving<'a> {
     pub(super) fn new(
         core: &'a Core<Results>,
         grant: &'a Grant,
-        room: &'a Arc<Semaphore>,
+        memory: &'a Arc<Semaphore>,
         limit_bytes: usize,
     ) -> Self {
         Self {
             core,
             grant,
-            room,
+            memory,
             limit_bytes,
-            held: None,
+            reserved: None,
             whole: BytesMut::new(),
             repeat: None,
         }
@@ -88,26 +89,26 @@ impl<'a> Receiving<'a> {
     /// Reads the whole body.
     pub(super) async fn read(mut self, mut body: Incoming) -> Result<Received, Unreceived> {
         let until = Instant::now() + BODY_TIMEOUT;
-        let (mut pace, mut total, mut is_looked_up) = (SENDER, 0_usize, false);
+        let (mut rate, mut total, mut is_checked) = (SENDER, 0_usize, false);
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > self.limit_bytes {
             return Err(Unreceived::TooLarge);
         }
         loop {
-            if total.max(declared) > SMALL_BYTES && !is_looked_up {
-                self.look_up().await?;
-                is_looked_up = true;
+            if total.max(declared) > SMALL_BYTES && !is_checked {
+                self.check_run().await?;
+                is_checked = true;
             }
             let since = Instant::now();
-            let wait = pace.left().min(until.saturating_duration_since(since));
+            let wait = rate.max_wait().min(until.saturating_duration_since(since));
             let data = match timeout(wait, body.frame()).await {
                 Err(_) => return Err(Unreceived::TooSlow),
                 Ok(None) => break,
                 Ok(Some(Err(_))) => return Err(Unreceived::Broken),
                 Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
             };
-            pace.waited(since.elapsed());
-            pace.moved(data.len());
+            rate.waited(since.elapsed());
+            rate.transferred(data.len());
             total = total.saturating_add(data.len());
             if total > self.limit_bytes {
                 return Err(Unreceived::TooLarge);
@@ -117,7 +118,7 @@ impl<'a> Receiving<'a> {
         match self.repeat {
             None => Ok(Received {
                 body: self.whole.freeze(),
-                _room: self.held,
+                _memory: self.reserved,
             }),
             Some((digest, hashed, is_kept)) if hashed.clone().finish() == digest => {
                 Err(match is_kept {
@@ -129,14 +130,14 @@ impl<'a> Receiving<'a> {
         }
     }
 
-    async fn look_up(&mut self) -> Result<(), Unreceived> {
+    async fn check_run(&mut self) -> Result<(), Unreceived> {
         match report::prospect(self.core, self.grant).await {
             Ok(Prospect::Open) => Ok(()),
             Ok(Prospect::Denied) => Err(Unreceived::Denied),
             Ok(Prospect::Spent { digest, is_kept }) => {
                 let mut hashed = Sha256::new();
                 hashed.update(&std::mem::take(&mut self.whole));
-                self.held = None;
+                self.reserved = None;
                 self.repeat = Some((digest, hashed, is_kept));
                 Ok(())
             }
@@ -149,35 +150,35 @@ impl<'a> Receiving<'a> {
             hashed.update(data);
             return Ok(());
         }
-        self.make_room(total).await?;
+        self.reserve(total).await?;
         self.whole.extend_from_slice(data);
         Ok(())
     }
 
-    /// Takes room for `total` bytes.
-    async fn make_room(&mut self, total: usize) -> Result<(), Unreceived> {
-        let wanted = if total > ROOM_STEP_BYTES {
+    /// Reserves memory for `total` bytes.
+    async fn reserve(&mut self, total: usize) -> Result<(), Unreceived> {
+        let wanted = if total > MEMORY_STEP_BYTES {
             total
-                .next_multiple_of(ROOM_STEP_BYTES)
+                .next_multiple_of(MEMORY_STEP_BYTES)
                 .min(self.limit_bytes)
         } else {
             total
         };
-        let held = self
-            .held
+        let reserved = self
+            .reserved
             .as_ref()
             .map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = super::kib(wanted).saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
+        let more = super::kib(wanted).saturating_sub(u32::try_from(reserved).unwrap_or(u32::MAX));
         if more == 0 {
             return Ok(());
         }
-        let room = Arc::clone(self.room).acquire_many_owned(more);
-        let Ok(Ok(room)) = timeout(ROOM_TIMEOUT, room).await else {
-            return Err(Unreceived::NoRoom);
+        let permits = Arc::clone(self.memory).acquire_many_owned(more);
+        let Ok(Ok(permits)) = timeout(MEMORY_TIMEOUT, permits).await else {
+            return Err(Unreceived::NoMemory);
         };
-        match &mut self.held {
-            Some(held) => held.merge(room),
-            held => *held = Some(room),
+        match &mut self.reserved {
+            Some(reserved) => reserved.merge(permits),
+            reserved => *reserved = Some(permits),
         }
         Ok(())
     }

@@ -10,64 +10,64 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Connections that a peer may hold however few are free.
-const ALWAYS: usize = 4;
+const PER_PEER_MIN: usize = 4;
 
 /// The connections of one listener, by peer.
 #[derive(Clone, Debug)]
-pub(super) struct Seats {
+pub(super) struct Peers {
     most: usize,
-    held: Arc<Mutex<Held>>,
+    counts: Arc<Mutex<Counts>>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct Counts {
     all: usize,
     by_peer: HashMap<Ipv6Addr, usize>,
 }
 
 /// One connection of a peer; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Seat {
-    seats: Seats,
+pub(super) struct PeerSlot {
+    peers: Peers,
     peer: Ipv6Addr,
 }
 
-impl Seats {
+impl Peers {
     /// Of a listener with at most `most` connections.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
-            held: Arc::default(),
+            counts: Arc::default(),
         }
     }
 
-    /// A seat for `address`, unless its peer holds its share.
-    pub(super) fn take(&self, address: IpAddr) -> Option<Seat> {
+    /// A slot for `address`, unless its peer holds its share.
+    pub(super) fn take(&self, address: IpAddr) -> Option<PeerSlot> {
         let peer = peer_of(address);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = held.by_peer.get(&peer).copied().unwrap_or(0);
-        let free = self.most.saturating_sub(held.all);
-        if own >= ALWAYS && own >= free / 2 {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = counts.by_peer.get(&peer).copied().unwrap_or(0);
+        let free = self.most.saturating_sub(counts.all);
+        if own >= PER_PEER_MIN && own >= free / 2 {
             return None;
         }
-        held.all += 1;
-        held.by_peer.insert(peer, own + 1);
-        Some(Seat {
-            seats: self.clone(),
+        counts.all += 1;
+        counts.by_peer.insert(peer, own + 1);
+        Some(PeerSlot {
+            peers: self.clone(),
             peer,
         })
     }
 }
 
-impl Drop for Seat {
+impl Drop for PeerSlot {
     fn drop(&mut self) {
-        let held = &self.seats.held;
-        let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.all = held.all.saturating_sub(1);
-        if let Some(own) = held.by_peer.get_mut(&self.peer) {
+        let counts = &self.peers.counts;
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all = counts.all.saturating_sub(1);
+        if let Some(own) = counts.by_peer.get_mut(&self.peer) {
             *own = own.saturating_sub(1);
             if *own == 0 {
-                held.by_peer.remove(&self.peer);
+                counts.by_peer.remove(&self.peer);
             }
         }
     }
@@ -89,32 +89,32 @@ fn peer_of(address: IpAddr) -> Ipv6Addr {
 mod tests {
     use super::*;
 
-    fn fill(seats: &Seats, address: &str) -> Vec<Seat> {
+    fn fill(peers: &Peers, address: &str) -> Vec<PeerSlot> {
         let address: IpAddr = address.parse().unwrap();
-        std::iter::from_fn(|| seats.take(address)).collect()
+        std::iter::from_fn(|| peers.take(address)).collect()
     }
 
     #[test]
     fn one_peer_gets_a_third_and_the_next_one_finds_seats_free() {
-        let seats = Seats::new(300);
-        let first = fill(&seats, "10.0.0.1");
+        let peers = Peers::new(300);
+        let first = fill(&peers, "10.0.0.1");
         assert_eq!(first.len(), 100);
-        let second = fill(&seats, "10.0.0.2");
+        let second = fill(&peers, "10.0.0.2");
         assert!(second.len() > 60, "{}", second.len());
         drop(first);
-        assert!(fill(&seats, "10.0.0.3").len() > 60);
+        assert!(fill(&peers, "10.0.0.3").len() > 60);
     }
 
     #[test]
     fn fifty_greedy_peers_keep_nobody_out() {
-        let seats = Seats::new(1000);
+        let peers = Peers::new(1000);
         let greedy: Vec<_> = (1..50)
-            .map(|n| fill(&seats, &format!("10.0.0.{n}")))
+            .map(|n| fill(&peers, &format!("10.0.0.{n}")))
             .collect();
-        let victim = fill(&seats, "10.0.1.1");
-        assert!(victim.len() >= ALWAYS, "{}", victim.len());
+        let victim = fill(&peers, "10.0.1.1");
+        assert!(victim.len() >= PER_PEER_MIN, "{}", victim.len());
         drop((greedy, victim));
-        assert_eq!(fill(&seats, "10.0.0.1").len(), 333);
+        assert_eq!(fill(&peers, "10.0.0.1").len(), 333);
     }
 
     #[test]

@@ -19,8 +19,8 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::descriptors;
+use crate::http::peers::Peers;
 use crate::http::reply::Body;
-use crate::http::seats::Seats;
 use crate::http::socket::{Sending, Socket};
 use crate::shutdown::Shutdown;
 
@@ -89,7 +89,7 @@ pub async fn serve_or_sever<H, F, B>(
 {
     let connections = limits.connections.min(descriptors::for_connections());
     let permits = Arc::new(Semaphore::new(connections));
-    let seats = limits.is_shared.then(|| Seats::new(connections));
+    let peers = limits.is_shared.then(|| Peers::new(connections));
     let mut is_failing = false;
     let graceful = GracefulShutdown::new();
     let quiet = shutdown.quiet().clone();
@@ -113,8 +113,8 @@ pub async fn serve_or_sever<H, F, B>(
             }
         };
         is_failing = false;
-        let seat = seats.as_ref().map(|seats| seats.take(peer.ip()));
-        if matches!(seat, Some(None)) {
+        let slot = peers.as_ref().map(|peers| peers.take(peer.ip()));
+        if matches!(slot, Some(None)) {
             debug!(%peer, "a peer holds as many connections as it may");
             turn_away(stream);
             continue;
@@ -124,7 +124,7 @@ pub async fn serve_or_sever<H, F, B>(
             if let Err(error) = connection.await {
                 debug!(%error, "connection ended early");
             }
-            drop((permit, seat));
+            drop((permit, slot));
         });
     }
     drop(listener);

@@ -16,19 +16,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-use crate::http::pace::Pace;
+use crate::http::rate::MinimumRate;
 
 /// How long what a client still sends is read after its answer.
 const LINGER: Duration = Duration::from_secs(10);
-/// How long it may be silent meanwhile.
-const SILENCE: Duration = Duration::from_secs(2);
+/// How long the client may send nothing meanwhile.
+const LINGER_IDLE: Duration = Duration::from_secs(2);
 /// How much of it is read.
 const LINGER_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// How much of it is read at a time.
 const CHUNK_BYTES: usize = 16 * 1024;
 
 /// How slowly an answer may be read: what waits to be sent is in our memory.
-const READER: Pace = Pace::new(Duration::from_secs(10), 64 * 1024);
+const READER: MinimumRate = MinimumRate::new(Duration::from_secs(10), 64 * 1024);
 
 /// Says whether a client may still be sending.
 #[derive(Clone, Debug, Default)]
@@ -46,7 +46,7 @@ pub(super) struct Socket {
     sending: Sending,
     has_ended: bool,
     lingering: Option<Lingering>,
-    reader: Pace,
+    reader: MinimumRate,
     stalled: Option<Stalled>,
 }
 
@@ -60,7 +60,7 @@ struct Stalled {
 /// Reading on after our own side is closed.
 struct Lingering {
     until: Instant,
-    /// Ends when the client is silent, and at `until` at the latest.
+    /// Ends when the client sends nothing, and at `until` at the latest.
     pause: Pin<Box<Sleep>>,
     left_bytes: usize,
 }
@@ -78,7 +78,7 @@ impl Socket {
     }
 
     /// Passes on what a write came to, unless the client reads too slowly.
-    fn paced(
+    fn check_rate(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
@@ -88,12 +88,12 @@ impl Socket {
                 if let Some(stalled) = self.stalled.take() {
                     self.reader.waited(stalled.since.elapsed());
                 }
-                self.reader.moved(bytes);
+                self.reader.transferred(bytes);
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
-                let left = self.reader.left();
+                let left = self.reader.max_wait();
                 let stalled = self.stalled.get_or_insert_with(|| Stalled {
                     since: Instant::now(),
                     bound: Box::pin(tokio::time::sleep(left)),
@@ -108,7 +108,7 @@ impl Socket {
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let lingering = self.lingering.get_or_insert_with(|| Lingering {
             until: Instant::now() + LINGER,
-            pause: Box::pin(tokio::time::sleep(SILENCE)),
+            pause: Box::pin(tokio::time::sleep(LINGER_IDLE)),
             left_bytes: LINGER_MAX_BYTES,
         });
         let mut chunk = [0; CHUNK_BYTES];
@@ -118,7 +118,7 @@ impl Socket {
                 Ok(()) if !buffer.filled().is_empty() => {
                     let read = buffer.filled().len();
                     lingering.left_bytes = lingering.left_bytes.saturating_sub(read);
-                    let pause = (Instant::now() + SILENCE).min(lingering.until);
+                    let pause = (Instant::now() + LINGER_IDLE).min(lingering.until);
                     lingering.pause.as_mut().reset(pause);
                 }
                 _ => break,
@@ -153,7 +153,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.paced(cx, written)
+        self.check_rate(cx, written)
     }
 
     fn poll_write_vectored(
@@ -162,7 +162,7 @@ impl AsyncWrite for Socket {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.paced(cx, written)
+        self.check_rate(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

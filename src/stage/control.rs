@@ -1,9 +1,9 @@
 //! Orders: cancel a run or all of a tenant's, pause and resume.
 //!
 //! `XADD <ns>:control * cancel RUN`, and in the same way `cancel_tenant TENANT`, `pause TENANT`
-//! and `resume TENANT`, where `*` stands for everything. One entry may hold several orders, which
-//! are obeyed in turn. Every order can be obeyed twice, and late: of those that pause and resume
-//! the last one on the stream holds.
+//! and `resume TENANT`, where `*` stands for everything. One entry may have several orders, which
+//! are carried out in turn. Every order can be carried out twice, and late: of those that pause and
+//! resume the last one on the stream counts.
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -13,7 +13,8 @@ use crate::clock::UnixMs;
 use crate::milestone::milestone;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
-use crate::stage::{Core, Error, end};
+use crate::stage::settle::settle;
+use crate::stage::{Core, Error};
 use crate::store::acts::Transition;
 use crate::store::keys::Inbox;
 use crate::store::requests::Entry;
@@ -21,52 +22,52 @@ use crate::store::tenants::Walk;
 
 /// Runs that are cancelled at once.
 const AT_ONCE: usize = 64;
-/// Passes over a tenant's runs: one may change its place while it is looked for.
+/// Passes over a tenant's runs: one may move to another index during a pass.
 const PASSES_MAX: usize = 5;
 
-/// What somebody wants done.
+/// An order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// This run ends.
     Cancel(RunId),
-    /// Every run of a tenant that was asked for before ends.
+    /// Every run of a tenant that was submitted before the order ends.
     CancelTenant(Tenant),
-    /// Nothing of a tenant boots; `None` for nothing at all.
+    /// No run of a tenant boots; `None` for no run at all.
     Pause(Option<Tenant>),
-    /// It goes on.
+    /// Runs of the tenant, or of all, boot again.
     Resume(Option<Tenant>),
 }
 
 /// What came of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obeyed {
-    /// Nothing more is to be done.
+pub enum Progress {
+    /// Everything is done.
     Done,
-    /// The next step can come at once, after those of other orders.
+    /// The next step can follow at once, after a step of each other order.
     More,
-    /// It speaks of what is still on its way: to be obeyed again, soon.
+    /// It names a request that has not been taken in yet: to be tried again soon.
     NotYet,
 }
 
-/// An entry of the control stream that is being obeyed, step by step: no order keeps the others
-/// waiting, however much it asks for.
+/// An entry of the control stream that is being carried out, step by step, so that a large order does
+/// not delay the others.
 #[derive(Debug)]
-pub struct Task {
+pub struct OpenOrder {
     /// The entry.
     pub entry: Entry,
-    /// How many of its orders have been obeyed.
-    obeyed: usize,
+    /// How many of its orders are done.
+    done: usize,
     /// A tenant whose runs are being cancelled.
     cancelling: Option<Cancelling>,
 }
 
-impl Task {
-    /// An entry of which nothing has been obeyed.
+impl OpenOrder {
+    /// An entry of which nothing is done.
     #[must_use]
     pub fn new(entry: Entry) -> Self {
         Self {
             entry,
-            obeyed: 0,
+            done: 0,
             cancelling: None,
         }
     }
@@ -75,7 +76,7 @@ impl Task {
 /// How far the runs of a tenant have been cancelled.
 #[derive(Debug)]
 struct Cancelling {
-    /// Whether every request that was there before the order had been admitted at the beginning.
+    /// Whether every request that was on the stream before the order had been admitted when this began.
     is_past: bool,
     walk: Walk,
     passes: usize,
@@ -117,93 +118,94 @@ pub fn orders(entry: &Entry) -> Result<Vec<Order>, String> {
             ),
             "pause" => Order::Pause(scope()?),
             "resume" => Order::Resume(scope()?),
-            other => return Err(format!("{other:?} is no order")),
+            other => return Err(format!("{other:?} is not an order")),
         });
     }
     Ok(orders)
 }
 
-/// Obeys an entry of the control stream for one step, and disposes of it when it is done. What is
-/// no order is set aside as dead.
+/// Carries out one step of an entry of the control stream, and removes the entry when it is done. An
+/// entry that is not an order is set aside as dead.
 ///
 /// # Errors
-/// When Redis does not answer. The entry stays, and can be obeyed again.
-pub async fn obey(core: &Core, task: &mut Task) -> Result<Obeyed, Error> {
-    let entry = &task.entry;
+/// When Redis does not answer. The entry stays, and can be carried out again.
+pub async fn carry_out(core: &Core, open: &mut OpenOrder) -> Result<Progress, Error> {
+    let entry = &open.entry;
     let orders = match orders(entry) {
         Ok(orders) => orders,
         Err(reason) => {
             warn!(
                 entry = entry.id,
-                reason, "an entry is no order; set aside as dead"
+                reason, "an entry is not an order; set aside as dead"
             );
-            core.store
-                .dead_letter(Inbox::Control, entry, &reason)
-                .await?;
+            core.store.dead_letter(Inbox::Control, entry, &reason).await?;
             milestone!("control::dead_lettered");
-            return Ok(Obeyed::Done);
+            return Ok(Progress::Done);
         }
     };
-    for order in orders.iter().skip(task.obeyed) {
-        let obeyed = match order {
+    for order in orders.iter().skip(open.done) {
+        let progress = match order {
             Order::Cancel(id) => cancel_when_known(core, id, entry).await?,
             Order::CancelTenant(tenant) => {
-                cancel_tenant(core, tenant, entry, &mut task.cancelling).await?
+                cancel_tenant(core, tenant, entry, &mut open.cancelling).await?
             }
             Order::Pause(scope) => pause(core, scope.as_ref(), true, entry).await?,
             Order::Resume(scope) => pause(core, scope.as_ref(), false, entry).await?,
         };
-        if obeyed != Obeyed::Done {
-            return Ok(obeyed);
+        if progress != Progress::Done {
+            return Ok(progress);
         }
-        task.obeyed += 1;
+        open.done += 1;
     }
     core.store.done(Inbox::Control, entry).await?;
     milestone!("control::done");
-    Ok(Obeyed::Done)
+    Ok(Progress::Done)
 }
 
-/// Ends a run that is not over as `cancelled`. One round trip.
+/// Settles a run as `cancelled`, unless it is settled. One round trip.
 ///
 /// # Errors
 /// When Redis does not answer; it may have happened, and is safe to repeat.
 pub async fn cancel(core: &Core, id: &RunId) -> Result<Transition, Error> {
     let ending = Ending::without(ReasonCode::Cancelled, "someone cancelled it");
-    end(core, id, None, &ending).await
+    settle(core, id, None, &ending).await
 }
 
 /// Cancels a run whose request may still be unread.
-async fn cancel_when_known(core: &Core, id: &RunId, order: &Entry) -> Result<Obeyed, Error> {
-    // Asked first: a request that is admitted meanwhile is then known.
+async fn cancel_when_known(core: &Core, id: &RunId, order: &Entry) -> Result<Progress, Error> {
+    // Read first: a request that is admitted meanwhile is then found.
     let is_past = core.store.intake_is_past(order).await?;
     milestone!("control::run_asked");
     match cancel(core, id).await? {
-        Transition::Unknown if !is_past => return Ok(Obeyed::NotYet),
+        Transition::Unknown if !is_past => return Ok(Progress::NotYet),
         Transition::Unknown => {
             warn!(run_id = id.as_str(), "there is no such run to cancel");
         }
-        Transition::Over => info!(run_id = id.as_str(), "not cancelled: it had ended already"),
+        Transition::Over => info!(
+            run_id = id.as_str(),
+            "not cancelled: it was settled already"
+        ),
         Transition::Done(_)
         | Transition::Repeated
         | Transition::OverBudget
         | Transition::Older
         | Transition::Refused => {}
     }
-    Ok(Obeyed::Done)
+    Ok(Progress::Done)
 }
 
-/// Cancels a page of a tenant's runs that were asked for before the order: as many round trips as
-/// there are such runs on it, and three more.
+/// Cancels a page of a tenant's runs that were submitted before the order: one round trip for each,
+/// and three more.
 async fn cancel_tenant(
     core: &Core,
     tenant: &Tenant,
     order: &Entry,
     cancelling: &mut Option<Cancelling>,
-) -> Result<Obeyed, Error> {
-    let mut going = match cancelling.take() {
-        Some(going) => going,
+) -> Result<Progress, Error> {
+    let mut state = match cancelling.take() {
+        Some(state) => state,
         None => {
-            // Asked first: what is admitted meanwhile is then found.
+            // Read first: a request that is admitted meanwhile is then found.
             let is_past = core.store.intake_is_past(order).await?;
             milestone!("control::tenant_asked");
             Cancelling {
@@ -215,41 +217,41 @@ async fn cancel_tenant(
             }
         }
     };
-    let page = core.store.step(&mut going.walk).await?;
+    let page = core.store.step(&mut state.walk).await?;
     milestone!("control::tenant_walked");
     if let Some(ids) = page {
         let until = order.appended_at_ms(core.clock.now_ms());
         let cancelled = cancel_page(core, &ids, until).await?;
-        going.in_pass += cancelled;
-        going.cancelled += cancelled;
-    } else if going.in_pass > 0 && going.passes < PASSES_MAX {
-        going.walk = Walk::new(tenant);
-        going.passes += 1;
-        going.in_pass = 0;
+        state.in_pass += cancelled;
+        state.cancelled += cancelled;
+    } else if state.in_pass > 0 && state.passes < PASSES_MAX {
+        state.walk = Walk::new(tenant);
+        state.passes += 1;
+        state.in_pass = 0;
     } else {
-        let cancelled = going.cancelled;
+        let cancelled = state.cancelled;
         info!(
             tenant = tenant.as_str(),
             cancelled, "cancelled a tenant's runs"
         );
-        return Ok(match going.is_past {
-            true => Obeyed::Done,
-            false => Obeyed::NotYet,
+        return Ok(match state.is_past {
+            true => Progress::Done,
+            false => Progress::NotYet,
         });
     }
-    *cancelling = Some(going);
-    Ok(Obeyed::More)
+    *cancelling = Some(state);
+    Ok(Progress::More)
 }
 
-/// Cancels those of some runs that were asked for until `until`. Answers how many.
+/// Cancels those of some runs that were submitted until `until`. Returns how many.
 async fn cancel_page(core: &Core, ids: &[RunId], until: UnixMs) -> Result<usize, Error> {
     let views = core.store.records(ids).await?;
     milestone!("control::tenant_read");
     let views = views.into_iter().flatten();
-    let meant = views
+    let ids = views
         .filter(|view| view.submitted_at_ms.is_none_or(|at| at <= until))
         .map(|view| view.id);
-    let acts = stream::iter(meant).map(async |id| cancel(core, &id).await);
+    let acts = stream::iter(ids).map(async |id| cancel(core, &id).await);
     let mut acts = std::pin::pin!(acts.buffer_unordered(AT_ONCE));
     let mut cancelled = 0;
     while let Some(act) = acts.next().await {
@@ -258,29 +260,32 @@ async fn cancel_page(core: &Core, ids: &[RunId], until: UnixMs) -> Result<usize,
     Ok(cancelled)
 }
 
-/// Pauses or resumes, unless a later order has been obeyed already.
+/// Pauses or resumes, unless a later order was carried out already.
 async fn pause(
     core: &Core,
     scope: Option<&Tenant>,
     is_paused: bool,
     order: &Entry,
-) -> Result<Obeyed, Error> {
+) -> Result<Progress, Error> {
     let is_latest = core.store.pause(scope, is_paused, Some(&order.id)).await?;
     match scope {
         Some(tenant) => {
             milestone!("control::tenant_paused");
-            info!(tenant = tenant.as_str(), is_paused, is_latest, "a tenant");
+            info!(
+                tenant = tenant.as_str(),
+                is_paused, is_latest, "pause of a tenant set"
+            );
         }
         None => {
             milestone!("control::all_paused");
-            info!(is_paused, is_latest, "everything");
+            info!(is_paused, is_latest, "pause of everything set");
             if !is_paused && is_latest {
                 core.store.lift_holds().await?;
-                milestone!("control::holds_lifted");
+                milestone!("control::app_pauses_lifted");
             }
         }
     }
-    Ok(Obeyed::Done)
+    Ok(Progress::Done)
 }
 
 #[cfg(test)]
@@ -317,12 +322,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_order_is_named() {
+    fn what_is_not_an_order_is_named() {
         for (word, value, expected) in [
             ("cancel", "a b", "cancel: a run's id must be 1 to 64"),
             ("cancel_tenant", "*", "cancel_tenant: a tenant must be"),
             ("pause", "", "pause: a tenant must be"),
-            ("abolish", "x", "\"abolish\" is no order"),
+            ("abolish", "x", "\"abolish\" is not an order"),
         ] {
             let error = orders(&entry(&[(word, value)])).unwrap_err();
             assert!(error.starts_with(expected), "{error}");

@@ -1,4 +1,4 @@
-//! Whether the provider takes our calls: what readiness shows, and what is logged once.
+//! Whether the provider accepts our calls: what readiness shows, and what is logged once.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,17 +10,17 @@ use crate::stage::breaker::Breakers;
 /// What a worker knows of the provider. Apps are told apart: one with a wrong name or a token that
 /// is not for it refuses us for good, while another takes every call.
 #[derive(Debug, Default)]
-pub struct Health {
+pub struct ProviderHealth {
     /// The apps in which this worker makes machines.
     apps: Vec<String>,
-    /// Apps, and what was said of each last.
+    /// Apps that refuse our calls, each with its last message.
     refusing: Mutex<BTreeMap<String, String>>,
-    /// Apps and regions that do not answer.
+    /// The circuits of apps and regions.
     pub breakers: Breakers,
 }
 
-impl Health {
-    /// Of a worker that makes machines in these apps, of which nothing is known.
+impl ProviderHealth {
+    /// For a worker that makes machines in these apps. Nothing is known of them yet.
     #[must_use]
     pub fn of(apps: &[String]) -> Self {
         Self {
@@ -29,7 +29,7 @@ impl Health {
         }
     }
 
-    /// Whether no app is left in which it could make one.
+    /// Whether every app refuses.
     #[must_use]
     pub fn is_refused_everywhere(&self) -> bool {
         let refusing = self.lock();
@@ -47,21 +47,22 @@ impl Health {
         }
     }
 
-    /// A create call was answered as it should be. Says whether it was refused before.
+    /// A create call was accepted. Says whether the app refused before.
     pub fn accepted(&self, app: &str) -> bool {
         let was_refused = self.lock().remove(app).is_some();
         if was_refused {
-            info!(app, "the Machines API takes our calls again");
+            info!(app, "the Machines API accepts our calls again");
         }
         was_refused
     }
 
-    /// The apps whose last word was a refusal, each with that word.
+    /// The apps that refuse, each with its last message.
     #[must_use]
     pub fn refusing(&self) -> Vec<String> {
         let refusing = self.lock();
-        let told = refusing.iter();
-        told.map(|(app, message)| format!("{app} ({message})"))
+        let refusing = refusing.iter();
+        refusing
+            .map(|(app, message)| format!("{app} ({message})"))
             .collect()
     }
 
@@ -75,8 +76,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_app_that_takes_our_calls_does_not_speak_for_another() {
-        let health = Health::of(&["right".to_owned(), "wrong".to_owned()]);
+    fn an_app_that_accepts_our_calls_does_not_hide_one_that_refuses() {
+        let health = ProviderHealth::of(&["right".to_owned(), "wrong".to_owned()]);
         health.refused("wrong", "token validation error");
         health.accepted("right");
         assert_eq!(health.refusing(), ["wrong (token validation error)"]);

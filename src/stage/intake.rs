@@ -8,78 +8,78 @@ use crate::run::digest::sha256;
 use crate::run::id::{RunId, Tenant};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::request::{Refusal, RunRequest};
-use crate::stage::{Core, Error, PARSED_HERE_BYTES, parsed};
+use crate::stage::{Core, Error, PARSED_INLINE_BYTES, parsed};
 use crate::store::acts::{Admission, Admitted, Fate, Terms};
 use crate::store::keys::Inbox;
 use crate::store::requests::Entry;
 
 /// What became of a batch of entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// New runs that wait for a machine now.
+pub struct IntakeCounts {
+    /// New runs, which wait for a machine.
     pub queued: usize,
-    /// Requests that broke a rule and have their result.
+    /// Requests that broke a rule, and have their result.
     pub rejected: usize,
     /// Requests that are runs already.
     pub known: usize,
-    /// Requests whose id is that of another run.
-    pub taken: usize,
-    /// Entries that are no request.
+    /// Requests whose id belongs to another request's run.
+    pub conflicts: usize,
+    /// Entries that are not requests.
     pub dead: usize,
 }
 
 /// What an entry is.
-enum Sorted {
+enum Parsed {
     Run(Box<Admission>),
     Dead(String),
 }
 
 /// Takes entries in. Safe to repeat: a run that is known stays as it is. One round trip for all
-/// requests, one more when there is no room for some of them, and one for each entry that is no
-/// request.
+/// requests, one more when the backlog is full for some of them, and one for each entry that is not
+/// a request.
 ///
 /// # Errors
 /// When Redis does not answer; entries that were not taken in stay pending and come again.
-pub async fn intake(core: &Core, entries: &[Entry]) -> Result<Taken, Error> {
-    let mut taken = Taken::default();
+pub async fn intake(core: &Core, entries: &[Entry]) -> Result<IntakeCounts, Error> {
+    let mut counts = IntakeCounts::default();
     let mut batch = Vec::with_capacity(entries.len());
     let now = core.clock.now_ms();
     for entry in entries {
-        let sorted = if entry.bytes() <= PARSED_HERE_BYTES {
-            sort(core, entry, now)
+        let parsed_entry = if entry.bytes() <= PARSED_INLINE_BYTES {
+            parse(core, entry, now)
         } else {
             let (core, entry) = (core.clone(), entry.clone());
-            parsed(entry.bytes(), move || sort(&core, &entry, now)).await
+            parsed(entry.bytes(), move || parse(&core, &entry, now)).await
         };
-        match sorted {
-            Sorted::Run(admission) => batch.push(*admission),
-            Sorted::Dead(reason) => {
+        match parsed_entry {
+            Parsed::Run(admission) => batch.push(*admission),
+            Parsed::Dead(reason) => {
                 core.store.dead_letter(Inbox::Runs, entry, &reason).await?;
                 milestone!("intake::dead_lettered");
                 warn!(
                     entry = entry.id,
-                    reason, "an entry is no request; set aside as dead"
+                    reason, "an entry is not a request; set aside as dead"
                 );
-                taken.dead += 1;
+                counts.dead += 1;
             }
         }
     }
-    let crowded = admit(core, batch, now, &mut taken).await?;
-    // Second thoughts are settled at once: a rejection is never turned away.
-    admit(core, crowded, now, &mut taken).await?;
-    Ok(taken)
+    let turned_away = admit(core, batch, now, &mut counts).await?;
+    // A rejection needs no place in the backlog and is always admitted.
+    admit(core, turned_away, now, &mut counts).await?;
+    Ok(counts)
 }
 
-/// Admits a batch. Answers the rejections of those for which there was no room.
+/// Admits a batch. Returns the rejections of those for which the backlog was full.
 async fn admit(
     core: &Core,
     batch: Vec<Admission>,
     now: UnixMs,
-    taken: &mut Taken,
+    counts: &mut IntakeCounts,
 ) -> Result<Vec<Admission>, Error> {
-    let mut crowded = Vec::new();
+    let mut turned_away = Vec::new();
     if batch.is_empty() {
-        return Ok(crowded);
+        return Ok(turned_away);
     }
     let terms = Terms {
         retention: core.runs.retention,
@@ -90,35 +90,35 @@ async fn admit(
     milestone!("intake::admitted");
     for (admission, admitted) in batch.into_iter().zip(admitted) {
         match admitted {
-            Admitted::New => count(core, &admission, taken),
+            Admitted::New => count(core, &admission, counts),
             Admitted::Known => {
                 info!(
                     run_id = admission.id.as_str(),
                     "a run of this id is known; the request changes nothing"
                 );
-                taken.known += 1;
+                counts.known += 1;
             }
             Admitted::Taken => {
                 warn!(
                     run_id = admission.id.as_str(),
                     tenant = admission.tenant.as_str(),
                     entry = admission.entry,
-                    "another request has become the run of this id; set aside as dead"
+                    "the id belongs to the run of another request; set aside as dead"
                 );
-                core.metrics.ids_taken.inc();
-                taken.taken += 1;
+                core.metrics.id_conflicts.inc();
+                counts.conflicts += 1;
             }
-            Admitted::Full => crowded.push(turned_away(admission, "as many runs wait as may")),
+            Admitted::Full => turned_away.push(reject(admission, "as many runs wait as may")),
             Admitted::TenantFull => {
                 let message = "as many runs of this tenant wait as may";
-                crowded.push(turned_away(admission, message));
+                turned_away.push(reject(admission, message));
             }
         }
     }
-    Ok(crowded)
+    Ok(turned_away)
 }
 
-fn turned_away(admission: Admission, message: &str) -> Admission {
+fn reject(admission: Admission, message: &str) -> Admission {
     let ending = Ending::without(ReasonCode::QueueFull, message);
     let (Fate::Queued { metadata, .. } | Fate::Rejected { metadata, .. }) = admission.fate;
     Admission {
@@ -127,28 +127,28 @@ fn turned_away(admission: Admission, message: &str) -> Admission {
     }
 }
 
-fn count(core: &Core, admission: &Admission, taken: &mut Taken) {
+fn count(core: &Core, admission: &Admission, counts: &mut IntakeCounts) {
     let run = admission.id.as_str();
     match &admission.fate {
         Fate::Queued { .. } => {
             info!(run_id = run, tenant = admission.tenant.as_str(), "queued");
             core.metrics.runs_admitted.inc();
-            taken.queued += 1;
+            counts.queued += 1;
         }
         Fate::Rejected { ending, .. } => {
             info!(run_id = run, %ending, "rejected");
             core.metrics.results.of(ending.outcome()).inc();
-            taken.rejected += 1;
+            counts.rejected += 1;
         }
     }
 }
 
-fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
+fn parse(core: &Core, entry: &Entry, now: UnixMs) -> Parsed {
     if let Some(bytes) = entry.unread_bytes {
-        return Sorted::Dead(format!("the entry has {bytes} bytes, too many to be read"));
+        return Parsed::Dead(format!("the entry has {bytes} bytes, too many to be read"));
     }
     let Some(json) = entry.run() else {
-        return Sorted::Dead("the entry has no field `run` that is UTF-8 text".into());
+        return Parsed::Dead("the entry has no field `run` that is UTF-8 text".into());
     };
     let from = Source {
         entry,
@@ -191,7 +191,7 @@ fn sort(core: &Core, entry: &Entry, now: UnixMs) -> Sorted {
                 let fate = Fate::Rejected { ending, metadata };
                 admission(from, readable.id, readable.tenant, fate)
             }
-            Err(_) => Sorted::Dead(refusal.to_string()),
+            Err(_) => Parsed::Dead(refusal.to_string()),
         },
     }
 }
@@ -208,12 +208,12 @@ fn admission(
     id: Option<RunId>,
     tenant: Tenant,
     fate: Fate,
-) -> Sorted {
+) -> Parsed {
     // A stream id is digits and a dash, which is a run id.
     let Some(id) = id.or_else(|| entry.id.parse().ok()) else {
-        return Sorted::Dead("the entry's id is no run id".into());
+        return Parsed::Dead("the entry's id is no run id".into());
     };
-    Sorted::Run(Box::new(Admission {
+    Parsed::Run(Box::new(Admission {
         id,
         entry: entry.id.clone(),
         digest,

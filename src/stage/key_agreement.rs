@@ -10,7 +10,7 @@ use crate::token::fleet::{self, Holder, Mismatch, Use};
 
 /// What one process knows of the keys of all.
 #[derive(Debug)]
-pub struct Keys {
+pub struct KeyAgreement {
     /// This process and its keys.
     pub own: Holder,
     compared: Mutex<Compared>,
@@ -18,12 +18,12 @@ pub struct Keys {
 
 #[derive(Debug, Default)]
 struct Compared {
-    told: Vec<Mismatch>,
+    logged: Vec<Mismatch>,
     unready: Option<Mismatch>,
 }
 
-impl Keys {
-    /// Of the process `name` with the keys of `ring`; nothing is known of others yet.
+impl KeyAgreement {
+    /// For the process `name` with the keys of `ring`. Nothing is known of others yet.
     #[must_use]
     pub fn new(name: &str, uses: Use, ring: &KeyRing) -> Self {
         Self {
@@ -36,14 +36,14 @@ impl Keys {
         }
     }
 
-    /// Compares the keys of all processes, and logs what is new of it and concerns this one.
+    /// Compares the keys of all processes, and logs new mismatches that concern this one.
     pub fn compare(&self, holders: &[Holder]) {
         let name = &self.own.name;
         let mut found = fleet::mismatches(holders);
         found.retain(|mismatch| mismatch.signer == *name || mismatch.verifier == *name);
         let mut compared = self.lock();
         for mismatch in &found {
-            if !compared.told.contains(mismatch) {
+            if !compared.logged.contains(mismatch) {
                 error!(
                     kid = mismatch.kid,
                     found = %mismatch,
@@ -52,16 +52,16 @@ impl Keys {
                 );
             }
         }
-        if found.is_empty() && !compared.told.is_empty() {
+        if found.is_empty() && !compared.logged.is_empty() {
             info!("worker and serve have the same signing keys again");
         }
         *compared = Compared {
-            told: found,
+            logged: found,
             unready: fleet::unready(name, holders),
         };
     }
 
-    /// What keeps this process from its work.
+    /// Why this process is not ready, if it is not.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
         let unready = self.lock().unready.as_ref().map(ToString::to_string);

@@ -1,18 +1,18 @@
-//! A worker's hold on a run: a lease that is renewed while the work goes on.
+//! A worker's lease of a run, as the task knows it that acts for the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::UnixMs;
 
-/// Until when the holder may act for a run. Clones share one hold.
+/// Until when a task may act for a run. Clones share one lease.
 #[derive(Clone, Debug)]
-pub struct Hold {
+pub struct LeaseGuard {
     until_ms: Arc<AtomicU64>,
 }
 
-impl Hold {
-    /// A hold that ends at `until`.
+impl LeaseGuard {
+    /// A lease that ends at `until`.
     #[must_use]
     pub fn until(until: UnixMs) -> Self {
         Self {
@@ -20,7 +20,7 @@ impl Hold {
         }
     }
 
-    /// Holds for longer. A hold that was lost stays lost.
+    /// Makes the lease last longer. One that was lost stays lost.
     pub fn renew(&self, until: UnixMs) {
         let _ = self
             .until_ms
@@ -29,15 +29,15 @@ impl Hold {
             });
     }
 
-    /// Somebody else may act for the run now.
+    /// Another worker may act for the run now.
     pub fn lose(&self) {
         self.until_ms.store(0, Ordering::SeqCst);
     }
 
-    /// Whether the holder may still begin something at `now`. A worker that was stopped for longer
-    /// than its lease finds out here, before it creates a machine that another has given up.
+    /// Whether the task may still begin something at `now`. A worker that was suspended for longer
+    /// than its lease finds out here, before it creates a machine for a run that is another's.
     #[must_use]
-    pub fn holds(&self, now: UnixMs) -> bool {
+    pub fn is_held(&self, now: UnixMs) -> bool {
         now < self.until_ms.load(Ordering::SeqCst)
     }
 }
@@ -47,13 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lost_hold_cannot_be_renewed() {
-        let hold = Hold::until(10);
-        assert!(hold.holds(9) && !hold.holds(10));
-        hold.renew(20);
-        assert!(hold.holds(15));
-        hold.lose();
-        hold.renew(30);
-        assert!(!hold.holds(15));
+    fn a_lost_lease_cannot_be_renewed() {
+        let lease = LeaseGuard::until(10);
+        assert!(lease.is_held(9) && !lease.is_held(10));
+        lease.renew(20);
+        assert!(lease.is_held(15));
+        lease.lose();
+        lease.renew(30);
+        assert!(!lease.is_held(15));
     }
 }

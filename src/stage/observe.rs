@@ -1,4 +1,4 @@
-//! A machine that is there, or is not → what that means for the run that awaits its result.
+//! The state of a machine → what it means for the run that awaits its result.
 
 use std::time::Duration;
 
@@ -13,30 +13,31 @@ use crate::run::budget::{self, EXIT_GRACE};
 use crate::run::id::Attempt;
 use crate::run::outcome::{Ending, ExitStatus, Reason, ReasonCode};
 use crate::run::phase::Phase;
-use crate::stage::breaker::Answer;
-use crate::stage::teardown::remove;
-use crate::stage::{Deps, Error, end};
+use crate::stage::breaker::Circuit;
+use crate::stage::settle::settle;
+use crate::stage::teardown::delete;
+use crate::stage::{Deps, Error};
 use crate::store::acts::Requeue;
 use crate::store::codec::RunRecord;
 
-/// A machine that was made this short a time ago may not be visible yet.
-pub const NEWBORN: Duration = Duration::from_secs(10);
+/// How long after its creation a machine may not be listed yet.
+pub const LISTED_AFTER: Duration = Duration::from_secs(10);
 
-/// How long a machine must not be shown before it counts as lost: reads come from a store that may
-/// be behind, and one look proves nothing.
-const UNSEEN_FOR: Duration = Duration::from_secs(10);
+/// How long a machine must be missing before it counts as lost: the provider's reads may be stale, so
+/// one of them proves nothing.
+const MISSING_FOR: Duration = Duration::from_secs(10);
 
-/// How long the deadline of a run waits for a last look at its machine.
-const LAST_LOOK: Duration = Duration::from_secs(5);
+/// How long the deadline of a run waits for a last read of its machine.
+const LAST_READ_MAX: Duration = Duration::from_secs(5);
 
-/// What a look at a machine means.
+/// What the state of a machine means for its run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum Liveness {
     /// Its guest may still post.
     Alive,
     /// Its program ended.
     Exited(ExitStatus),
-    /// Its program was ended by somebody else: an operator, or the platform.
+    /// Its program was stopped from outside: by an operator, or the platform.
     Stopped,
     /// Its program never ran, and will not.
     NeverStarted,
@@ -44,7 +45,7 @@ pub enum Sight {
     Lost,
 }
 
-/// When the boot of a running run's machine has failed.
+/// When the machine of a `running` run counts as failed to boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BootLimits {
     /// By when it must be prepared: its image is there.
@@ -54,7 +55,7 @@ pub struct BootLimits {
 }
 
 impl BootLimits {
-    /// Those of a run. The time of its start begins when nobody sees it being prepared any more.
+    /// Those of a run. The time to start counts from when the machine was last seen being prepared.
     #[must_use]
     pub fn of(view: &RunRecord, runs: &Runs) -> Self {
         let since = view.running_at_ms.unwrap_or(0);
@@ -66,33 +67,33 @@ impl BootLimits {
     }
 }
 
-/// Judges a look at the machine of a run that is `running` since `since`. `machine` is `None`
-/// when the provider does not know it.
+/// Judges the machine of a run that is `running` since `since`. `machine` is `None` when the provider
+/// does not know it.
 #[must_use]
-pub fn sight(
+pub fn liveness(
     machine: Option<&wire::Machine>,
     since: UnixMs,
     now: UnixMs,
     limits: BootLimits,
-) -> Sight {
+) -> Liveness {
     let Some(machine) = machine else {
-        let may_be_unseen = now < budget::after(since, NEWBORN);
-        return if may_be_unseen {
-            Sight::Alive
+        let may_be_unlisted = now < budget::after(since, LISTED_AFTER);
+        return if may_be_unlisted {
+            Liveness::Alive
         } else {
-            Sight::Lost
+            Liveness::Lost
         };
     };
-    // What is behind a host that does not answer is not known: the deadline decides.
+    // A machine whose host is unreachable may be alive: the deadline decides.
     if matches!(machine.host_status, Some(HostStatus::Unreachable)) {
-        return Sight::Alive;
+        return Liveness::Alive;
     }
     if machine.state.is_over() {
         return match machine.last_exit() {
-            Some(exit) if machine.was_asked_to_end() && !exit.oom_killed => Sight::Stopped,
-            Some(exit) => Sight::Exited(status(&exit)),
-            None if machine.started_at_ms().is_none() => Sight::NeverStarted,
-            None => Sight::Lost,
+            Some(exit) if machine.was_asked_to_end() && !exit.oom_killed => Liveness::Stopped,
+            Some(exit) => Liveness::Exited(status(&exit)),
+            None if machine.started_at_ms().is_none() => Liveness::NeverStarted,
+            None => Liveness::Lost,
         };
     }
     let by = if machine.state.is_preparing() {
@@ -101,9 +102,9 @@ pub fn sight(
         limits.started_by
     };
     if machine.state.is_booting() && now >= by {
-        return Sight::NeverStarted;
+        return Liveness::NeverStarted;
     }
-    Sight::Alive
+    Liveness::Alive
 }
 
 fn status(exit: &wire::ExitEvent) -> ExitStatus {
@@ -116,30 +117,30 @@ fn status(exit: &wire::ExitEvent) -> ExitStatus {
     }
 }
 
-/// What a look at a machine came to.
+/// What came of reading a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Looked {
-    /// What follows is done.
+pub enum Observed {
+    /// What its state asked for was done.
     Done,
-    /// The provider does not know the machine. That may be for a moment only: nothing was done.
-    Unseen,
+    /// The provider does not know the machine, perhaps only for a moment. Nothing was done.
+    Missing,
 }
 
-/// Looks at the machine of a running run and does what follows. Usually one HTTP call.
-/// `unseen_since` is when an earlier look did not find it, if nobody has seen it from then on.
+/// Reads the machine of a `running` run and does what its state asks for. Usually one HTTP call.
+/// `missing_since` is when an earlier read did not find it, if none has found it since.
 ///
 /// # Errors
-/// When the provider or Redis does not answer; the next sweep looks again.
+/// When the provider or Redis does not answer; the next pass tries again.
 pub async fn observe(
     deps: &Deps,
     view: &RunRecord,
-    unseen_since: Option<UnixMs>,
-) -> Result<Looked, Error> {
+    missing_since: Option<UnixMs>,
+) -> Result<Observed, Error> {
     let Phase::Running { attempt, machine } = view.phase() else {
-        return Ok(Looked::Done);
+        return Ok(Observed::Done);
     };
     let known = deps.machines.get(&machine.app, &machine.id).await;
-    milestone!("observe::looked");
+    milestone!("observe::read");
     let known = match known {
         Ok(known) => Some(known),
         Err(error) if judge(Call::Get, &error) == Decision::Gone => None,
@@ -148,17 +149,17 @@ pub async fn observe(
     let since = view.running_at_ms.unwrap_or(0);
     let now = deps.core.clock.now_ms();
     let limits = BootLimits::of(view, &deps.core.runs);
-    match sight(known.as_ref(), since, now, limits) {
-        // One that was made a moment ago may not be seen yet. It is noted all the same.
-        Sight::Alive if known.is_none() => return Ok(Looked::Unseen),
-        Sight::Alive => {}
-        Sight::Exited(exit) => {
-            // The result may have been posted with the guest's last breath.
+    match liveness(known.as_ref(), since, now, limits) {
+        // It may not be listed yet.
+        Liveness::Alive if known.is_none() => return Ok(Observed::Missing),
+        Liveness::Alive => {}
+        Liveness::Exited(exit) => {
+            // The guest may have posted just before it exited.
             tokio::time::sleep(EXIT_GRACE).await;
             let ending = exited(exit, known.as_ref());
-            end(&deps.core, &view.id, Some(view.boot()), &ending).await?;
+            settle(&deps.core, &view.id, Some(view.boot()), &ending).await?;
         }
-        Sight::NeverStarted => {
+        Liveness::NeverStarted => {
             let is_preparing = |machine: &wire::Machine| machine.state.is_preparing();
             let message = match launch_error(known.as_ref()) {
                 Some(error) => format!("the machine did not start: {error}"),
@@ -167,60 +168,60 @@ pub async fn observe(
                 }
                 None => "the machine did not start".to_owned(),
             };
-            another(deps, view, *attempt, ReasonCode::BootFailed, &message).await?;
+            retry_or_settle(deps, view, *attempt, ReasonCode::BootFailed, &message).await?;
         }
-        Sight::Stopped => {
+        Liveness::Stopped => {
             tokio::time::sleep(EXIT_GRACE).await;
             let message = "the machine was stopped or deleted from outside";
-            another(deps, view, *attempt, ReasonCode::MachineLost, message).await?;
+            retry_or_settle(deps, view, *attempt, ReasonCode::MachineLost, message).await?;
         }
-        Sight::Lost => {
-            let is_sure = match (&known, unseen_since) {
+        Liveness::Lost => {
+            let is_sure = match (&known, missing_since) {
                 (Some(_), _) => true,
-                (None, Some(since)) => now >= budget::after(since, UNSEEN_FOR),
+                (None, Some(since)) => now >= budget::after(since, MISSING_FOR),
                 (None, None) => false,
             };
             if !is_sure {
-                return Ok(Looked::Unseen);
+                return Ok(Observed::Missing);
             }
             let message = "the machine is gone and nothing tells how";
-            another(deps, view, *attempt, ReasonCode::MachineLost, message).await?;
+            retry_or_settle(deps, view, *attempt, ReasonCode::MachineLost, message).await?;
         }
     }
-    Ok(Looked::Done)
+    Ok(Observed::Done)
 }
 
-/// Looks at the machine of a run whose deadline has passed: whether its program had ended by
-/// itself, which then ends the run. What cannot be seen now does not hold up the deadline, nor an
-/// app that does not answer the permit of another app's run.
+/// Reads the machine of a run whose deadline has passed, and settles the run if its program had
+/// exited by itself. A machine that cannot be read in time does not delay the deadline, and an app
+/// whose circuit is open is not called.
 ///
 /// # Errors
 /// When Redis does not answer.
-pub async fn ended(deps: &Deps, view: &RunRecord) -> Result<bool, Error> {
+pub async fn settle_if_exited(deps: &Deps, view: &RunRecord) -> Result<bool, Error> {
     let Phase::Running { machine, .. } = view.phase() else {
         return Ok(false);
     };
     let now = deps.core.clock.now_ms();
-    if let Answer::Wait(_) = deps.health.breakers.look(&machine.app, None, now) {
+    if let Circuit::Open(_) = deps.health.breakers.state(&machine.app, None, now) {
         return Ok(false);
     }
-    let look = deps.machines.get(&machine.app, &machine.id);
-    let known = tokio::time::timeout(LAST_LOOK, look).await;
-    milestone!("observe::looked_late");
+    let read = deps.machines.get(&machine.app, &machine.id);
+    let known = tokio::time::timeout(LAST_READ_MAX, read).await;
+    milestone!("observe::read_late");
     let Ok(Ok(known)) = known else {
         return Ok(false);
     };
     let (since, now) = (view.running_at_ms.unwrap_or(0), deps.core.clock.now_ms());
     let limits = BootLimits::of(view, &deps.core.runs);
-    let Sight::Exited(exit) = sight(Some(&known), since, now, limits) else {
+    let Liveness::Exited(exit) = liveness(Some(&known), since, now, limits) else {
         return Ok(false);
     };
     let ending = exited(exit, Some(&known));
-    end(&deps.core, &view.id, Some(view.boot()), &ending).await?;
+    settle(&deps.core, &view.id, Some(view.boot()), &ending).await?;
     Ok(true)
 }
 
-/// What the provider says of a machine that it could not start, if it says anything.
+/// Why the provider could not start the machine, if it says so.
 fn launch_error(machine: Option<&wire::Machine>) -> Option<&str> {
     let events = machine?.events.iter();
     events
@@ -228,7 +229,7 @@ fn launch_error(machine: Option<&wire::Machine>) -> Option<&str> {
         .next()
 }
 
-/// What the machine's own init says of the program's end, if it says anything.
+/// The error that the machine's init reports for the program's end, if any.
 fn exit_error(machine: Option<&wire::Machine>) -> Option<String> {
     let error = machine?.last_exit()?.guest_error?;
     (!error.is_empty()).then_some(error)
@@ -245,7 +246,7 @@ fn exit_reason(exit: ExitStatus, error: Option<String>) -> Reason {
     if exit.oom_killed {
         return Reason::new(
             ReasonCode::OomKilled,
-            "the guest was killed for want of memory",
+            "the guest was killed because it ran out of memory",
         );
     }
     let how = match (exit.signal, exit.code) {
@@ -262,8 +263,8 @@ fn exit_reason(exit: ExitStatus, error: Option<String>) -> Reason {
     )
 }
 
-/// Removes what is left of the machine, then lets the run try again, or ends it.
-async fn another(
+/// Deletes what is left of the machine and queues the run again, or settles it after its last attempt.
+async fn retry_or_settle(
     deps: &Deps,
     view: &RunRecord,
     attempt: Attempt,
@@ -274,19 +275,19 @@ async fn another(
     if !budget::may_try_again(view.tries(), max_attempts) {
         let message = format!("{message}, at the last of {max_attempts} attempts");
         let ending = Ending::without(code, message);
-        return end(&deps.core, &view.id, Some(view.boot()), &ending)
+        return settle(&deps.core, &view.id, Some(view.boot()), &ending)
             .await
             .map(drop);
     }
     let Phase::Running { machine, .. } = view.phase() else {
         return Ok(());
     };
-    remove(deps, &machine.app, &machine.id).await?;
+    delete(deps, &machine.app, &machine.id).await?;
     info!(
         run_id = view.id.as_str(),
         attempt = attempt.0,
         message,
-        "tries another machine"
+        "queued again for another machine"
     );
     let now = deps.core.clock.now_ms();
     deps.core

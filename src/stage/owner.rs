@@ -1,8 +1,8 @@
-//! Whose machine is it? Nothing at the provider is removed unless it is provably ours.
+//! To whom a machine belongs. Nothing at the provider is deleted unless it is provably ours.
 //!
-//! A machine's name follows from run, attempt and nonce, and the token in its environment is signed
-//! over the same. A guest can rewrite the metadata of its machine, but neither of these: metadata
-//! are for people, and nothing here goes by them.
+//! The name of a machine is derived from run, attempt and nonce, and the token in its environment is
+//! signed over the same. A guest can rewrite the metadata of its machine, but neither of these: the
+//! metadata are for people, and are not used here.
 
 use std::time::Duration;
 
@@ -17,30 +17,30 @@ use crate::stage::{Deps, Error};
 use crate::store::codec::RunRecord;
 use crate::token::Grant;
 
-/// For how long after its deadline a machine of ours whose run is not known here is left to those
-/// who may know it: two installations that share their keys may share an app.
+/// How long after its deadline a machine of ours is kept whose run is not known here: another
+/// installation with the same keys and app may know it.
 const SIGNED_SLACK: Duration = Duration::from_secs(15);
 
-/// Whose a machine is that no run in flight has, as a listing tells.
+/// To whom a machine belongs that the list of runs in flight does not contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// A run in flight has it after all.
+pub enum Ownership {
+    /// To a run in flight after all.
     InFlight,
-    /// It is ours: its run has gone on without it, or its deadline has passed and no run is known
-    /// here.
-    Nobodys,
-    /// Nothing shows that it is ours to remove.
+    /// It is ours and has no run: the run went on without it, or the deadline has passed and the run
+    /// is not known here.
+    Orphan,
+    /// Nothing proves that it is ours to delete.
     Foreign {
-        /// When that may be otherwise.
+        /// When that may have changed.
         again_at_ms: Option<UnixMs>,
     },
 }
 
-/// Judges a machine by its run as Redis tells it, else by what we signed. One round trip at most.
+/// Judges a machine by its run in Redis, else by its signed token. One round trip at most.
 ///
 /// # Errors
 /// When Redis does not answer.
-pub async fn whose(deps: &Deps, machine: &wire::Machine) -> Result<Whose, Error> {
+pub async fn ownership(deps: &Deps, machine: &wire::Machine) -> Result<Ownership, Error> {
     let grant = signed(deps, machine);
     let run = match &grant {
         Some(grant) => Some((grant.run.clone(), grant.attempt)),
@@ -48,30 +48,30 @@ pub async fn whose(deps: &Deps, machine: &wire::Machine) -> Result<Whose, Error>
     };
     if let Some((run, attempt)) = run {
         let view = deps.core.store.record(&run).await?;
-        milestone!("sweep::orphan_doubted");
+        milestone!("reconcile::orphan_checked");
         let of_run = view.filter(|view| follows(machine, view, attempt, grant.is_some()));
         if let Some(view) = of_run {
             return Ok(if has_machine(&view, attempt) {
-                Whose::InFlight
+                Ownership::InFlight
             } else {
-                Whose::Nobodys
+                Ownership::Orphan
             });
         }
     }
     let Some(grant) = grant else {
-        return Ok(Whose::Foreign { again_at_ms: None });
+        return Ok(Ownership::Foreign { again_at_ms: None });
     };
     let over = budget::after(grant.expires_s.saturating_mul(1000), SIGNED_SLACK);
     Ok(if over <= deps.core.clock.now_ms() {
-        Whose::Nobodys
+        Ownership::Orphan
     } else {
-        Whose::Foreign {
+        Ownership::Foreign {
             again_at_ms: Some(over),
         }
     })
 }
 
-/// What we signed for this very machine: a copy of it has another name.
+/// The grant that we signed for this machine. A machine that copies the token has another name.
 fn signed(deps: &Deps, machine: &wire::Machine) -> Option<Grant> {
     let token = machine.config.as_ref()?.env.0.get(RUN_TOKEN)?;
     let grant = deps.ring.read(token).ok()?;
@@ -91,11 +91,11 @@ fn follows(machine: &wire::Machine, view: &RunRecord, attempt: Attempt, is_signe
 
 /// Whether the run may have a machine of this attempt.
 fn has_machine(view: &RunRecord, attempt: Attempt) -> bool {
-    let flies = match view.phase().state() {
+    let has_machine = match view.phase().state() {
         State::Booting | State::Running | State::Settled => true,
         State::Queued | State::Closed => false,
     };
-    flies && view.attempt == attempt.0
+    has_machine && view.attempt == attempt.0
 }
 
 #[cfg(test)]

@@ -6,61 +6,61 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::stage::health::Health;
-use crate::stage::keys::Keys;
+use crate::stage::health::ProviderHealth;
+use crate::stage::key_agreement::KeyAgreement;
 use crate::store::Store;
 
-/// How long an answer stands. Guests can ask too, and must not make Redis busy.
-const STANDS: Duration = Duration::from_secs(1);
+/// How long an answer is cached. Guests can ask too, and must not load Redis.
+const CACHED_FOR: Duration = Duration::from_secs(1);
 
-/// When it was looked, and what was seen.
-type Seen = (Instant, Result<String, String>);
+/// An answer and its time.
+type Cached = (Instant, Result<String, String>);
 
-/// Looks whether Redis takes writes, the provider takes calls, and the signing keys are the
-/// others' too. Clones share what was seen last.
+/// Checks that Redis takes writes, the provider accepts calls, and all processes have the same
+/// signing keys. Clones share the last answer.
 #[derive(Clone, Debug)]
 pub struct Readiness {
     store: Store,
-    /// Of a process that makes machines.
-    provider: Option<Arc<Health>>,
-    /// Of a process that tells the others of its signing keys.
-    keys: Option<Arc<Keys>>,
-    seen: Arc<Mutex<Option<Seen>>>,
+    /// For a process that makes machines.
+    provider: Option<Arc<ProviderHealth>>,
+    /// For a process that has signing keys.
+    keys: Option<Arc<KeyAgreement>>,
+    cached: Arc<Mutex<Option<Cached>>>,
 }
 
 impl Readiness {
-    /// Of a process on `store`, that uses the provider if `provider` is given.
+    /// For a process on `store`, that uses the provider if `provider` is given.
     #[must_use]
-    pub fn new(store: Store, provider: Option<Arc<Health>>) -> Self {
+    pub fn new(store: Store, provider: Option<Arc<ProviderHealth>>) -> Self {
         Self {
             store,
             provider,
             keys: None,
-            seen: Arc::default(),
+            cached: Arc::default(),
         }
     }
 
-    /// It is not ready either while its signing keys are not those of the others.
+    /// Also checks that the signing keys are those of the other processes.
     #[must_use]
-    pub fn with_keys(mut self, keys: Arc<Keys>) -> Self {
+    pub fn with_keys(mut self, keys: Arc<KeyAgreement>) -> Self {
         self.keys = Some(keys);
         self
     }
 
-    /// Whether it is ready now: that it is, and in which apps it cannot make machines. One round
-    /// trip, and none when somebody asked less than a second ago.
+    /// Whether the process is ready, and in which apps it cannot make machines. One round trip, and
+    /// none when the last answer is less than a second old.
     ///
     /// # Errors
     /// Why it is not.
-    pub async fn look(&self) -> Result<String, String> {
-        let mut seen = self.seen.lock().await;
-        if let Some((at, answer)) = &*seen
-            && at.elapsed() < STANDS
+    pub async fn check(&self) -> Result<String, String> {
+        let mut cached = self.cached.lock().await;
+        if let Some((at, answer)) = &*cached
+            && at.elapsed() < CACHED_FOR
         {
             return answer.clone();
         }
         let answer = self.probe().await;
-        *seen = Some((Instant::now(), answer.clone()));
+        *cached = Some((Instant::now(), answer.clone()));
         answer
     }
 

@@ -1,9 +1,9 @@
-//! What slipped through: machines that no run owns, and runs whose machine has ended.
+//! Finds what slipped through: orphans, which are machines without a run, and runs whose machine has
+//! stopped.
 //!
-//! [`survey`] is one pass over one app, level-triggered: it compares what the provider lists with
-//! what Redis knows, and acts on the difference. Two at once do no harm. Runs that are overdue
-//! are not its business: they are in `due`, and whoever sweeps hands them to
-//! [`perform`](crate::stage::perform).
+//! [`reconcile`] is one level-triggered pass over one app: it compares the provider's list with what
+//! Redis knows. Two passes at once do no harm. Overdue runs are not its business: they are in `due`,
+//! and the sweeper hands them to [`perform`](crate::stage::perform).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,9 +18,9 @@ use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, MACHINE_PREFIX, Nonce, RunId, machine_name};
 use crate::run::phase::Phase;
-use crate::stage::observe::{BootLimits, NEWBORN};
-use crate::stage::owner::{self, Whose};
-use crate::stage::teardown::remove;
+use crate::stage::observe::{BootLimits, LISTED_AFTER};
+use crate::stage::owner::{self, Ownership};
+use crate::stage::teardown::delete;
 use crate::stage::{Deps, Error};
 use crate::store::codec::RunRecord;
 
@@ -29,17 +29,17 @@ const PAGE: usize = 256;
 
 /// What a pass over an app found.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub struct Differences {
     /// Machines that the provider lists.
     pub machines: usize,
-    /// Running runs at whose machine somebody must look.
-    pub doubtful: Vec<RunRecord>,
-    /// Machines named like ours that no run in flight has. The first pass that sees one only notes
-    /// it; one that is seen for long enough and is ours is removed.
+    /// `running` runs whose machine must be read.
+    pub to_inspect: Vec<RunRecord>,
+    /// Machines named like ours that belong to no run in flight. A pass only reports them; one that
+    /// is reported for long enough and is ours is deleted.
     pub orphans: Vec<Orphan>,
 }
 
-/// A machine that no run has.
+/// A machine without a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
     /// Where it lives.
@@ -51,53 +51,52 @@ pub struct Orphan {
 }
 
 /// Compares one app's machines with the runs in flight: one listing, and one round trip for each
-/// thousand runs. Of the machines only the names, ids and states are held meanwhile, and of the
-/// runs a page.
+/// thousand runs. Only the names, ids and states of the machines are in memory, and one page of the
+/// runs.
 ///
-/// The runs in flight are read after the listing. A claim is recorded before its create call is
-/// made, so a machine that is listed and has no run then has none for good.
+/// The runs in flight are read after the list. A claim is recorded before its create call is made,
+/// so a listed machine without a run will never get one.
 ///
 /// # Errors
 /// When the provider or Redis does not answer.
-pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
+pub async fn reconcile(deps: &Deps, app: &str) -> Result<Differences, Error> {
     let began = deps.core.clock.now_ms();
-    let mut survey = Survey::default();
+    let mut found = Differences::default();
     let mut listed: HashMap<Box<str>, Listed> = HashMap::new();
-    let mut twins: Vec<(Box<str>, Listed)> = Vec::new();
+    let mut duplicates: Vec<(Box<str>, Listed)> = Vec::new();
     let each = |machine: wire::MachineBrief| {
-        survey.machines += 1;
+        found.machines += 1;
         if !machine.name.starts_with(MACHINE_PREFIX) {
             return;
         }
         let name = machine.name.into_boxed_str();
-        let seen = Listed {
+        let brief = Listed {
             id: machine.id.into_boxed_str(),
             state: machine.state,
         };
         match listed.entry(name) {
             Entry::Vacant(place) => {
-                place.insert(seen);
+                place.insert(brief);
             }
-            Entry::Occupied(place) => twins.push((place.key().clone(), seen)),
+            Entry::Occupied(place) => duplicates.push((place.key().clone(), brief)),
         }
     };
     let all = deps.machines.survey(app, each).await;
-    milestone!("sweep::listed");
+    milestone!("reconcile::listed");
     all.map_err(Error::Machines)?;
-    let mut suspects: Vec<(RunId, Doubt)> = Vec::new();
-    let each = |run: RunId, attempt, nonce: Option<Nonce>| {
-        match listed.remove(machine_name(&run, attempt, nonce.as_ref()).as_str()) {
-            Some(machine) => suspects.extend(doubt(&machine.state).map(|doubt| (run, doubt))),
-            // It is in flight and not listed.
-            None => suspects.push((run, Doubt::Over)),
-        }
+    let mut suspects: Vec<(RunId, Suspicion)> = Vec::new();
+    let each = |run: RunId, attempt, nonce: Option<Nonce>| match listed
+        .remove(machine_name(&run, attempt, nonce.as_ref()).as_str())
+    {
+        Some(machine) => suspects.extend(suspicion(&machine.state).map(|why| (run, why))),
+        None => suspects.push((run, Suspicion::Gone)),
     };
     let counted = deps.core.store.each_in_flight(app, each).await;
-    milestone!("sweep::counted");
+    milestone!("reconcile::in_flight_read");
     counted?;
-    let left = listed.into_iter().chain(twins);
-    let alive = left.filter(|(_, machine)| !machine.state.is_gone());
-    survey.orphans.extend(alive.map(|(name, machine)| Orphan {
+    let unclaimed = listed.into_iter().chain(duplicates);
+    let alive = unclaimed.filter(|(_, machine)| !machine.state.is_gone());
+    found.orphans.extend(alive.map(|(name, machine)| Orphan {
         app: app.to_owned(),
         id: machine.id.into(),
         name: name.into(),
@@ -105,119 +104,120 @@ pub async fn survey(deps: &Deps, app: &str) -> Result<Survey, Error> {
     for page in suspects.chunks(PAGE) {
         let ids: Vec<RunId> = page.iter().map(|(run, _)| run.clone()).collect();
         let views = deps.core.store.records(&ids).await?;
-        milestone!("sweep::suspected");
+        milestone!("reconcile::runs_read");
         let mut preparing = Vec::new();
-        for (view, (_, doubt)) in views.into_iter().zip(page) {
+        for (view, (_, suspicion)) in views.into_iter().zip(page) {
             let Some(view) = view.filter(|view| matches!(view.phase(), Phase::Running { .. }))
             else {
                 continue;
             };
             let limits = BootLimits::of(&view, &deps.core.runs);
-            if *doubt == Doubt::Preparing {
+            if *suspicion == Suspicion::Preparing {
                 let attempt = Attempt(view.attempt);
                 preparing.push((view.id.clone(), attempt, limits.prepared_by));
             }
-            if may_be_judged(&view, *doubt, limits, began) {
-                survey.doubtful.push(view);
+            if is_due(&view, *suspicion, limits, began) {
+                found.to_inspect.push(view);
             }
         }
         if !preparing.is_empty() {
-            // The next sweep may see it still, and may come a little late.
+            // Until the next pass, which may be a little late.
             let until = budget::after(began, deps.core.runs.sweep.saturating_mul(2));
             deps.core.store.note_preparing(&preparing, until).await?;
-            milestone!("sweep::noted");
+            milestone!("reconcile::preparing_noted");
         }
     }
-    Ok(survey)
+    Ok(found)
 }
 
-/// What is held of a machine during a survey.
+/// What is kept of a machine during a pass.
 struct Listed {
     id: Box<str>,
     state: MachineState,
 }
 
-/// Why a run's machine may need a closer look.
+/// Why the machine of a run may have to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
-    /// It has ended, or is not listed.
-    Over,
+enum Suspicion {
+    /// It has stopped, or is not listed.
+    Gone,
     /// It is being prepared.
     Preparing,
     /// It is being started.
     Starting,
 }
 
-/// What there is to doubt of a listed machine; `None` when it runs as it should.
-fn doubt(state: &MachineState) -> Option<Doubt> {
+/// Why a listed machine may have to be read; `None` when it runs as it should.
+fn suspicion(state: &MachineState) -> Option<Suspicion> {
     if state.is_over() {
-        return Some(Doubt::Over);
+        return Some(Suspicion::Gone);
     }
-    let doubt = if state.is_preparing() {
-        Doubt::Preparing
+    let suspicion = if state.is_preparing() {
+        Suspicion::Preparing
     } else {
-        Doubt::Starting
+        Suspicion::Starting
     };
-    state.is_booting().then_some(doubt)
+    state.is_booting().then_some(suspicion)
 }
 
-/// A run whose machine was made after the listing began, or just before, may not be listed yet.
-fn may_be_judged(view: &RunRecord, doubt: Doubt, limits: BootLimits, began: UnixMs) -> bool {
-    let from = match doubt {
-        Doubt::Over => view.running_at_ms.unwrap_or(UnixMs::MAX),
-        Doubt::Preparing => limits.prepared_by,
-        Doubt::Starting => limits.started_by,
+/// Whether the machine must be read now. One that was created after the list began, or just before,
+/// may not be listed yet.
+fn is_due(view: &RunRecord, suspicion: Suspicion, limits: BootLimits, began: UnixMs) -> bool {
+    let from = match suspicion {
+        Suspicion::Gone => view.running_at_ms.unwrap_or(UnixMs::MAX),
+        Suspicion::Preparing => limits.prepared_by,
+        Suspicion::Starting => limits.started_by,
     };
     from < began
 }
 
-/// Removes a machine that no run has: after a second look that it is ours, and that no run has it
-/// still. Says whose it is, as far as can be told; what was nobody's is removed.
+/// Deletes an orphan, after a check that it is ours and still has no run. Says whose it is, as far as
+/// can be told.
 ///
 /// # Errors
 /// When the provider or Redis does not answer.
-pub async fn remove_orphan(deps: &Deps, orphan: &Orphan) -> Result<Whose, Error> {
+pub async fn delete_orphan(deps: &Deps, orphan: &Orphan) -> Result<Ownership, Error> {
     let known = deps.machines.get(&orphan.app, &orphan.id).await;
-    milestone!("sweep::orphan_read");
+    milestone!("reconcile::orphan_read");
     let machine = match known {
         Ok(machine) if !machine.state.is_gone() => machine,
-        Ok(_) => return Ok(Whose::Nobodys),
+        Ok(_) => return Ok(Ownership::Orphan),
         Err(error) if judge(Call::Get, &error) == Decision::Gone => {
-            return Ok(Whose::Nobodys);
+            return Ok(Ownership::Orphan);
         }
         Err(error) => return Err(Error::Machines(error)),
     };
-    let whose = owner::whose(deps, &machine).await?;
-    if whose != Whose::Nobodys {
-        return Ok(whose);
+    let ownership = owner::ownership(deps, &machine).await?;
+    if ownership != Ownership::Orphan {
+        return Ok(ownership);
     }
-    // It was asked to go before, and is still on its way: once more does no harm.
+    // It was deleted before and is still shutting down. Repeating the call does no harm.
     if machine.state == MachineState::Destroying {
-        remove(deps, &orphan.app, &orphan.id).await?;
-        return Ok(whose);
+        delete(deps, &orphan.app, &orphan.id).await?;
+        return Ok(ownership);
     }
     warn!(
         app = orphan.app,
         machine_id = orphan.id,
         name = orphan.name,
-        "removing a machine that no run has"
+        "deleting an orphan: a machine without a run"
     );
-    remove(deps, &orphan.app, &orphan.id).await?;
-    deps.core.metrics.machines_without_run_removed.inc();
-    Ok(whose)
+    delete(deps, &orphan.app, &orphan.id).await?;
+    deps.core.metrics.orphan_machines_deleted.inc();
+    Ok(ownership)
 }
 
-/// How long an orphan must have been one before it is removed: a worker that was stopped in the
-/// middle of a boot gets that long to say that the machine is its own.
+/// How long an orphan must have been one before it is deleted: a worker that was suspended in the
+/// middle of a boot gets that long to record the machine.
 #[must_use]
-pub fn orphan_age(lease: Duration) -> Duration {
-    lease.max(NEWBORN)
+pub fn orphan_grace(lease: Duration) -> Duration {
+    lease.max(LISTED_AFTER)
 }
 
-/// Whether a machine noted as an orphan at `noted` may be removed at `now`.
+/// Whether a machine that is an orphan since `since` may be deleted at `now`.
 #[must_use]
-pub fn is_ripe(noted: UnixMs, now: UnixMs, lease: Duration) -> bool {
-    now >= budget::after(noted, orphan_age(lease))
+pub fn is_orphan_due(since: UnixMs, now: UnixMs, lease: Duration) -> bool {
+    now >= budget::after(since, orphan_grace(lease))
 }
 
 #[cfg(test)]
@@ -225,12 +225,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_orphan_is_not_removed_at_first_sight() {
-        let (noted, short, long) = (1_000_000, Duration::from_secs(3), Duration::from_secs(15));
-        for (lease, age) in [(short, NEWBORN), (long, long)] {
-            assert!(!is_ripe(noted, noted, lease));
-            assert!(!is_ripe(noted, budget::after(noted, age) - 1, lease));
-            assert!(is_ripe(noted, budget::after(noted, age), lease));
+    fn an_orphan_is_not_deleted_by_the_first_pass() {
+        let (since, short, long) = (1_000_000, Duration::from_secs(3), Duration::from_secs(15));
+        for (lease, age) in [(short, LISTED_AFTER), (long, long)] {
+            assert!(!is_orphan_due(since, since, lease));
+            assert!(!is_orphan_due(since, budget::after(since, age) - 1, lease));
+            assert!(is_orphan_due(since, budget::after(since, age), lease));
         }
     }
 }

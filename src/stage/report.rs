@@ -22,13 +22,13 @@ pub enum Reported {
     Repeated,
     /// The run has ended without this result: as many bytes of results are kept as may.
     OverBudget,
-    /// The token opens nothing (any more). One answer for every reason.
+    /// The token is not valid (any more). One answer for every reason.
     Denied,
     /// The body is not one JSON value that every consumer can read.
     Unreadable(json::JsonFault),
 }
 
-/// Checks a token against the keys and the clock, before anything is read or asked.
+/// Checks a token against the keys and the clock, before the body is read or Redis is asked.
 #[must_use]
 pub fn check(core: &Core<Results>, ring: &KeyRing, token: &str) -> Option<Grant> {
     ring.verify(token, core.clock.now_ms() / 1000).ok()
@@ -45,7 +45,7 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<
         Err(fault) => return Ok(Reported::Unreadable(fault)),
     };
     let now = core.clock.now_ms();
-    // The body may have taken its time: what counts is when it was all there.
+    // The token must be valid when the whole body has arrived.
     if now / 1000 >= grant.expires_s {
         return Ok(Reported::Denied);
     }
@@ -101,8 +101,8 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<
     })
 }
 
-/// Of the input of the run that a token opens, `most_bytes` from byte `first` on; `None` when the
-/// token opens none. One round trip.
+/// Up to `most_bytes` of the run's input from byte `first` on; `None` when the token is not valid for
+/// the run. One round trip.
 ///
 /// # Errors
 /// When Redis does not answer.
@@ -135,13 +135,14 @@ pub enum Prospect {
     Denied,
 }
 
-/// Looks what a large post would come to, so that one that is denied takes no room. One round trip.
+/// Checks what a large post would come to, so that one that is denied takes no memory. One round
+/// trip.
 ///
 /// # Errors
 /// When Redis does not answer.
 pub async fn prospect(core: &Core<Results>, grant: &Grant) -> Result<Prospect, Error> {
     let standing = core.store.standing(&grant.run).await?;
-    milestone!("report::looked");
+    milestone!("report::standing_read");
     Ok(match standing {
         Some(standing) if standing.attempt != grant.attempt => Prospect::Denied,
         Some(standing) if standing.nonce != grant.nonce => Prospect::Denied,

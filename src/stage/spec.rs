@@ -1,4 +1,4 @@
-//! What a machine is asked to be: a pure function of the run and its request.
+//! The create call's body: a pure function of the run and its request.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,8 +42,8 @@ pub const ATTEMPT: &str = "cofferdam_attempt";
 /// Metadata key: the run's deadline, Unix seconds.
 pub const DEADLINE: &str = "cofferdam_deadline";
 
-/// A listing of the machines of a run, of all its attempts. A guest can rewrite the metadata of its
-/// own machine, and no other's.
+/// Filters a list for the machines of a run, of all its attempts. A guest can rewrite the metadata of
+/// its own machine, and no other's.
 #[must_use]
 pub fn machines_of(run: &RunId) -> ListFilter {
     ListFilter {
@@ -52,14 +52,14 @@ pub fn machines_of(run: &RunId) -> ListFilter {
     }
 }
 
-/// Environment variable: the guest's token, which also shows whose the machine is.
+/// Environment variable: the guest's token, which also proves to whom the machine belongs.
 pub const RUN_TOKEN: &str = "SANDBOX_RUN_TOKEN";
 
 /// How long a machine has between being asked to stop and being killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The create call's body. Every part follows from the run and its attempt, so a call that is
-/// repeated asks for the same machine.
+/// The create call's body. Every part is derived from the run and its attempt, so a repeated call asks
+/// for the same machine.
 #[must_use]
 pub fn machine(
     run: &Claimed,

@@ -1,4 +1,4 @@
-//! settled → closed: wait for the machine to end, delete it, and only then forget it.
+//! settled → closed: wait for the machine to stop, delete it, and only then close the run.
 //!
 //! Every step can fail and be repeated: what is not done is due again when the lease ends, for as
 //! long as the machine is there. A 404 anywhere means gone.
@@ -16,14 +16,15 @@ use crate::run::budget;
 use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
 use crate::run::phase::{MachineRef, Phase};
-use crate::stage::{Deps, Error, pause, spec};
-use crate::store::acts::{Entered, Transition};
+use crate::stage::breaker::{Circuit, OPEN_MAX};
+use crate::stage::{Deps, Error, has_no_answer, pause, spec};
+use crate::store::acts::{Transition, Entered};
 use crate::store::codec::RunRecord;
 
 /// Calls of one kind before the tear-down is left for later.
 const TRIES_MAX: u32 = 4;
 /// How long calls of one kind are tried again.
-const PATIENCE: Duration = Duration::from_secs(10);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 /// A wait for less is not worth a call: the service counts whole seconds.
 const WAIT_MIN: Duration = Duration::from_millis(500);
 /// First ceiling of the pause between two calls.
@@ -34,26 +35,47 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// What a tear-down came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TornDown {
-    /// No machine is left. Whether some run waits for the room.
+    /// No machine is left.
     Closed {
-        /// Some run waits.
-        waiting: bool,
+        /// Whether some run waits for the capacity.
+        runs_wait: bool,
     },
-    /// The create call may still be on its way, or the app does not answer and is left alone for a
-    /// while: look again then.
-    TooEarly {
-        /// From when.
+    /// The create call may still be on its way, or the circuit of the app is open.
+    Later {
+        /// When to try again.
         again_at_ms: UnixMs,
     },
-    /// Nothing is owed (any more).
-    Nothing,
+    /// No tear-down is owed (any more).
+    NotOwed,
 }
 
-/// Tears down what a settled run left: two HTTP calls and one round trip in the usual case.
+/// Tears down what a settled run left: two HTTP calls and one round trip in the usual case. While
+/// the circuit of the app is open nothing is called, and the permit is free for other apps.
 ///
 /// # Errors
 /// When a call or Redis fails for longer than a few tries. The tear-down stays owed.
 pub async fn teardown(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
+    let app = view.app.as_deref().unwrap_or_default();
+    let now = deps.core.clock.now_ms();
+    let circuit = deps.health.breakers.acquire(app, None, now);
+    if let Circuit::Open(until) = circuit {
+        let again_at_ms = until.min(budget::after(now, OPEN_MAX));
+        return Ok(TornDown::Later { again_at_ms });
+    }
+    let outcome = delete_and_close(deps, view).await;
+    match &outcome {
+        // A tear-down proves little of whether an app can boot: it closes no circuit but its own
+        // trial's.
+        Ok(_) if circuit == Circuit::HalfOpen => deps.record_call(app, None, None),
+        Err(Error::Machines(error)) if has_no_answer(error) => {
+            deps.record_call(app, None, Some(error));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    outcome
+}
+
+async fn delete_and_close(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
     let Phase::Settled {
         attempt,
         outcome,
@@ -61,19 +83,19 @@ pub async fn teardown(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> 
         machine,
     } = view.phase()
     else {
-        return Ok(TornDown::Nothing);
+        return Ok(TornDown::NotOwed);
     };
     match machine {
-        Some(machine) => end_machine(deps, machine, grace(deps, *outcome)).await?,
+        Some(machine) => stop_and_delete(deps, machine, grace(deps, *outcome)).await?,
         None => {
             let name = machine_name(&view.id, *attempt, view.nonce.as_ref());
             match find(deps, app, &view.id, &name).await? {
-                Some(machine) => end_machine(deps, &machine, grace(deps, *outcome)).await?,
-                // Nothing is there yet. While the create call may be on its way that is no proof.
+                Some(machine) => stop_and_delete(deps, &machine, grace(deps, *outcome)).await?,
+                // While the create call may be on its way, a missing machine proves nothing.
                 None => {
                     let until = view.boot_until_ms.unwrap_or(0);
                     if deps.core.clock.now_ms() < until {
-                        return Ok(TornDown::TooEarly { again_at_ms: until });
+                        return Ok(TornDown::Later { again_at_ms: until });
                     }
                 }
             }
@@ -82,11 +104,11 @@ pub async fn teardown(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> 
     close(deps, view).await
 }
 
-/// Removes the machine of a run's attempt, whatever its state, and changes nothing of the run.
+/// Deletes the machine of a run's attempt, whatever its state, and leaves the run as it is.
 ///
 /// # Errors
 /// When the provider does not do it within a few tries.
-pub async fn end_attempt(deps: &Deps, view: &RunRecord) -> Result<(), Error> {
+pub async fn delete_attempt(deps: &Deps, view: &RunRecord) -> Result<(), Error> {
     let Some(app) = view.app.as_deref() else {
         return Ok(());
     };
@@ -100,16 +122,16 @@ pub async fn end_attempt(deps: &Deps, view: &RunRecord) -> Result<(), Error> {
         }
     };
     match id {
-        Some(id) => remove(deps, app, &id).await,
+        Some(id) => delete(deps, app, &id).await,
         None => Ok(()),
     }
 }
 
-/// Removes a machine by force, whatever it does. Gone is success.
+/// Deletes a machine by force, whatever its state. Gone is success.
 ///
 /// # Errors
 /// When the provider does not do it within a few tries.
-pub async fn remove(deps: &Deps, app: &str, id: &str) -> Result<(), Error> {
+pub async fn delete(deps: &Deps, app: &str, id: &str) -> Result<(), Error> {
     let mut tries = Tries::new();
     loop {
         let deleted = deps.machines.delete(app, id, Force::Yes).await;
@@ -117,14 +139,14 @@ pub async fn remove(deps: &Deps, app: &str, id: &str) -> Result<(), Error> {
         let Err(error) = deleted else {
             return Ok(());
         };
-        if gone(Call::Delete, &error) {
+        if is_gone(Call::Delete, &error) {
             return Ok(());
         }
-        again(&mut tries, error).await?;
+        pause_or_fail(&mut tries, error).await?;
     }
 }
 
-/// A guest that has posted may end by itself; nobody waits for one that has not.
+/// A guest that has posted may exit by itself; one that has not is given no time.
 fn grace(deps: &Deps, outcome: Outcome) -> Duration {
     match outcome {
         Outcome::Completed => deps.core.runs.grace,
@@ -134,19 +156,19 @@ fn grace(deps: &Deps, outcome: Outcome) -> Duration {
     }
 }
 
-/// Nobody asks first how the machine is: a wait for one that has ended or is gone ends at once. One
-/// that was made a moment ago may not be seen yet; it can be deleted all the same.
-async fn end_machine(deps: &Deps, machine: &MachineRef, grace: Duration) -> Result<(), Error> {
-    // A machine that has ended needs no force, and a plain delete would tell us if it has not.
-    if wait_for_end(deps, machine, grace).await && !force_is_needed(deps, machine).await? {
+/// The state of the machine is not read first: a wait for one that has stopped or is gone returns at
+/// once. One that was created a moment ago may not be listed yet, but can be deleted.
+async fn stop_and_delete(deps: &Deps, machine: &MachineRef, grace: Duration) -> Result<(), Error> {
+    // A machine that has stopped needs no force, and a plain delete fails if it has not.
+    if wait_for_stop(deps, machine, grace).await && !needs_force(deps, machine).await? {
         return Ok(());
     }
-    remove(deps, &machine.app, &machine.id).await
+    delete(deps, &machine.app, &machine.id).await
 }
 
-/// Whether the machine ended within `grace`. The service may give up a wait before that; any other
-/// failure is no reason to wait longer.
-async fn wait_for_end(deps: &Deps, machine: &MachineRef, grace: Duration) -> bool {
+/// Whether the machine stopped within `grace`. The service may end a wait before that; after any
+/// other failure there is no more waiting.
+async fn wait_for_stop(deps: &Deps, machine: &MachineRef, grace: Duration) -> bool {
     let began = Instant::now();
     let mut waits = 0;
     loop {
@@ -180,13 +202,13 @@ async fn wait_for_end(deps: &Deps, machine: &MachineRef, grace: Duration) -> boo
 }
 
 /// Deletes without force; whether that was not enough.
-async fn force_is_needed(deps: &Deps, machine: &MachineRef) -> Result<bool, Error> {
+async fn needs_force(deps: &Deps, machine: &MachineRef) -> Result<bool, Error> {
     let machines = &deps.machines;
     let deleted = machines.delete(&machine.app, &machine.id, Force::No).await;
     milestone!("teardown::deleted");
     match deleted {
         Ok(()) => Ok(false),
-        Err(error) => Ok(!gone(Call::Delete, &error)),
+        Err(error) => Ok(!is_gone(Call::Delete, &error)),
     }
 }
 
@@ -210,7 +232,7 @@ async fn find(
                     id: machine.id,
                 }));
             }
-            Err(error) => again(&mut tries, error).await?,
+            Err(error) => pause_or_fail(&mut tries, error).await?,
         }
     }
 }
@@ -219,13 +241,13 @@ async fn close(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
     let core = &deps.core;
     let now = core.clock.now_ms();
     let retention = core.runs.retention;
-    let (act, waiting) = core
+    let (act, runs_wait) = core
         .store
         .close(&view.id, view.boot(), now, retention)
         .await?;
     milestone!("teardown::closed");
     if act != Transition::Done(Entered::Closed) {
-        return Ok(TornDown::Nothing);
+        return Ok(TornDown::NotOwed);
     }
     info!(run_id = view.id.as_str(), "closed");
     let settled_at = view.settled_at_ms.unwrap_or(now);
@@ -235,10 +257,10 @@ async fn close(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
         let took = budget::left(running_at, settled_at);
         core.metrics.result_duration.observe(took.as_secs_f64());
     }
-    Ok(TornDown::Closed { waiting })
+    Ok(TornDown::Closed { runs_wait })
 }
 
-fn gone(call: Call, error: &ApiError) -> bool {
+fn is_gone(call: Call, error: &ApiError) -> bool {
     judge(call, error) == Decision::Gone
 }
 
@@ -257,11 +279,11 @@ impl Tries {
     }
 }
 
-/// Pauses before another try, or gives up with the error. Who has waited long for an answer does
-/// not wait for another: others need the permit.
-async fn again(tries: &mut Tries, error: ApiError) -> Result<(), Error> {
+/// Pauses before another try, or gives up with the error. Slow answers use up the tries as well,
+/// since others need the permit.
+async fn pause_or_fail(tries: &mut Tries, error: ApiError) -> Result<(), Error> {
     tries.made += 1;
-    if tries.made >= TRIES_MAX || tries.since.elapsed() >= PATIENCE {
+    if tries.made >= TRIES_MAX || tries.since.elapsed() >= RETRY_MAX {
         return Err(Error::Machines(error));
     }
     warn!(%error, "a call of a tear-down failed; trying again");

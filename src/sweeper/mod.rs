@@ -1,10 +1,10 @@
-//! The beat around the sweep: one holder at a time, harmless when two run.
+//! The periodic work of a fleet. One worker leads at a time; two at once do no harm.
 //!
-//! Every second the holder hands the worker's crew what is overdue; every `COFFERDAM_SWEEP_S` it
-//! compares each app's machines with the runs in flight (`survey`), and counts what there is for its
-//! metrics.
+//! Every second the leader hands the worker's tasks what is overdue. Every `COFFERDAM_SWEEP_S` it
+//! reconciles each app's machines with the runs in flight (`reconcile`). It also trims, repairs and
+//! counts.
 
-mod survey;
+mod reconcile;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,71 +21,80 @@ use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::RunId;
 use crate::shutdown::Shutdown;
-use crate::stage::teardown::end_attempt;
-use crate::stage::{Deps, Error, vanish};
+use crate::stage::settle::settle_missing;
+use crate::stage::teardown::delete_attempt;
+use crate::stage::{Deps, Error};
 use crate::store::fleet::Census;
 use crate::store::keys::Inbox;
 use crate::store::results::KeptBack;
-use crate::worker::crew::Crew;
+use crate::worker::tasks::Tasks;
 
-/// How often the holder looks for what is overdue.
-const BEAT: Duration = Duration::from_secs(1);
-/// How long a holder that died keeps others from sweeping.
+/// How often the leader looks for what is overdue.
+const OVERDUE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a leader that died keeps others from leading.
 const LEAD_LEASE: Duration = Duration::from_secs(5);
 /// Overdue runs taken at once.
 const OVERDUE_MAX: usize = 256;
-/// Looks at machines under way at once: the Machines API allows 5 a second and machine id.
-const LOOKS_MAX: usize = 64;
-/// How often results are trimmed and dead consumers forgotten.
-const HOUSEKEEPING: Duration = Duration::from_secs(60);
-/// How often what is known of runs is compared with their hashes.
-const MENDING: Duration = Duration::from_secs(60);
-/// Open runs at which one such pass looks, beside all in flight.
-const MEND_MAX: usize = 10_000;
-/// How often a process counts what there is.
-const CENSUS: Duration = Duration::from_secs(5);
-/// How long a consumer must have been silent before it is forgotten.
-const CONSUMER_SILENCE: Duration = Duration::from_secs(3600);
+/// Calls for machines at once: the Machines API allows 5 a second and machine id.
+const CALLS_MAX: usize = 64;
+/// How often results are trimmed and dead consumers removed.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the indexes are compared with the hashes of the runs.
+const REPAIR_INTERVAL: Duration = Duration::from_secs(60);
+/// Open runs that one such pass reads, beside all in flight.
+const REPAIR_MAX: usize = 10_000;
+/// How often the gauges of the fleet are brought up to date.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
+/// How long a consumer must have been idle before it is removed.
+const CONSUMER_IDLE: Duration = Duration::from_secs(3600);
 
-/// Starts the sweeper beside a worker's crew.
-pub fn start(crew: Arc<Crew>, name: &str, shutdown: &Shutdown) {
+/// Starts the sweeper of a worker with these tasks.
+pub fn start(tasks: Arc<Tasks>, name: &str, shutdown: &Shutdown) {
     let sweeper = Arc::new(Sweeper {
-        crew,
+        tasks,
         name: name.to_owned(),
         leads: AtomicBool::new(false),
-        mended_to: AtomicU64::new(0),
-        ended: Mutex::default(),
-        kept_back: Mutex::default(),
+        repaired_to: AtomicU64::new(0),
+        deleted: Mutex::default(),
+        unacknowledged: Mutex::default(),
         idle: Mutex::default(),
-        quiet: shutdown.clone(),
+        shutdown: shutdown.clone(),
     });
-    shutdown.spawn_loop("overdue", beat(sweeper.clone(), BEAT, Sweeper::overdue));
+    shutdown.spawn_loop(
+        "overdue",
+        repeat(sweeper.clone(), OVERDUE_INTERVAL, Sweeper::overdue),
+    );
     let every = sweeper.deps().core.runs.sweep;
-    shutdown.spawn_loop("surveys", sweeper.clone().surveys(every));
-    let housekeeping = beat(sweeper.clone(), HOUSEKEEPING, Sweeper::housekeeping);
+    shutdown.spawn_loop("reconcile", sweeper.clone().reconcile_apps(every));
+    let housekeeping = repeat(
+        sweeper.clone(),
+        HOUSEKEEPING_INTERVAL,
+        Sweeper::housekeeping,
+    );
     shutdown.spawn_loop("housekeeping", housekeeping);
-    shutdown.spawn_loop("mending", beat(sweeper.clone(), MENDING, Sweeper::mending));
-    shutdown.spawn_loop("census", beat(sweeper, CENSUS, Sweeper::census));
+    let repair = repeat(sweeper.clone(), REPAIR_INTERVAL, Sweeper::repair);
+    shutdown.spawn_loop("repair", repair);
+    shutdown.spawn_loop("census", repeat(sweeper, CENSUS_INTERVAL, Sweeper::census));
 }
 
 struct Sweeper {
-    crew: Arc<Crew>,
+    tasks: Arc<Tasks>,
     name: String,
     leads: AtomicBool,
-    /// Where the next pass of mending goes on.
-    mended_to: AtomicU64,
-    /// Attempts whose machines were removed while Redis takes no writes.
-    ended: Mutex<HashSet<(RunId, u32)>>,
-    /// Consumer groups of which it was told that old results are kept for them.
-    kept_back: Mutex<HashSet<String>>,
-    /// Apps that are not this worker's and in which nothing was seen, and since when.
+    /// Where the next repair goes on.
+    repaired_to: AtomicU64,
+    /// Attempts whose machines were deleted while Redis takes no writes.
+    deleted: Mutex<HashSet<(RunId, u32)>>,
+    /// Consumer groups for which it was logged that old results are kept.
+    unacknowledged: Mutex<HashSet<String>>,
+    /// BootableApps that are not this worker's and in which nothing was seen, and since when.
     idle: Mutex<HashMap<String, Instant>>,
-    quiet: Shutdown,
+    shutdown: Shutdown,
 }
 
-/// Runs `pass` at every beat until the end begins. The first beat comes after a random part of
-/// one, so that processes started together do not beat together.
-async fn beat<F, P>(sweeper: Arc<Sweeper>, every: Duration, pass: P)
+/// Runs `pass` at an interval until the shutdown begins. The first pass comes after a random part of
+/// the interval, so that processes started together do not run together.
+async fn repeat<F, P>(sweeper: Arc<Sweeper>, every: Duration, pass: P)
 where
     P: Fn(Arc<Sweeper>) -> F,
     F: Future<Output = Result<(), Error>>,
@@ -94,7 +103,7 @@ where
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
     while sweeper
-        .quiet
+        .shutdown
         .quiet()
         .run_until_cancelled(ticks.tick())
         .await
@@ -113,54 +122,56 @@ where
 
 impl Sweeper {
     fn deps(&self) -> &Deps {
-        &self.crew.deps
+        &self.tasks.deps
     }
 
-    /// Hands the crew what is overdue. While Redis takes no writes no run can end, but no machine
-    /// may live on for that.
+    /// Hands the tasks what is overdue. While Redis takes no writes no run can be settled, but machines
+    /// are deleted at their deadline all the same.
     async fn overdue(self: Arc<Self>) -> Result<(), Error> {
         let handed = self.hand_over().await;
         match &handed {
-            Err(Error::Store(error)) if error.refuses_writes() => self.end_machines().await?,
-            _ => self.ended.lock().await.clear(),
+            Err(Error::Store(error)) if error.refuses_writes() => {
+                self.delete_overdue_machines().await?
+            }
+            _ => self.deleted.lock().await.clear(),
         }
         handed
     }
 
-    /// Removes the machines of runs past their deadline, without a word of it to Redis: the runs
-    /// end when Redis takes writes again. Every worker does it, since none can lead.
-    async fn end_machines(&self) -> Result<(), Error> {
+    /// Deletes the machines of runs past their deadline, and writes nothing: the runs are settled when
+    /// Redis takes writes again. Every worker does it, since none can lead.
+    async fn delete_overdue_machines(&self) -> Result<(), Error> {
         let deps = self.deps();
         let now = deps.core.clock.now_ms();
         let views = deps.core.store.overdue_unleased(now, OVERDUE_MAX).await?;
-        let mut ended = self.ended.lock().await;
+        let mut deleted = self.deleted.lock().await;
         let late = views.into_iter().filter(|view| {
             let is_late = view.deadline_ms.is_some_and(|deadline| deadline <= now);
-            is_late && !ended.contains(&(view.id.clone(), view.attempt))
+            is_late && !deleted.contains(&(view.id.clone(), view.attempt))
         });
-        let removals = late.map(async |view| {
-            let removed = end_attempt(deps, &view).await;
-            (view, removed)
+        let deletions = late.map(async |view| {
+            let outcome = delete_attempt(deps, &view).await;
+            (view, outcome)
         });
-        let removals = stream::iter(removals).buffer_unordered(LOOKS_MAX);
-        for (view, removed) in removals.collect::<Vec<_>>().await {
-            match removed {
+        let deletions = stream::iter(deletions).buffer_unordered(CALLS_MAX);
+        for (view, outcome) in deletions.collect::<Vec<_>>().await {
+            match outcome {
                 Ok(()) => {
                     warn!(
                         run_id = view.id.as_str(),
-                        "its deadline passed while redis takes no writes; its machine is removed"
+                        "the deadline passed while redis takes no writes; the machine is deleted"
                     );
-                    ended.insert((view.id, view.attempt));
+                    deleted.insert((view.id, view.attempt));
                 }
                 Err(error) => {
-                    warn!(run_id = view.id.as_str(), %error, "its machine could not be removed");
+                    warn!(run_id = view.id.as_str(), %error, "the machine could not be deleted");
                 }
             }
         }
         Ok(())
     }
 
-    /// Hands the crew what is overdue. Runs beyond the permits wait for the next beat.
+    /// Hands the tasks what is overdue. Runs beyond the permits wait for the next pass.
     async fn hand_over(&self) -> Result<(), Error> {
         let core = &self.deps().core;
         let leads = core.store.lead(&self.name, LEAD_LEASE).await;
@@ -171,7 +182,11 @@ impl Sweeper {
         }
         milestone!("sweeper::led");
         loop {
-            let most = self.crew.late.available_permits().min(OVERDUE_MAX);
+            let most = self
+                .tasks
+                .overdue_permits
+                .available_permits()
+                .min(OVERDUE_MAX);
             if most == 0 {
                 return Ok(());
             }
@@ -182,12 +197,12 @@ impl Sweeper {
             }
             let all = overdue.runs.len() + overdue.lost.len() < most;
             for id in overdue.lost {
-                vanish(core, &id).await?;
+                settle_missing(core, &id).await?;
             }
             for view in overdue.runs {
-                let permit = self.crew.late.clone().acquire_owned().await;
+                let permit = self.tasks.overdue_permits.clone().acquire_owned().await;
                 if let Ok(permit) = permit {
-                    self.crew.perform(view, now, permit);
+                    self.tasks.perform(view, now, permit);
                 }
             }
             if all {
@@ -199,9 +214,9 @@ impl Sweeper {
     async fn housekeeping(self: Arc<Self>) -> Result<(), Error> {
         let core = &self.deps().core;
         if !self.leads.load(Ordering::SeqCst) {
-            // Another worker trims, and tells.
-            core.metrics.results_kept_back.set(0.0);
-            self.kept_back.lock().await.clear();
+            // Another worker leads, and shows the gauge.
+            core.metrics.results_past_retention.set(0.0);
+            self.unacknowledged.lock().await.clear();
             return Ok(());
         }
         let (retention, cap) = (core.runs.results_retention, core.runs.results_hard_cap);
@@ -210,57 +225,64 @@ impl Sweeper {
             .trim_results(core.clock.now_ms(), retention, cap)
             .await?;
         let trimmed = results.removed;
-        self.tell_kept_back(results.kept_back).await;
-        let mut forgotten = 0;
+        self.report_unacknowledged(results.kept_back).await;
+        let mut removed = 0;
         for inbox in [Inbox::Runs, Inbox::Control] {
-            forgotten += core.store.forget_consumers(inbox, CONSUMER_SILENCE).await?;
+            removed += core.store.forget_consumers(inbox, CONSUMER_IDLE).await?;
         }
-        if trimmed > 0 || forgotten > 0 {
-            info!(trimmed, forgotten, "trimmed results, forgot consumers");
+        if trimmed > 0 || removed > 0 {
+            info!(trimmed, removed, "trimmed results, removed idle consumers");
         }
         Ok(())
     }
 
-    /// Tells once of each consumer group for which old results are kept.
-    async fn tell_kept_back(&self, kept_back: Vec<KeptBack>) {
+    /// Logs each consumer group for which old results are kept, once.
+    async fn report_unacknowledged(&self, kept_back: Vec<KeptBack>) {
         let longest = kept_back.iter().map(|kept| kept.over).max();
         let seconds = longest.unwrap_or_default().as_secs_f64();
-        self.deps().core.metrics.results_kept_back.set(seconds);
-        let mut told = self.kept_back.lock().await;
+        self.deps().core.metrics.results_past_retention.set(seconds);
+        let mut logged = self.unacknowledged.lock().await;
         for KeptBack { group, over, .. } in &kept_back {
-            if !told.contains(group) {
+            if !logged.contains(group) {
                 let over_s = over.as_secs();
                 warn!(
                     group,
-                    over_s, "old results are kept: this consumer group has not acknowledged them"
+                    over_s,
+                    "results are kept beyond their retention: this consumer group has not acknowledged them"
                 );
             }
         }
-        *told = kept_back.into_iter().map(|kept| kept.group).collect();
+        *logged = kept_back.into_iter().map(|kept| kept.group).collect();
     }
 
-    /// Makes right what somebody changed by hand: all that is in flight, and a part of what waits.
-    async fn mending(self: Arc<Self>) -> Result<(), Error> {
+    /// Repairs indexes that were changed by hand: of all runs in flight, and of a part of the backlog.
+    async fn repair(self: Arc<Self>) -> Result<(), Error> {
         if !self.leads.load(Ordering::SeqCst) {
             return Ok(());
         }
         let core = &self.deps().core;
-        let from = self.mended_to.load(Ordering::SeqCst);
-        let (mended, next) = core.store.mend(from, MEND_MAX, core.clock.now_ms()).await?;
-        self.mended_to.store(next, Ordering::SeqCst);
-        if mended > 0 {
-            warn!(mended, "what Redis had was not as cofferdam writes it");
+        let from = self.repaired_to.load(Ordering::SeqCst);
+        let (repaired, next) = core
+            .store
+            .mend(from, REPAIR_MAX, core.clock.now_ms())
+            .await?;
+        self.repaired_to.store(next, Ordering::SeqCst);
+        if repaired > 0 {
+            warn!(
+                repaired,
+                "repaired entries in redis that cofferdam does not write"
+            );
         }
         Ok(())
     }
 
-    /// Tells the others of this worker; and its metrics of the whole fleet, if it is the one that
-    /// sweeps: the others show nothing of it.
+    /// Announces this worker to the fleet, and sets the gauges of the whole fleet if it leads. Other
+    /// workers show zero.
     async fn census(self: Arc<Self>) -> Result<(), Error> {
         let core = &self.deps().core;
         let refused_max = core.runs.refused_max;
         core.store
-            .announce(&self.crew.limits(), refused_max)
+            .announce(&self.tasks.limits(), refused_max)
             .await?;
         let census = if self.leads.load(Ordering::SeqCst) {
             core.store.census(core.clock.now_ms()).await?
@@ -272,12 +294,12 @@ impl Sweeper {
         metrics.runs_queued.set(gauge(census.queued));
         metrics.machines_in_flight.set(gauge(census.in_flight));
         metrics.runs_overdue.set(gauge(census.overdue));
-        metrics.teardowns_owed.set(gauge(census.owed));
+        metrics.teardowns_pending.set(gauge(census.owed));
         let now = core.clock.now_ms();
         let waited = budget::left(census.oldest_queued_ms.unwrap_or(now), now);
         metrics.oldest_queued_age.set(waited.as_secs_f64());
         metrics.requests_unread.set(gauge(census.unread));
-        metrics.tenants_held.set(gauge(census.tenants_held));
+        metrics.tenants_blocked.set(gauge(census.tenants_held));
         Ok(())
     }
 }

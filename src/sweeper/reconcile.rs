@@ -1,4 +1,4 @@
-//! Surveys: each app's machines beside the runs in flight.
+//! Reconciles each app's machines with the runs in flight.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,38 +12,38 @@ use tracing::warn;
 
 use crate::clock::UnixMs;
 use crate::run::id::RunId;
-use crate::stage::observe::{Looked, observe};
-use crate::stage::owner::Whose;
-use crate::stage::sweep::{self, Orphan};
-use crate::sweeper::{LOOKS_MAX, Sweeper};
+use crate::stage::observe::{Observed, observe};
+use crate::stage::owner::Ownership;
+use crate::stage::reconcile::{self, Orphan};
+use crate::sweeper::{CALLS_MAX, Sweeper};
 
-/// Between two surveys at the most while runs wait for a place in the fleet: a machine that has ended
-/// unseen may have it.
-const FULL_SURVEY: Duration = Duration::from_secs(5);
-/// How long an app that no setting names, and no run is in, is surveyed in vain: longer than a boot
-/// in it can be under way.
+/// Between two passes at the most while the fleet is at its limit: a machine that has stopped unseen
+/// may count against it.
+const FULL_INTERVAL: Duration = Duration::from_secs(5);
+/// How long an app is reconciled that no setting names and that has no run: longer than a boot in it
+/// can take.
 const IDLE_APP_MAX: Duration = Duration::from_secs(3600);
 
-/// What the surveys of an app saw that one look does not prove, and since when.
+/// What passes over an app have found that a single pass does not prove.
 #[derive(Default)]
 struct Notes {
-    /// Machines that no run had, by their ids.
+    /// Orphans, by their ids.
     orphans: HashMap<String, Note>,
-    /// Attempts whose machines were not shown.
-    unseen: HashMap<(RunId, u32), UnixMs>,
+    /// Attempts whose machines are missing, and since when.
+    missing: HashMap<(RunId, u32), UnixMs>,
 }
 
-/// What is known of a machine that no run had.
+/// What is known of an orphan.
 #[derive(Clone, Copy)]
 enum Note {
-    /// Since when no run had it.
+    /// It has been an orphan since then.
     Since(UnixMs),
-    /// It is not ours to remove. When to look at it again, if ever.
+    /// It is not ours to delete. When to check again, if ever.
     Foreign(Option<UnixMs>),
 }
 
 impl Notes {
-    /// How many machines no run had, and how many are not ours.
+    /// How many orphans are ours, and how many machines are not.
     fn counts(&self) -> [i64; 2] {
         let foreign = |note: &&Note| matches!(note, Note::Foreign(_));
         let foreign = self.orphans.values().filter(foreign).count();
@@ -53,21 +53,21 @@ impl Notes {
 }
 
 impl Sweeper {
-    /// Surveys every app at each beat, side by side: one that does not answer keeps nobody waiting
-    /// but itself, and is asked once at a time. What is under way when the end begins is dropped,
-    /// as by a death.
-    pub(super) async fn surveys(self: Arc<Self>, every: Duration) {
-        // What was noted of each app; nothing while it is being surveyed.
+    /// Reconciles every app at an interval, concurrently, so that one that does not answer delays no
+    /// other. There is one pass over an app at a time. A pass that is under way when the shutdown
+    /// begins is dropped.
+    pub(super) async fn reconcile_apps(self: Arc<Self>, every: Duration) {
+        // The notes of each app; `None` while a pass is under way.
         let mut noted: HashMap<String, Option<Notes>> = HashMap::new();
         let mut unowned: HashMap<String, [i64; 2]> = HashMap::new();
         let mut under_way = FuturesUnordered::new();
-        let beat = every.min(FULL_SURVEY);
+        let interval = every.min(FULL_INTERVAL);
         let mut next = Instant::now() + every.mul_f64(fastrand::f64());
-        let mut ticks = interval_at(Instant::now() + beat.mul_f64(fastrand::f64()), beat);
+        let mut ticks = interval_at(Instant::now() + interval.mul_f64(fastrand::f64()), interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = self.quiet.quiet().cancelled() => return,
+                () = self.shutdown.quiet().cancelled() => return,
                 Some((app, notes)) = under_way.next() => {
                     let notes: Notes = notes;
                     if self.leads.load(Ordering::SeqCst) {
@@ -77,24 +77,24 @@ impl Sweeper {
                 }
                 now = ticks.tick() => {
                     let leads = self.leads.load(Ordering::SeqCst);
-                    let is_full = self.crew.is_full.load(Ordering::SeqCst);
+                    let is_full = self.tasks.is_fleet_full.load(Ordering::SeqCst);
                     if leads && (now >= next || is_full) {
-                        // A beat may come a little early.
-                        next = now + every.saturating_sub(beat / 2);
+                        // A tick may come a little early.
+                        next = now + every.saturating_sub(interval / 2);
                         for app in self.apps().await {
                             let notes = noted.entry(app.clone()).or_insert_with(|| Some(Notes::default()));
                             if let Some(notes) = notes.take() {
-                                under_way.push(self.survey(app, notes));
+                                under_way.push(self.reconcile(app, notes));
                             }
                         }
                     } else if !leads {
-                        // Another worker sees them now, and counts them.
+                        // Another worker leads, and counts them.
                         unowned.clear();
                     }
                 }
             }
             let metrics = &self.deps().core.metrics;
-            let gauges = [&metrics.machines_without_run, &metrics.machines_foreign];
+            let gauges = [&metrics.orphan_machines, &metrics.foreign_machines];
             for (which, gauge) in gauges.into_iter().enumerate() {
                 gauge.set(unowned.values().map(|counts| counts[which]).sum());
             }
@@ -105,88 +105,89 @@ impl Sweeper {
     async fn apps(&self) -> HashSet<String> {
         let deps = self.deps();
         let known = deps.core.store.apps().await.unwrap_or_else(|error| {
-            warn!(%error, "a survey failed; the next one tries again");
+            warn!(%error, "the list of apps could not be read; the next pass tries again");
             Vec::new()
         });
         known.into_iter().chain(deps.apps.iter().cloned()).collect()
     }
 
     /// One pass over an app.
-    async fn survey(&self, app: String, mut noted: Notes) -> (String, Notes) {
+    async fn reconcile(&self, app: String, mut noted: Notes) -> (String, Notes) {
         let deps = self.deps();
-        let survey = match sweep::survey(deps, &app).await {
-            Ok(survey) => survey,
+        let found = match reconcile::reconcile(deps, &app).await {
+            Ok(found) => found,
             Err(error) => {
-                warn!(app, %error, "an app could not be surveyed");
-                let left = self.leave(&app).await;
-                return (app, if left { Notes::default() } else { noted });
+                warn!(app, %error, "an app could not be reconciled");
+                let is_dropped = self.drop_if_idle(&app).await;
+                return (app, if is_dropped { Notes::default() } else { noted });
             }
         };
-        if survey.orphans.is_empty() {
-            self.leave(&app).await;
+        if found.orphans.is_empty() {
+            self.drop_if_idle(&app).await;
         } else {
             self.idle.lock().await.remove(&app);
         }
-        let before = std::mem::take(&mut noted.unseen);
-        let looks = stream::iter(survey.doubtful).map(async |view| {
+        let before = std::mem::take(&mut noted.missing);
+        let reads = stream::iter(found.to_inspect).map(async |view| {
             let attempt = (view.id.clone(), view.attempt);
             let since = before.get(&attempt).copied();
             let now = deps.core.clock.now_ms();
             match observe(deps, &view, since).await {
-                Ok(Looked::Done) => None,
-                Ok(Looked::Unseen) => Some((attempt, since.unwrap_or(now))),
+                Ok(Observed::Done) => None,
+                Ok(Observed::Missing) => Some((attempt, since.unwrap_or(now))),
                 Err(error) => {
-                    warn!(run_id = view.id.as_str(), %error, "a machine could not be looked at");
+                    warn!(run_id = view.id.as_str(), %error, "a machine could not be read");
                     since.map(|since| (attempt, since))
                 }
             }
         });
-        let looks = looks.buffer_unordered(LOOKS_MAX);
-        noted.unseen = looks.filter_map(std::future::ready).collect().await;
+        let reads = reads.buffer_unordered(CALLS_MAX);
+        noted.missing = reads.filter_map(std::future::ready).collect().await;
         let before = std::mem::take(&mut noted.orphans);
-        let orphans = stream::iter(survey.orphans).map(async |orphan| {
+        let orphans = stream::iter(found.orphans).map(async |orphan| {
             let note = self.orphan(&orphan, before.get(&orphan.id).copied()).await;
             (orphan.id, note)
         });
-        let orphans = orphans.buffer_unordered(LOOKS_MAX);
+        let orphans = orphans.buffer_unordered(CALLS_MAX);
         noted.orphans = orphans.collect().await;
         (app, noted)
     }
 
-    /// Notes an orphan, or removes one that is ours and has been noted for long enough.
+    /// Notes an orphan, or deletes one that is ours and was noted long enough ago.
     async fn orphan(&self, orphan: &Orphan, noted: Option<Note>) -> Note {
         let deps = self.deps();
         let now = deps.core.clock.now_ms();
         let note = noted.unwrap_or(Note::Since(now));
         let is_due = match note {
-            Note::Since(since) => sweep::is_ripe(since, now, deps.core.runs.lease),
+            Note::Since(since) => reconcile::is_orphan_due(since, now, deps.core.runs.lease),
             Note::Foreign(again_at) => again_at.is_some_and(|at| at <= now),
         };
         if !is_due {
             return note;
         }
-        match sweep::remove_orphan(deps, orphan).await {
-            Ok(Whose::Foreign { again_at_ms }) => {
+        match reconcile::delete_orphan(deps, orphan).await {
+            Ok(Ownership::Foreign { again_at_ms }) => {
                 if let Note::Since(_) = note {
                     let (app, machine_id, name) = (&orphan.app, &orphan.id, &orphan.name);
                     warn!(
                         app,
-                        machine_id, name, "left alone: named like ours and not ours"
+                        machine_id, name, "not deleted: named like ours, and not provably ours"
                     );
                 }
                 Note::Foreign(again_at_ms)
             }
-            Ok(Whose::InFlight | Whose::Nobodys) => note,
+            Ok(Ownership::InFlight | Ownership::Orphan) => note,
             Err(error) => {
-                warn!(machine_id = orphan.id, %error, "an orphan could not be removed");
+                warn!(machine_id = orphan.id, %error, "an orphan could not be deleted");
                 note
             }
         }
     }
 
-    /// Leaves an app that is not among this worker's, once it has been without machines and runs
-    /// for long, or could not be surveyed for as long: whoever boots in it again lists it again. Says whether it was left.
-    async fn leave(&self, app: &str) -> bool {
+    /// Drops an app that no setting of this worker names, once it has had no machines and runs for
+    /// long, or could not be reconciled for as long. A boot in it adds it again. Says whether it was
+    /// dropped.
+    async fn drop_if_idle(&self, app: &str) -> bool {
         let deps = self.deps();
         if deps.apps.iter().any(|own| own == app) {
             return false;
@@ -198,19 +199,19 @@ impl Sweeper {
         }
         idle.remove(app);
         drop(idle);
-        let left = match deps.core.store.forget_app(app).await {
-            Ok(left) => left,
+        let is_dropped = match deps.core.store.forget_app(app).await {
+            Ok(is_dropped) => is_dropped,
             Err(error) => {
-                warn!(app, %error, "an app stays among those that are surveyed");
+                warn!(app, %error, "an app could not be dropped from those that are reconciled");
                 false
             }
         };
-        if left {
+        if is_dropped {
             warn!(
                 app,
-                "an app that no setting names and no run is in is surveyed no more"
+                "an app that no setting names and that has no run is reconciled no more"
             );
         }
-        left
+        is_dropped
     }
 }

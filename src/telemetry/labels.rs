@@ -67,7 +67,7 @@ label! {
 
 label! {
     /// How a call to the Machines API ended.
-    AnswerClass {
+    ResponseClass {
         /// It did what was asked.
         Ok = "ok",
         /// There is no such machine (any more), which the caller had to expect.
@@ -119,7 +119,7 @@ label! {
 
 label! {
     /// What the endpoint answered a guest.
-    AnswerCode {
+    ResponseCode {
         /// A result was repeated, or input was fetched.
         Ok = "200",
         /// A result was accepted.
@@ -145,7 +145,7 @@ label! {
     }
 }
 
-impl AnswerCode {
+impl ResponseCode {
     /// The value for a status.
     #[must_use]
     pub fn of_status(status: u16) -> Self {
@@ -166,8 +166,8 @@ impl AnswerCode {
 }
 
 label! {
-    /// What a worker has in hand.
-    Work {
+    /// What a task of a worker does.
+    TaskKind {
         /// A boot.
         Boot = "boot",
         /// A tear-down.
@@ -181,10 +181,10 @@ mod tests {
 
     #[test]
     fn every_status_has_a_place() {
-        assert_eq!(AnswerCode::of_status(418), AnswerCode::Other);
-        for code in AnswerCode::ALL {
+        assert_eq!(ResponseCode::of_status(418), ResponseCode::Other);
+        for code in ResponseCode::ALL {
             if let Ok(status) = code.word().parse() {
-                assert_eq!(AnswerCode::of_status(status), *code);
+                assert_eq!(ResponseCode::of_status(status), *code);
             }
         }
     }

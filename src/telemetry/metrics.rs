@@ -10,7 +10,9 @@ use prometheus::{
 };
 
 use crate::run::outcome::Outcome;
-use crate::telemetry::labels::{AnswerClass, AnswerCode, Label, MachinesCall, RedisError, Work};
+use crate::telemetry::labels::{
+    Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
+};
 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -31,17 +33,17 @@ pub struct Metrics {
     registry: Registry,
     /// Requests that became runs.
     pub runs_admitted: IntCounter,
-    /// Requests set aside because another request has become the run of their id.
-    pub ids_taken: IntCounter,
-    /// Runs that ended because their hash was gone.
-    pub runs_vanished: IntCounter,
+    /// Requests set aside because their id belongs to the run of another request.
+    pub id_conflicts: IntCounter,
+    /// Runs settled because their state was missing from Redis.
+    pub runs_missing: IntCounter,
     /// Results published, by outcome.
     pub results: Counters<Outcome>,
     /// Boots begun, repeats included.
     pub boots_started: IntCounter,
-    machines_answers: IntCounterVec,
+    machines_responses: IntCounterVec,
     machines_duration: HistogramVec,
-    /// Apps and regions that do not answer this worker, and are left alone.
+    /// Apps and regions that do not answer this worker and are not called.
     pub circuits_open: IntGauge,
     /// Apps in which the provider refuses this worker: token, address or account.
     pub apps_refused: IntGauge,
@@ -55,35 +57,35 @@ pub struct Metrics {
     pub machines_in_flight: IntGauge,
     /// Runs that wait for a machine, whole fleet, as last seen.
     pub runs_queued: IntGauge,
-    /// Requests that no worker has taken in, whole fleet, as last seen.
+    /// Requests that no worker has read, whole fleet, as last seen.
     pub requests_unread: IntGauge,
-    /// Tenants whose waiting runs may not go, whole fleet, as last seen.
-    pub tenants_held: IntGauge,
+    /// Tenants whose waiting runs may not boot, whole fleet, as last seen.
+    pub tenants_blocked: IntGauge,
     /// How long the first of them has waited, in seconds.
     pub oldest_queued_age: Gauge,
-    /// Tear-downs owed, whole fleet, as last seen.
-    pub teardowns_owed: IntGauge,
-    /// Runs at which nobody has looked for five seconds past a deadline or a lease, as last seen.
+    /// Tear-downs that are not done, whole fleet, as last seen.
+    pub teardowns_pending: IntGauge,
+    /// Runs that are due for more than five seconds and were not acted on, as last seen.
     pub runs_overdue: IntGauge,
-    /// Machines at the provider that no run has, as this worker's last survey saw them.
-    pub machines_without_run: IntGauge,
-    /// Machines named like ours that nothing shows to be ours, as this worker's last survey saw them.
-    pub machines_foreign: IntGauge,
-    /// Machines that no run had and that were deleted.
-    pub machines_without_run_removed: IntCounter,
-    /// For how long the oldest result has been kept beyond its retention since a consumer group
-    /// has not acknowledged it, in seconds.
-    pub results_kept_back: Gauge,
-    /// What the endpoint answered, by status.
-    pub endpoint_answers: Counters<AnswerCode>,
-    /// Looks at the clock of Redis that saw it jump.
+    /// Orphans: machines at the provider without a run, as this worker's last sweep saw them.
+    pub orphan_machines: IntGauge,
+    /// Machines named like ours that are not provably ours, as this worker's last sweep saw them.
+    pub foreign_machines: IntGauge,
+    /// Orphans that were deleted.
+    pub orphan_machines_deleted: IntCounter,
+    /// How long the oldest result has been kept beyond its retention because a consumer group has not
+    /// acknowledged it, in seconds.
+    pub results_past_retention: Gauge,
+    /// Responses of the endpoint, by status.
+    pub endpoint_responses: Counters<ResponseCode>,
+    /// Reads of the clock of Redis that found it to have jumped.
     pub clock_jumps: IntCounter,
     /// Calls to Redis that failed, by why.
     pub redis_errors: Counters<RedisError>,
-    /// 1 while this worker leaves requests unread, because Redis is nearly full or too many bytes
-    /// of requests wait.
+    /// 1 while this worker reads no requests, because Redis is nearly full or too many bytes of requests
+    /// wait.
     pub intake_stopped: IntGauge,
-    work_in_hand: IntGaugeVec,
+    tasks: IntGaugeVec,
 }
 
 /// Counters that differ in one label.
@@ -115,22 +117,22 @@ impl Metrics {
         let r = &registry;
         let metrics = Self {
             runs_admitted: counter(r, "runs_admitted_total", "Requests that became runs."),
-            ids_taken: counter(
+            id_conflicts: counter(
                 r,
-                "ids_taken_total",
-                "Requests set aside since another request has become the run of their id.",
+                "id_conflicts_total",
+                "Requests set aside because their id belongs to the run of another request.",
             ),
-            runs_vanished: counter(
+            runs_missing: counter(
                 r,
-                "runs_vanished_total",
-                "Runs that ended since what Redis had of them was gone.",
+                "runs_missing_total",
+                "Runs settled because their state was missing from Redis.",
             ),
             results: counters(r, "results_total", "Results published.", "outcome"),
             boots_started: counter(r, "boots_started_total", "Boots begun, repeats included."),
-            machines_answers: vec(
+            machines_responses: vec(
                 r,
-                "machines_api_answers_total",
-                "Answers of the Machines API.",
+                "machines_api_responses_total",
+                "Responses of the Machines API.",
                 &["call", "class"],
             ),
             machines_duration: durations(
@@ -142,7 +144,7 @@ impl Metrics {
             circuits_open: gauge(
                 r,
                 "circuits_open",
-                "Apps, and regions of apps, that do not answer this worker and are left alone.",
+                "Apps, and regions of apps, that do not answer this worker and are not called.",
             ),
             apps_refused: gauge(
                 r,
@@ -176,49 +178,58 @@ impl Metrics {
             requests_unread: gauge(
                 r,
                 "requests_unread",
-                "Requests that no worker has taken in, whole fleet.",
+                "Requests that no worker has read, whole fleet.",
             ),
-            tenants_held: gauge(
+            tenants_blocked: gauge(
                 r,
-                "tenants_held",
-                "Tenants whose waiting runs may not go: at their cap, paused, out of budget.",
+                "tenants_blocked",
+                "Tenants whose waiting runs may not boot: at their cap, paused, or out of budget.",
             ),
             oldest_queued_age: age(
                 r,
                 "oldest_queued_age_seconds",
                 "How long the first queued run has waited.",
             ),
-            teardowns_owed: gauge(r, "teardowns_owed", "Tear-downs owed, whole fleet."),
+            teardowns_pending: gauge(
+                r,
+                "teardowns_pending",
+                "Tear-downs that are not done, whole fleet.",
+            ),
             runs_overdue: gauge(
                 r,
                 "runs_overdue",
-                "Runs at which nobody has looked for five seconds past a deadline or a lease.",
+                "Runs that are due for more than five seconds and were not acted on, whole fleet.",
             ),
-            machines_without_run: gauge(
+            orphan_machines: gauge(
                 r,
-                "machines_without_run",
-                "Machines at the provider that no run has, as this worker's last survey saw them.",
+                "orphan_machines",
+                "Machines at the provider without a run, as this worker's last sweep saw them.",
             ),
-            machines_foreign: gauge(
+            foreign_machines: gauge(
                 r,
-                "machines_foreign",
-                "Machines named like ours that are another installation's or nobody can tell whose, as this worker's last survey saw them; they are left alone.",
+                "foreign_machines",
+                "Machines named like ours that are not provably ours, as this worker's last sweep saw them; they are not deleted.",
             ),
-            machines_without_run_removed: counter(
+            orphan_machines_deleted: counter(
                 r,
-                "machines_without_run_removed_total",
-                "Machines that no run had and that were deleted.",
+                "orphan_machines_deleted_total",
+                "Machines without a run that were deleted.",
             ),
-            results_kept_back: age(
+            results_past_retention: age(
                 r,
-                "results_kept_back_seconds",
-                "How long results have been kept beyond their retention for a consumer group.",
+                "results_past_retention_seconds",
+                "How long results have been kept beyond their retention because a consumer group has not acknowledged them.",
             ),
-            endpoint_answers: counters(r, "endpoint_answers_total", "Answers to guests.", "code"),
+            endpoint_responses: counters(
+                r,
+                "endpoint_responses_total",
+                "Responses to guests.",
+                "code",
+            ),
             clock_jumps: counter(
                 r,
                 "clock_jumps_total",
-                "Looks at the clock of Redis that saw it jump by half a minute or more.",
+                "Reads of the clock of Redis that found it to have jumped by half a minute or more.",
             ),
             redis_errors: counters(
                 r,
@@ -229,14 +240,18 @@ impl Metrics {
             intake_stopped: gauge(
                 r,
                 "intake_stopped",
-                "1 while this worker leaves requests unread: Redis is nearly full, or too many bytes wait.",
+                "1 while this worker reads no requests: Redis is nearly full, or too many bytes wait.",
             ),
-            work_in_hand: work(r, "worker_work_in_hand", "What this worker has in hand."),
+            tasks: tasks(
+                r,
+                "worker_tasks",
+                "Boots and tear-downs that this worker is doing.",
+            ),
             registry,
         };
         for call in MachinesCall::ALL {
-            for class in AnswerClass::ALL {
-                metrics.machines_answers(*call, *class).reset();
+            for class in ResponseClass::ALL {
+                metrics.machines_responses(*call, *class).reset();
             }
         }
         metrics
@@ -244,8 +259,8 @@ impl Metrics {
 
     /// The counter of answers of one class to one call.
     #[must_use]
-    pub fn machines_answers(&self, call: MachinesCall, class: AnswerClass) -> IntCounter {
-        self.machines_answers
+    pub fn machines_responses(&self, call: MachinesCall, class: ResponseClass) -> IntCounter {
+        self.machines_responses
             .with_label_values(&[call.word(), class.word()])
     }
 
@@ -255,10 +270,10 @@ impl Metrics {
         self.machines_duration.with_label_values(&[call.word()])
     }
 
-    /// How much of one kind of work this worker has in hand.
+    /// How many tasks of one kind this worker has.
     #[must_use]
-    pub fn work_in_hand(&self, work: Work) -> IntGauge {
-        self.work_in_hand.with_label_values(&[work.word()])
+    pub fn tasks(&self, kind: TaskKind) -> IntGauge {
+        self.tasks.with_label_values(&[kind.word()])
     }
 
     /// All series as text, in the format that Prometheus reads.
@@ -307,13 +322,13 @@ fn vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCount
     )
 }
 
-fn work(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
+fn tasks(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
     let series = register(
         registry,
-        IntGaugeVec::new(Opts::new(named(name), help), &["work"]),
+        IntGaugeVec::new(Opts::new(named(name), help), &["kind"]),
     );
-    for work in Work::ALL {
-        series.with_label_values(&[work.word()]).set(0);
+    for kind in TaskKind::ALL {
+        series.with_label_values(&[kind.word()]).set(0);
     }
     series
 }
@@ -354,12 +369,12 @@ mod tests {
         for line in [
             "cofferdam_runs_admitted_total 0",
             "cofferdam_results_total{outcome=\"timed_out\"} 0",
-            "cofferdam_machines_api_answers_total{call=\"wait\",class=\"no_answer\"} 0",
+            "cofferdam_machines_api_responses_total{call=\"wait\",class=\"no_answer\"} 0",
             "cofferdam_boot_duration_seconds_count 0",
             "cofferdam_machines_api_duration_seconds_count{call=\"create\"} 0",
             "cofferdam_oldest_queued_age_seconds 0",
-            "cofferdam_endpoint_answers_total{code=\"413\"} 0",
-            "cofferdam_worker_work_in_hand{work=\"teardown\"} 0",
+            "cofferdam_endpoint_responses_total{code=\"413\"} 0",
+            "cofferdam_worker_tasks{kind=\"teardown\"} 0",
         ] {
             assert!(
                 text.lines().any(|found| found == line),

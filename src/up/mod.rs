@@ -269,14 +269,14 @@ async fn services(
         assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
     let health = deps.health.clone();
-    let crew = worker::start(deps, &name, &shutdown);
-    sweeper::start(crew, &name, &shutdown);
+    let tasks = worker::start(deps, &name, &shutdown);
+    sweeper::start(tasks, &name, &shutdown);
     let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics;
     let readiness = Readiness::new(core.store, Some(health)).with_keys(keys);
     let probe = move || {
         let readiness = readiness.clone();
-        async move { readiness.look().await }
+        async move { readiness.check().await }
     };
     shutdown.spawn_loop(
         "admin",

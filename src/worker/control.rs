@@ -7,37 +7,37 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::milestone::milestone;
-use crate::stage::control::{Obeyed, Task, obey};
+use crate::stage::control::{OpenOrder, Progress, carry_out};
 use crate::store::requests::{Entry, Requests};
-use crate::worker::crew::Crew;
-use crate::worker::loops::{LookBack, Outage};
+use crate::worker::loops::{Outage, TakeOverTimer};
+use crate::worker::tasks::Tasks;
 
 /// Orders read at once.
 const BATCH: usize = 64;
-/// Orders that one worker has in hand at the most. More are not read; others may read them.
-const IN_HAND_MAX: usize = 1024;
-/// Pause before an order is tried again that speaks of a request which is still on its way.
+/// Orders that one worker has open at the most. More are not read; other workers may read them.
+const OPEN_MAX: usize = 1024;
+/// Pause before an order is tried again whose request has not been taken in yet.
 const AGAIN: Duration = Duration::from_millis(100);
-/// How long a read waits while an order goes on. Redis takes zero for ever.
+/// How long a read blocks while an order goes on. Zero would block for ever.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// Reads orders and obeys them. One that cannot be obeyed yet stays pending, in hand here, and is
-/// taken over by another worker if this one dies.
-pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
-    let core = &crew.deps.core;
+/// Reads orders and carries them out. One that cannot be carried out yet stays pending and open
+/// here, and is taken over by another worker if this one dies.
+pub(super) async fn control(tasks: Arc<Tasks>, mut orders: Requests) {
+    let core = &tasks.deps.core;
     let mut outage = Outage::new("control");
-    let quiet = crew.shutdown.quiet();
-    let mut back = LookBack::new(core.runs.lease / 2);
-    let mut in_hand: Vec<Task> = Vec::new();
+    let quiet = tasks.shutdown.quiet();
+    let mut take_over = TakeOverTimer::new(core.runs.lease / 2);
+    let mut open: Vec<OpenOrder> = Vec::new();
     let mut goes_on = false;
-    let mut held: Option<Instant> = None;
+    let mut renewed: Option<Instant> = None;
     while !quiet.is_cancelled() {
-        let block = match (goes_on, in_hand.is_empty()) {
+        let block = match (goes_on, open.is_empty()) {
             (true, _) => AT_ONCE,
-            (false, false) => back.block().min(AGAIN),
-            (false, true) => back.block(),
+            (false, false) => take_over.block().min(AGAIN),
+            (false, true) => take_over.block(),
         };
-        let room = IN_HAND_MAX.saturating_sub(in_hand.len()).min(BATCH);
+        let room = OPEN_MAX.saturating_sub(open.len()).min(BATCH);
         if room == 0 {
             tokio::time::sleep(AGAIN).await;
         } else {
@@ -46,63 +46,63 @@ pub(super) async fn control(crew: Arc<Crew>, mut orders: Requests) {
                     if !entries.is_empty() {
                         milestone!("orders::read");
                     }
-                    in_hand.extend(entries.into_iter().map(Task::new));
+                    open.extend(entries.into_iter().map(OpenOrder::new));
                 }
                 Err(error) => {
-                    outage.met(&crew, &error).await;
+                    outage.pause(&tasks, &error).await;
                     continue;
                 }
             }
         }
-        if back.is_due() {
+        if take_over.is_due() {
             match orders.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
-                    back.looked(stalled.has_more);
+                    take_over.done(stalled.has_more);
                     if !stalled.entries.is_empty() {
                         milestone!("orders::taken_over");
                     }
-                    adopt(&mut in_hand, stalled.entries);
+                    adopt(&mut open, stalled.entries);
                 }
-                Err(error) => outage.met(&crew, &error).await,
+                Err(error) => outage.pause(&tasks, &error).await,
             }
         }
-        // What is in hand for long is no other worker's to take over.
-        let is_held = held.is_some_and(|at| at.elapsed() < core.runs.lease / 3);
-        if !in_hand.is_empty() && !is_held {
-            let entries = in_hand.iter().map(|task| &task.entry);
+        // Orders that stay open are renewed, or another worker would take them over.
+        let is_fresh = renewed.is_some_and(|at| at.elapsed() < core.runs.lease / 3);
+        if !open.is_empty() && !is_fresh {
+            let entries = open.iter().map(|order| &order.entry);
             match orders.hold(entries).await {
-                Ok(()) => held = Some(Instant::now()),
-                Err(error) => outage.met(&crew, &error).await,
+                Ok(()) => renewed = Some(Instant::now()),
+                Err(error) => outage.pause(&tasks, &error).await,
             }
-            milestone!("orders::held");
+            milestone!("orders::renewed");
         }
         let mut later = Vec::new();
         goes_on = false;
-        for mut task in in_hand.drain(..) {
-            match obey(core, &mut task).await {
-                Ok(Obeyed::Done) => outage.over(),
-                Ok(obeyed) => {
-                    goes_on |= obeyed == Obeyed::More;
-                    later.push(task);
+        for mut order in open.drain(..) {
+            match carry_out(core, &mut order).await {
+                Ok(Progress::Done) => outage.recovered(),
+                Ok(progress) => {
+                    goes_on |= progress == Progress::More;
+                    later.push(order);
                 }
                 Err(error) => {
-                    later.push(task);
-                    outage.met(&crew, &error).await;
+                    later.push(order);
+                    outage.pause(&tasks, &error).await;
                 }
             }
         }
-        in_hand = later;
+        open = later;
     }
     if let Err(error) = orders.leave().await {
-        warn!(%error, "the consumer stays in its group until a sweep forgets it");
+        warn!(%error, "the consumer stays in its group until a sweep removes it");
     }
 }
 
-/// Takes up what another worker left; this worker's own may be among it.
-fn adopt(in_hand: &mut Vec<Task>, stalled: Vec<Entry>) {
+/// Opens orders that another worker left. This worker's own may be among them.
+fn adopt(open: &mut Vec<OpenOrder>, stalled: Vec<Entry>) {
     for entry in stalled {
-        if in_hand.iter().all(|known| known.entry.id != entry.id) {
-            in_hand.push(Task::new(entry));
+        if open.iter().all(|known| known.entry.id != entry.id) {
+            open.push(OpenOrder::new(entry));
         }
     }
 }

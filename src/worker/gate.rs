@@ -1,5 +1,5 @@
-//! Whether more requests are taken in: not when Redis is nearly full, and not beyond the backlog in
-//! bytes. What is not taken in stays unread on its stream, and nothing is lost.
+//! Whether more requests are read: not when Redis is nearly full, and not beyond the backlog in
+//! bytes. Requests that are not read stay on their stream.
 //!
 //! A Redis that unread requests alone have filled would stay full for ever if none were taken in.
 //! So a Redis that is nearly full gets as many runs as may have a machine, which use no more memory
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::config::Runs;
 use crate::store::Error;
 use crate::store::health::Load;
-use crate::worker::crew::Crew;
+use crate::worker::tasks::Tasks;
 
 /// Percent of Redis's memory above which requests stay unread unless there is room for their
 /// machines: what is left is for results, for hashes, and for what is sent meanwhile.
@@ -22,19 +22,19 @@ const NEARLY_FULL_PERCENT: u64 = 80;
 /// taken in. Only results bring it there, and consumers make room.
 const OVER_BYTES: u64 = 64 << 20;
 const OVER_PERCENT: u64 = 25;
-/// How long a look stands while requests come in, or are kept out.
-const LOOK_BUSY: Duration = Duration::from_secs(1);
-/// How long it stands while nothing happens.
-const LOOK_IDLE: Duration = Duration::from_secs(5);
+/// How long a check counts while requests come in, or are kept out.
+const CHECK_BUSY: Duration = Duration::from_secs(1);
+/// How long it counts while nothing happens.
+const CHECK_IDLE: Duration = Duration::from_secs(5);
 
 /// Why requests stay unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
+enum StopReason {
     Memory,
     Bytes,
 }
 
-impl Stop {
+impl StopReason {
     fn words(self) -> &'static str {
         match self {
             Self::Memory => "redis is nearly full",
@@ -46,55 +46,56 @@ impl Stop {
 /// The gate before a worker's intake.
 #[derive(Debug)]
 pub(super) struct Gate {
-    looked: Option<Instant>,
-    stop: Option<Stop>,
-    busy: bool,
+    checked: Option<Instant>,
+    stop: Option<StopReason>,
+    is_busy: bool,
     most: usize,
 }
 
 impl Gate {
     pub(super) fn new() -> Self {
         Self {
-            looked: None,
+            checked: None,
             stop: None,
-            busy: false,
+            is_busy: false,
             most: usize::MAX,
         }
     }
 
-    /// How many requests may be read now; 0 for none. Two round trips when the last look is too
+    /// How many requests may be read now; 0 for none. Two round trips when the last check is too
     /// old.
-    pub(super) async fn room(&mut self, crew: &Crew) -> Result<usize, Error> {
-        let stands = if self.busy || self.stop.is_some() {
-            LOOK_BUSY
+    pub(super) async fn room(&mut self, tasks: &Tasks) -> Result<usize, Error> {
+        let max_age = if self.is_busy || self.stop.is_some() {
+            CHECK_BUSY
         } else {
-            LOOK_IDLE
+            CHECK_IDLE
         };
-        if self.looked.is_none_or(|at| at.elapsed() >= stands) {
-            let load = crew.deps.core.store.load().await?;
-            let (stop, most) = judge(&load, &crew.deps.core.runs);
-            self.tell(stop, &load);
-            crew.deps
+        if self.checked.is_none_or(|at| at.elapsed() >= max_age) {
+            let load = tasks.deps.core.store.load().await?;
+            let (stop, most) = judge(&load, &tasks.deps.core.runs);
+            self.log_change(stop, &load);
+            tasks
+                .deps
                 .core
                 .metrics
                 .intake_stopped
                 .set(stop.is_some().into());
             (self.stop, self.most) = (stop, most);
-            self.looked = Some(Instant::now());
+            self.checked = Some(Instant::now());
         }
         Ok(self.most)
     }
 
-    /// So many requests were read.
-    pub(super) fn took(&mut self, count: usize) {
-        self.busy = count > 0;
+    /// Counts requests that were read.
+    pub(super) fn count(&mut self, count: usize) {
+        self.is_busy = count > 0;
         if self.stop.is_some() {
             self.most = self.most.saturating_sub(count);
         }
     }
 
-    /// Told once when it begins, and once when it is over.
-    fn tell(&self, stop: Option<Stop>, load: &Load) {
+    /// Logs a change, once.
+    fn log_change(&self, stop: Option<StopReason>, load: &Load) {
         if stop == self.stop {
             return;
         }
@@ -113,7 +114,7 @@ impl Gate {
 }
 
 /// Whether requests stay unread, and how many may be read all the same.
-fn judge(load: &Load, runs: &Runs) -> (Option<Stop>, usize) {
+fn judge(load: &Load, runs: &Runs) -> (Option<StopReason>, usize) {
     if let Some(memory) = load.memory
         && let Some(bound) = memory.most
     {
@@ -122,17 +123,17 @@ fn judge(load: &Load, runs: &Runs) -> (Option<Stop>, usize) {
             .saturating_add(bound / 100 * OVER_PERCENT)
             .saturating_add(OVER_BYTES);
         if memory.used >= over {
-            return (Some(Stop::Memory), 0);
+            return (Some(StopReason::Memory), 0);
         }
         if memory.used >= bound / 100 * NEARLY_FULL_PERCENT {
             return (
-                Some(Stop::Memory),
+                Some(StopReason::Memory),
                 usize::try_from(room).unwrap_or(usize::MAX),
             );
         }
     }
     match runs.backlog_max_bytes {
-        Some(most) if load.backlog_bytes >= most => (Some(Stop::Bytes), 0),
+        Some(most) if load.backlog_bytes >= most => (Some(StopReason::Bytes), 0),
         _ => (None, usize::MAX),
     }
 }

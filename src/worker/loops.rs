@@ -1,4 +1,4 @@
-//! The worker's loops. Each ends when no more work is to be taken; none spins when Redis is away.
+//! The worker's loops. Each ends when the shutdown begins; each backs off while Redis is away.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,25 +15,25 @@ use crate::store::Error;
 use crate::store::acts::{Claim, FleetLimits, Stop};
 use crate::store::requests::{Entry, Requests};
 use crate::store::wakeups::{Wakeup, Wakeups};
-use crate::worker::crew::Crew;
 use crate::worker::gate::Gate;
+use crate::worker::tasks::Tasks;
 
-/// How long a blocking read waits, and so how late a loop can notice the end.
+/// How long a read blocks, and so how late a loop can notice the shutdown.
 const BLOCK: Duration = Duration::from_secs(1);
 /// Requests read at once.
 const BATCH: usize = 128;
-/// How often a worker looks for room unasked, in case nobody could call it.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a worker tries to claim without a wakeup, in case one was lost.
+const CLAIM_INTERVAL: Duration = Duration::from_secs(1);
 /// Runs claimed at once.
 const CLAIM_MAX: usize = 32;
 /// Longest pause while Redis is away.
 const OUTAGE_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// First ceiling of that pause.
 const OUTAGE_PAUSE_BASE: Duration = Duration::from_millis(50);
-/// Between two renewals while the end waits for what is in hand.
-const ENDING_BEAT: Duration = Duration::from_millis(200);
+/// Between two renewals while the shutdown waits for the tasks.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Redis is away or refuses: tells it once, and pauses for longer and longer.
+/// Backs off while Redis is away or refuses, and logs the first failure and the recovery.
 pub(super) struct Outage {
     what: &'static str,
     tries: u32,
@@ -44,14 +44,14 @@ impl Outage {
         Self { what, tries: 0 }
     }
 
-    pub(super) fn over(&mut self) {
+    pub(super) fn recovered(&mut self) {
         if self.tries > 0 {
-            info!(loop_name = self.what, "redis does its part again");
+            info!(loop_name = self.what, "calls to redis succeed again");
         }
         self.tries = 0;
     }
 
-    pub(super) async fn met(&mut self, crew: &Crew, error: &impl std::fmt::Display) {
+    pub(super) async fn pause(&mut self, tasks: &Tasks, error: &impl std::fmt::Display) {
         if self.tries == 0 {
             warn!(loop_name = self.what, %error, "a call to redis failed; trying again");
         }
@@ -62,21 +62,21 @@ impl Outage {
             OUTAGE_PAUSE_MAX,
             fastrand::f64(),
         );
-        let quiet = crew.shutdown.quiet();
-        // Never without a pause, however the dice fall.
+        let quiet = tasks.shutdown.quiet();
+        // Full jitter can come out as zero.
         let pause = pause.max(OUTAGE_PAUSE_BASE);
         let _ = quiet.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
 }
 
-/// When to look for what other workers left: at once, then every so often, and again without a
-/// pause while there is more.
-pub(super) struct LookBack {
+/// When to take over what other workers left: at once, then at an interval, and without a pause
+/// while there is more.
+pub(super) struct TakeOverTimer {
     every: Duration,
     next: tokio::time::Instant,
 }
 
-impl LookBack {
+impl TakeOverTimer {
     pub(super) fn new(every: Duration) -> Self {
         let next = tokio::time::Instant::now();
         Self { every, next }
@@ -86,204 +86,206 @@ impl LookBack {
         tokio::time::Instant::now() >= self.next
     }
 
-    /// How long a read may wait before the next look.
+    /// How long a read may block until then.
     pub(super) fn block(&self) -> Duration {
         let left = self
             .next
             .saturating_duration_since(tokio::time::Instant::now());
-        // Redis takes zero for ever.
+        // Zero would block for ever.
         left.clamp(Duration::from_millis(1), BLOCK)
     }
 
-    pub(super) fn looked(&mut self, is_more: bool) {
+    pub(super) fn done(&mut self, is_more: bool) {
         let wait = if is_more { Duration::ZERO } else { self.every };
         self.next = tokio::time::Instant::now() + wait;
     }
 }
 
-/// Requests → queued runs. Reads that are under way when the end begins are waited for, so that
-/// nothing is left half-read.
-pub(super) async fn intake(crew: Arc<Crew>, mut requests: Requests) {
-    let core = &crew.deps.core;
+/// Requests → queued runs. A read that is under way when the shutdown begins is waited for, so that
+/// its entries are admitted.
+pub(super) async fn intake(tasks: Arc<Tasks>, mut requests: Requests) {
+    let core = &tasks.deps.core;
     let mut outage = Outage::new("intake");
-    let mut back = LookBack::new(core.runs.lease / 2);
+    let mut take_over = TakeOverTimer::new(core.runs.lease / 2);
     let mut gate = Gate::new();
-    let quiet = crew.shutdown.quiet();
+    let quiet = tasks.shutdown.quiet();
     while !quiet.is_cancelled() {
-        let room = match gate.room(&crew).await {
+        let room = match gate.room(&tasks).await {
             Ok(room) => room.min(BATCH),
             Err(error) => {
-                outage.met(&crew, &error).await;
+                outage.pause(&tasks, &error).await;
                 continue;
             }
         };
         if room == 0 {
-            let _ = quiet.run_until_cancelled(tokio::time::sleep(LOOK)).await;
+            let _ = quiet
+                .run_until_cancelled(tokio::time::sleep(CLAIM_INTERVAL))
+                .await;
             continue;
         }
-        let entries = match requests.next(room, back.block()).await {
+        let entries = match requests.next(room, take_over.block()).await {
             Ok(entries) => entries,
             Err(error) => {
-                outage.met(&crew, &error).await;
+                outage.pause(&tasks, &error).await;
                 continue;
             }
         };
         if !entries.is_empty() {
             milestone!("requests::read");
         }
-        gate.took(entries.len());
-        admit(&crew, entries, &mut outage).await;
-        // What another worker read and did not admit.
-        if back.is_due() {
+        gate.count(entries.len());
+        admit(&tasks, entries, &mut outage).await;
+        if take_over.is_due() {
             match requests.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
-                    back.looked(stalled.has_more);
+                    take_over.done(stalled.has_more);
                     if !stalled.entries.is_empty() {
                         milestone!("requests::taken_over");
                     }
-                    admit(&crew, stalled.entries, &mut outage).await;
+                    admit(&tasks, stalled.entries, &mut outage).await;
                 }
                 Err(error) => {
-                    outage.met(&crew, &error).await;
+                    outage.pause(&tasks, &error).await;
                     continue;
                 }
             }
         }
-        outage.over();
+        outage.recovered();
     }
     if let Err(error) = requests.leave().await {
-        warn!(%error, "the consumer stays in its group until a sweep forgets it");
+        warn!(%error, "the consumer stays in its group until a sweep removes it");
     }
 }
 
-/// Admits entries. One that is read is ours to admit: until it is, or the lease gives it to another.
-async fn admit(crew: &Crew, entries: Vec<Entry>, outage: &mut Outage) {
+/// Admits entries, and tries until it succeeds: an entry that was read is this worker's until its
+/// lease ends.
+async fn admit(tasks: &Tasks, entries: Vec<Entry>, outage: &mut Outage) {
     while !entries.is_empty() {
-        match take_in::intake(&crew.deps.core, &entries).await {
-            Ok(taken) => {
-                if taken.queued > 0 {
-                    crew.some_run_waits().await;
+        match take_in::intake(&tasks.deps.core, &entries).await {
+            Ok(counts) => {
+                if counts.queued > 0 {
+                    tasks.wake_dispatch().await;
                 }
                 return;
             }
-            Err(error) if crew.shutdown.quiet().is_cancelled() => {
+            Err(error) if tasks.shutdown.quiet().is_cancelled() => {
                 warn!(%error, "requests are left to another worker");
                 return;
             }
-            Err(error) => outage.met(crew, &error).await,
+            Err(error) => outage.pause(tasks, &error).await,
         }
     }
 }
 
 /// Queued runs → boots, as there is room.
-pub(super) async fn pump(crew: Arc<Crew>) {
-    let mut outage = Outage::new("pump");
-    let quiet = crew.shutdown.quiet();
+pub(super) async fn dispatch(tasks: Arc<Tasks>) {
+    let mut outage = Outage::new("dispatch");
+    let quiet = tasks.shutdown.quiet();
     let mut wait = Duration::ZERO;
     loop {
-        let called = async {
+        let woken = async {
             tokio::select! {
-                () = crew.room.notified() => {}
+                () = tasks.may_boot.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         };
-        if quiet.run_until_cancelled(called).await.is_none() {
+        if quiet.run_until_cancelled(woken).await.is_none() {
             return;
         }
-        match claim(&crew).await {
+        match claim(&tasks).await {
             Ok(next) => {
                 wait = next;
-                outage.over();
+                outage.recovered();
             }
             Err(error) => {
-                outage.met(&crew, &error).await;
-                wait = LOOK;
+                outage.pause(&tasks, &error).await;
+                wait = CLAIM_INTERVAL;
             }
         }
     }
 }
 
 /// Claims and boots until there are no more permits, no room or no runs. Answers how long to wait
-/// unless called.
-async fn claim(crew: &Arc<Crew>) -> Result<Duration, Error> {
-    let core = &crew.deps.core;
-    try_an_app(crew).await?;
+/// unless notified.
+async fn claim(tasks: &Arc<Tasks>) -> Result<Duration, Error> {
+    let core = &tasks.deps.core;
+    try_half_open_app(tasks).await?;
     loop {
-        let mut permits = take(crew);
-        // A boot that ends calls.
-        if permits.is_empty() || crew.shutdown.quiet().is_cancelled() {
-            return Ok(LOOK);
+        let mut permits = take(tasks);
+        // A boot that ends wakes this loop.
+        if permits.is_empty() || tasks.shutdown.quiet().is_cancelled() {
+            return Ok(CLAIM_INTERVAL);
         }
         let now = core.clock.now_ms();
-        let apps = crew.apps(now);
-        if apps.open.is_empty() {
+        let apps = tasks.bootable_apps(now);
+        if apps.names.is_empty() {
             let wake = apps.wake_at_ms.map(|at| budget::left(now, at));
-            return Ok(wake.map_or(LOOK, |wake| wake.min(LOOK)));
+            return Ok(wake.map_or(CLAIM_INTERVAL, |wake| wake.min(CLAIM_INTERVAL)));
         }
-        permits.truncate(apps.most);
-        let stopped = claim_in(crew, apps.open, &mut permits).await?;
+        permits.truncate(apps.max_boots);
+        let stopped = claim_in(tasks, apps.names, &mut permits).await?;
         match stopped.stop {
-            Stop::Wanted if crew.boots.available_permits() == 0 => {
-                // More may wait than this worker can boot at once.
+            Stop::Wanted if tasks.boot_permits.available_permits() == 0 => {
+                // More may wait than this worker has permits for.
                 core.store.notify_capacity().await?;
-                milestone!("pump::rung");
-                return Ok(LOOK);
+                milestone!("dispatch::notified_others");
+                return Ok(CLAIM_INTERVAL);
             }
             Stop::Wanted => {}
             Stop::Empty | Stop::Full | Stop::Held | Stop::Paused => {
                 let wake = stopped
                     .wake_at_ms
                     .map(|at| budget::left(core.clock.now_ms(), at));
-                return Ok(wake.map_or(LOOK, |wake| wake.min(LOOK)));
+                return Ok(wake.map_or(CLAIM_INTERVAL, |wake| wake.min(CLAIM_INTERVAL)));
             }
         }
     }
 }
 
-/// Boots one run in an app that did not answer and has rested, if there is one.
-async fn try_an_app(crew: &Arc<Crew>) -> Result<(), Error> {
-    let Some(app) = crew.apps(crew.deps.core.clock.now_ms()).trial else {
+/// Boots one run in an app whose circuit is half-open, if there is one.
+async fn try_half_open_app(tasks: &Arc<Tasks>) -> Result<(), Error> {
+    let Some(app) = tasks.bootable_apps(tasks.deps.core.clock.now_ms()).trial else {
         return Ok(());
     };
-    if let Ok(permit) = crew.boots.clone().try_acquire_owned() {
-        claim_in(crew, vec![app], &mut vec![permit]).await?;
+    if let Ok(permit) = tasks.boot_permits.clone().try_acquire_owned() {
+        claim_in(tasks, vec![app], &mut vec![permit]).await?;
     }
     Ok(())
 }
 
 /// Claims as many runs for these apps as there are permits, and boots them.
 async fn claim_in(
-    crew: &Arc<Crew>,
+    tasks: &Arc<Tasks>,
     apps: Vec<String>,
     permits: &mut Vec<OwnedSemaphorePermit>,
 ) -> Result<Claim, Error> {
-    let core = &crew.deps.core;
+    let core = &tasks.deps.core;
     let now = core.clock.now_ms();
     let room = FleetLimits {
         apps,
-        ..crew.limits()
+        ..tasks.limits()
     };
     let mut claim = core
         .store
         .claim(&room, permits.len(), now, core.runs.lease)
         .await?;
     if !claim.runs.is_empty() {
-        milestone!("pump::claimed");
+        milestone!("dispatch::claimed");
     }
     let is_full = claim.stop == Stop::Full;
-    crew.is_full.store(is_full, Ordering::SeqCst);
+    tasks.is_fleet_full.store(is_full, Ordering::SeqCst);
     for run in claim.runs.drain(..) {
         if let Some(permit) = permits.pop() {
-            crew.boot(run, now, permit);
+            tasks.boot(run, now, permit);
         }
     }
     Ok(claim)
 }
 
-fn take(crew: &Crew) -> Vec<OwnedSemaphorePermit> {
+fn take(tasks: &Tasks) -> Vec<OwnedSemaphorePermit> {
     let mut permits = Vec::new();
     while permits.len() < CLAIM_MAX {
-        let Ok(permit) = crew.boots.clone().try_acquire_owned() else {
+        let Ok(permit) = tasks.boot_permits.clone().try_acquire_owned() else {
             break;
         };
         permits.push(permit);
@@ -291,89 +293,91 @@ fn take(crew: &Crew) -> Vec<OwnedSemaphorePermit> {
     permits
 }
 
-/// The bell → tear-downs.
-pub(super) async fn bell(crew: Arc<Crew>, mut wakeups: Wakeups) {
+/// The notification list → tear-downs.
+pub(super) async fn wakeups(tasks: Arc<Tasks>, mut wakeups: Wakeups) {
     let mut outage = Outage::new("wakeups");
-    let quiet = crew.shutdown.quiet();
+    let quiet = tasks.shutdown.quiet();
     while !quiet.is_cancelled() {
-        let first = crew.duties.clone().acquire_owned();
+        let first = tasks.owed_permits.clone().acquire_owned();
         let Some(Ok(first)) = quiet.run_until_cancelled(first).await else {
             return;
         };
         let mut permits = vec![first];
-        while let Ok(permit) = crew.duties.clone().try_acquire_owned() {
+        while let Ok(permit) = tasks.owed_permits.clone().try_acquire_owned() {
             permits.push(permit);
         }
         let calls = match wakeups.next(permits.len(), BLOCK).await {
             Ok(calls) => calls,
             Err(error) => {
                 drop(permits);
-                outage.met(&crew, &error).await;
+                outage.pause(&tasks, &error).await;
                 continue;
             }
         };
         if !calls.is_empty() {
-            milestone!("bell::heard");
+            milestone!("wakeups::read");
         }
-        if let Err(error) = answer(&crew, calls, permits).await {
-            outage.met(&crew, &error).await;
+        if let Err(error) = handle_wakeups(&tasks, calls, permits).await {
+            outage.pause(&tasks, &error).await;
         } else {
-            outage.over();
+            outage.recovered();
         }
     }
 }
 
-/// Takes up what the bell called for. What is not taken up is overdue when its lease ends.
-async fn answer(
-    crew: &Arc<Crew>,
+/// Acts on wakeups. What finds no permit is overdue when its lease ends.
+async fn handle_wakeups(
+    tasks: &Arc<Tasks>,
     calls: Vec<Wakeup>,
     mut permits: Vec<OwnedSemaphorePermit>,
 ) -> Result<(), Error> {
-    let now = crew.deps.core.clock.now_ms();
+    let now = tasks.deps.core.clock.now_ms();
     let mut ids: Vec<RunId> = Vec::new();
     for call in calls {
         match call {
-            Wakeup::Capacity => crew.room.notify_one(),
+            Wakeup::Capacity => tasks.may_boot.notify_one(),
             Wakeup::Run(id) => ids.extend(id.parse().ok()),
             Wakeup::Teardown(view) => {
                 if let Some(permit) = permits.pop() {
-                    crew.perform(*view, now, permit);
+                    tasks.perform(*view, now, permit);
                 }
             }
         }
     }
-    let views = crew.deps.core.store.records(&ids).await?;
+    let views = tasks.deps.core.store.records(&ids).await?;
     if !views.is_empty() {
-        milestone!("bell::looked_up");
+        milestone!("wakeups::looked_up");
     }
     for view in views.into_iter().flatten() {
         if let Some(permit) = permits.pop() {
-            crew.perform(view, now, permit);
+            tasks.perform(view, now, permit);
         }
     }
     Ok(())
 }
 
-/// Holds what is in hand, until everything in hand is done.
-pub(super) async fn renew(crew: Arc<Crew>) {
-    let core = &crew.deps.core;
+/// Renews the leases of all tasks, until the last one ends.
+pub(super) async fn renew(tasks: Arc<Tasks>) {
+    let core = &tasks.deps.core;
     let mut outage = Outage::new("renew");
-    let quiet = crew.shutdown.quiet();
-    let beat = core.runs.lease / 3;
+    let quiet = tasks.shutdown.quiet();
+    let interval = core.runs.lease / 3;
     loop {
-        let woken = quiet.run_until_cancelled(tokio::time::sleep(beat)).await;
-        let held = crew.held();
-        if held.is_empty() {
+        let woken = quiet
+            .run_until_cancelled(tokio::time::sleep(interval))
+            .await;
+        let leased = tasks.leased();
+        if leased.is_empty() {
             if quiet.is_cancelled() {
                 return;
             }
             continue;
         }
         if woken.is_none() {
-            // The end waits for what is in hand, and for nothing longer than that.
-            tokio::time::sleep(beat.min(ENDING_BEAT)).await;
+            // The shutdown waits for the tasks, and should not wait a whole beat more.
+            tokio::time::sleep(interval.min(DRAIN_INTERVAL)).await;
         }
-        let named: Vec<_> = held
+        let named: Vec<_> = leased
             .iter()
             .map(|run| (run.id.clone(), run.attempt, run.work))
             .collect();
@@ -381,16 +385,16 @@ pub(super) async fn renew(crew: Arc<Crew>) {
         match core.store.renew(&named, now, core.runs.lease).await {
             Ok(lost) => {
                 milestone!("leases::renewed");
-                for run in &held {
+                for run in &leased {
                     if lost.iter().any(|lost| lost == run.id.as_str()) {
-                        run.hold.lose();
+                        run.lease.lose();
                     } else {
-                        run.hold.renew(budget::after(now, core.runs.lease));
+                        run.lease.renew(budget::after(now, core.runs.lease));
                     }
                 }
-                outage.over();
+                outage.recovered();
             }
-            Err(error) => outage.met(&crew, &error).await,
+            Err(error) => outage.pause(&tasks, &error).await,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Boots and tear-downs in hand: bounded, leased, and counted.
+//! The tasks of a worker, one for each leased run: bounded by permits, and counted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,90 +14,89 @@ use crate::run::id::{Attempt, RunId};
 use crate::run::phase::Duty;
 use crate::shutdown::Shutdown;
 use crate::stage::boot::{Begin, Booted, boot};
-use crate::stage::breaker::Answer;
-use crate::stage::hold::Hold;
+use crate::stage::breaker::Circuit;
+use crate::stage::lease::LeaseGuard;
 use crate::stage::{Deps, Performed, perform};
 use crate::store::acts::{Claimed, FleetLimits, Work};
 use crate::store::codec::RunRecord;
-use crate::telemetry::Work as Gauge;
+use crate::telemetry::TaskKind;
 
-/// A run in hand.
+/// A run for which a task of this worker holds the lease.
 #[derive(Clone, Debug)]
-pub(crate) struct InHand {
+pub(crate) struct LeasedRun {
     pub(crate) id: RunId,
-    /// The app in which it takes up one of the permits for boots.
+    /// The app in which it is being booted, for the bound of each app.
     boots_in: Option<String>,
     pub(crate) attempt: Attempt,
     pub(crate) work: Work,
-    pub(crate) hold: Hold,
-    /// Which of the tasks that had it in hand, one after another.
-    turn: u64,
-    /// Somebody called for it meanwhile.
-    called: bool,
+    pub(crate) lease: LeaseGuard,
+    /// Tells the tasks that had this run one after another apart.
+    generation: u64,
+    /// A wakeup for it came while the task was running.
+    notified: bool,
 }
 
-/// A run that a task has in hand, until this is dropped: a task that panics lets go too.
-struct Holding {
-    crew: Arc<Crew>,
+/// Removes the run from the leased ones when dropped, also when its task panics.
+struct TaskGuard {
+    tasks: Arc<Tasks>,
     id: RunId,
-    turn: u64,
-    gauge: Gauge,
+    generation: u64,
+    kind: TaskKind,
 }
 
-impl Holding {
-    /// Lets go of the run. Says whether somebody called for it meanwhile.
+impl TaskGuard {
+    /// Removes the run. Says whether a wakeup for it came meanwhile.
     fn release(self) -> bool {
-        self.crew.release(&self.id, self.turn)
+        self.tasks.release(&self.id, self.generation)
     }
 }
 
-impl Drop for Holding {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
-        self.crew.release(&self.id, self.turn);
-        let metrics = &self.crew.deps.core.metrics;
-        metrics.work_in_hand(self.gauge).dec();
+        self.tasks.release(&self.id, self.generation);
+        let metrics = &self.tasks.deps.core.metrics;
+        metrics.tasks(self.kind).dec();
     }
 }
 
-/// Where a worker may boot.
+/// The apps in which a worker may boot now.
 #[derive(Debug, Default)]
-pub(crate) struct Apps {
-    /// Apps that answer, and have not all the permits that one may have.
-    pub(crate) open: Vec<String>,
-    /// Boots that may begin in any of them.
-    pub(crate) most: usize,
-    /// An app that did not, and may be tried with one run.
+pub(crate) struct BootableApps {
+    /// Apps whose circuit is closed and that have permits left.
+    pub(crate) names: Vec<String>,
+    /// How many boots may begin in whichever of them.
+    pub(crate) max_boots: usize,
+    /// An app whose circuit is half-open: one run may try it.
     pub(crate) trial: Option<String>,
-    /// When the first of the others may be tried.
+    /// When the first of the open circuits becomes half-open.
     pub(crate) wake_at_ms: Option<UnixMs>,
 }
 
-/// What a worker has in hand.
+/// The leased runs of a worker, and the permits for more.
 #[derive(Debug)]
-pub struct Crew {
-    /// What every task of it needs.
+pub struct Tasks {
+    /// What every task needs.
     pub deps: Deps,
     pub(crate) shutdown: Shutdown,
-    /// A permit for each boot at once; taken before runs are claimed.
-    pub(crate) boots: Arc<Semaphore>,
-    /// Permits that one app may have. An app that goes silent with all of them would keep the
-    /// others waiting for as long as a call may last.
+    /// Boots at once. Permits are taken before runs are claimed.
+    pub(crate) boot_permits: Arc<Semaphore>,
+    /// Boot permits that one app may have, so that an app that stops answering cannot take all of
+    /// them until its calls time out.
     share: usize,
-    /// A permit for each tear-down, or other owed work, at once.
-    pub(crate) duties: Arc<Semaphore>,
-    /// The fleet had no room for a run that may go, when this worker asked last.
-    pub(crate) is_full: AtomicBool,
-    /// Rings when there may be room for a boot.
-    pub(crate) room: Notify,
-    /// A permit for each overdue run at once. Apart from `duties`, whose permits the bell holds
-    /// while it listens.
-    pub(crate) late: Arc<Semaphore>,
-    held: Mutex<HashMap<RunId, InHand>>,
-    turns: AtomicU64,
+    /// Tear-downs, and other owed work, at once.
+    pub(crate) owed_permits: Arc<Semaphore>,
+    /// Whether the last claim failed because the fleet was at its limit.
+    pub(crate) is_fleet_full: AtomicBool,
+    /// Wakes the dispatch loop: a boot may be possible.
+    pub(crate) may_boot: Notify,
+    /// Overdue runs at once. Apart from `owed_permits`, which the wakeup loop holds while it waits.
+    pub(crate) overdue_permits: Arc<Semaphore>,
+    runs: Mutex<HashMap<RunId, LeasedRun>>,
+    generations: AtomicU64,
 }
 
-impl Crew {
-    /// A crew with nothing in hand.
+impl Tasks {
+    /// No tasks yet.
     pub(crate) fn new(deps: Deps, shutdown: Shutdown) -> Self {
         let concurrency = usize::try_from(deps.core.runs.concurrency.get()).unwrap_or(usize::MAX);
         let concurrency = concurrency.min(Semaphore::MAX_PERMITS);
@@ -108,18 +107,18 @@ impl Crew {
         Self {
             deps,
             shutdown,
-            boots: Arc::new(Semaphore::new(concurrency)),
+            boot_permits: Arc::new(Semaphore::new(concurrency)),
             share,
-            duties: Arc::new(Semaphore::new(concurrency)),
-            is_full: AtomicBool::new(false),
-            room: Notify::new(),
-            late: Arc::new(Semaphore::new(concurrency)),
-            held: Mutex::default(),
-            turns: AtomicU64::new(0),
+            owed_permits: Arc::new(Semaphore::new(concurrency)),
+            is_fleet_full: AtomicBool::new(false),
+            may_boot: Notify::new(),
+            overdue_permits: Arc::new(Semaphore::new(concurrency)),
+            runs: Mutex::default(),
+            generations: AtomicU64::new(0),
         }
     }
 
-    /// What the fleet allows, as a claim checks it.
+    /// The limits of the fleet, which a claim checks.
     pub(crate) fn limits(&self) -> FleetLimits {
         let runs = &self.deps.core.runs;
         FleetLimits {
@@ -133,23 +132,23 @@ impl Crew {
     }
 
     /// The apps in which this worker may boot now.
-    pub(crate) fn apps(&self, now: UnixMs) -> Apps {
-        let mut apps = Apps::default();
+    pub(crate) fn bootable_apps(&self, now: UnixMs) -> BootableApps {
+        let mut apps = BootableApps::default();
         let busy = self.boots_by_app();
         for app in &self.deps.apps {
             let left = self.share - busy.get(app).map_or(0, |boots| self.share.min(*boots));
-            match self.deps.health.breakers.look(app, None, now) {
-                Answer::Go if left == 0 => {}
-                Answer::Go => {
-                    apps.most = if apps.open.is_empty() {
+            match self.deps.health.breakers.state(app, None, now) {
+                Circuit::Closed if left == 0 => {}
+                Circuit::Closed => {
+                    apps.max_boots = if apps.names.is_empty() {
                         left
                     } else {
-                        left.min(apps.most)
+                        left.min(apps.max_boots)
                     };
-                    apps.open.push(app.clone());
+                    apps.names.push(app.clone());
                 }
-                Answer::Try => apps.trial = Some(app.clone()),
-                Answer::Wait(until) => {
+                Circuit::HalfOpen => apps.trial = Some(app.clone()),
+                Circuit::Open(until) => {
                     apps.wake_at_ms = Some(apps.wake_at_ms.map_or(until, |at| at.min(until)));
                 }
             }
@@ -159,94 +158,88 @@ impl Crew {
 
     /// Boots a run that was claimed at `now`, in a task of its own.
     pub(crate) fn boot(self: &Arc<Self>, run: Claimed, now: UnixMs, permit: OwnedSemaphorePermit) {
-        let crew = self.clone();
+        let tasks = self.clone();
         let span = info_span!("boot", run_id = run.id.as_str(), attempt = run.attempt.0);
-        let in_hand = self.in_hand(&run.id, run.attempt, Work::Boot, Some(&run.app), now);
-        let (hold, holding) = self.take_over(in_hand, Gauge::Boot);
-        // Boxed where it is made: it is large, and would be moved whole several times.
+        let leased = self.new_lease(&run.id, run.attempt, Work::Boot, Some(&run.app), now);
+        let (lease, guard) = self.replace(leased, TaskKind::Boot);
+        // Boxed because the future is large and would be copied several times.
         let task = Box::pin(async move {
             let mut over = false;
             let began = tokio::time::Instant::now();
-            match boot(&crew.deps, &run, &hold, Begin::Create).await {
+            match boot(&tasks.deps, &run, &lease, Begin::Create).await {
                 Ok(booted @ (Booted::Running | Booted::Over)) => {
                     over = booted == Booted::Over;
-                    let metrics = &crew.deps.core.metrics;
+                    let metrics = &tasks.deps.core.metrics;
                     metrics.boot_duration.observe(began.elapsed().as_secs_f64());
                 }
-                Ok(Booted::Queued | Booted::Ended(_) | Booted::Left) => {}
-                Err(error) => warn!(%error, "the boot is left to the sweep"),
+                Ok(Booted::Queued | Booted::Settled(_) | Booted::HandedOver) => {}
+                Err(error) => warn!(%error, "the boot failed; the sweep resumes it"),
             }
-            // A call for a run that is in hand comes to nothing here, or comes to another worker.
-            if holding.release() || over {
-                crew.look_after(&run.id).await;
+            // A wakeup that came while this task had the run was not acted on.
+            if guard.release() || over {
+                tasks.perform_owed(&run.id).await;
             }
             drop(permit);
-            // Another run may wait for this permit.
-            crew.room.notify_one();
+            tasks.may_boot.notify_one();
         });
         self.shutdown.spawn(task.instrument(span));
     }
 
-    /// Does what a run owes that was looked up at `now`, in a task of its own.
-    pub(crate) fn perform(
-        self: &Arc<Self>,
-        view: RunRecord,
-        now: UnixMs,
-        permit: OwnedSemaphorePermit,
-    ) {
+    /// Does what a run owes, in a task of its own. The run was read at `now`.
+    pub(crate) fn perform(self: &Arc<Self>, view: RunRecord, now: UnixMs, permit: OwnedSemaphorePermit) {
         let attempt = Attempt(view.attempt);
-        let crew = self.clone();
+        let tasks = self.clone();
         let work = match view.phase().owes() {
             Duty::ResumeBoot => Work::Boot,
             Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => Work::Duty,
         };
-        let in_hand = self.in_hand(&view.id, attempt, work, None, now);
-        // The same run may be heard of twice; once at a time is enough, and then once more.
-        let Some((hold, holding)) = self.take(in_hand, Gauge::Teardown) else {
+        let leased = self.new_lease(&view.id, attempt, work, None, now);
+        // A run that has a task is done once more after it.
+        let Some((lease, guard)) = self.insert(leased, TaskKind::Teardown) else {
             return;
         };
         let span = info_span!("perform", run_id = view.id.as_str(), attempt = attempt.0);
-        // Boxed where it is made: it is large, and would be moved whole several times.
+        // Boxed because the future is large and would be copied several times.
         let task = Box::pin(async move {
-            match perform(&crew.deps, &view, &hold).await {
-                Ok(Performed::Room) => crew.some_run_waits().await,
+            match perform(&tasks.deps, &view, &lease).await {
+                Ok(Performed::CapacityFreed) => tasks.wake_dispatch().await,
                 Ok(Performed::Done) => {}
                 Err(error) => warn!(%error, "not done; due again when its lease ends"),
             }
-            let called = holding.release();
+            let notified = guard.release();
             drop(permit);
-            if called {
-                crew.look_after(&view.id).await;
+            if notified {
+                tasks.perform_owed(&view.id).await;
             }
         });
         self.shutdown.spawn(task.instrument(span));
     }
 
-    /// Some run may boot now, or at a time that nobody knows yet: looks here if this worker can
-    /// boot, or calls another.
-    pub(crate) async fn some_run_waits(&self) {
-        if self.boots.available_permits() > 0 && !self.shutdown.quiet().is_cancelled() {
-            self.room.notify_one();
+    /// A run may be ready to boot: wakes the dispatch loop here if there is a permit, else notifies
+    /// another worker.
+    pub(crate) async fn wake_dispatch(&self) {
+        if self.boot_permits.available_permits() > 0 && !self.shutdown.quiet().is_cancelled() {
+            self.may_boot.notify_one();
             return;
         }
         if let Err(error) = self.deps.core.store.notify_capacity().await {
-            warn!(%error, "could not call another worker; each looks within a second");
+            warn!(%error, "could not notify another worker; each checks within a second");
         }
-        milestone!("crew::rung");
+        milestone!("dispatch::notified");
     }
 
-    /// Does what a run owes now, in this task's turn.
-    async fn look_after(self: &Arc<Self>, id: &RunId) {
-        let Ok(permit) = self.late.clone().acquire_owned().await else {
+    /// Reads the run again and does what it owes now.
+    async fn perform_owed(self: &Arc<Self>, id: &RunId) {
+        let Ok(permit) = self.overdue_permits.clone().acquire_owned().await else {
             return;
         };
         let now = self.deps.core.clock.now_ms();
         let view = self.deps.core.store.record(id).await;
-        milestone!("crew::looked_after");
+        milestone!("tasks::read_again");
         match view {
             Ok(Some(view)) => self.perform(view, now, permit),
             Ok(None) => {}
-            Err(error) => warn!(%error, "left until its lease ends"),
+            Err(error) => warn!(%error, "not read again; due when its lease ends"),
         }
     }
 
@@ -258,69 +251,73 @@ impl Crew {
         boots
     }
 
-    /// Every run in hand.
-    pub(crate) fn held(&self) -> Vec<InHand> {
+    /// Every leased run.
+    pub(crate) fn leased(&self) -> Vec<LeasedRun> {
         self.lock().values().cloned().collect()
     }
 
-    /// A run held for as long as its lease, which began when Redis was asked and not when it
-    /// answered: the process may have stood still between.
-    fn in_hand(
+    /// A run with a lease that began at `since`, when Redis was asked and not when it answered: the
+    /// process may have been suspended in between.
+    fn new_lease(
         &self,
         id: &RunId,
         attempt: Attempt,
         work: Work,
         boots_in: Option<&str>,
         since: UnixMs,
-    ) -> InHand {
-        InHand {
+    ) -> LeasedRun {
+        LeasedRun {
             id: id.clone(),
             attempt,
             work,
             boots_in: boots_in.map(str::to_owned),
-            hold: Hold::until(budget::after(since, self.deps.core.runs.lease)),
-            turn: self.turns.fetch_add(1, Ordering::Relaxed),
-            called: false,
+            lease: LeaseGuard::until(budget::after(since, self.deps.core.runs.lease)),
+            generation: self.generations.fetch_add(1, Ordering::Relaxed),
+            notified: false,
         }
     }
 
-    /// Takes a run in hand. `None` when it is: who has it looks at it again afterwards.
-    fn take(self: &Arc<Self>, in_hand: InHand, gauge: Gauge) -> Option<(Hold, Holding)> {
-        if let Some(held) = self.lock().get_mut(&in_hand.id) {
-            held.called = true;
+    /// Adds a run. `None` when it has a task already, which then reads the run again at its end.
+    fn insert(
+        self: &Arc<Self>,
+        leased: LeasedRun,
+        kind: TaskKind,
+    ) -> Option<(LeaseGuard, TaskGuard)> {
+        if let Some(known) = self.lock().get_mut(&leased.id) {
+            known.notified = true;
             return None;
         }
-        Some(self.take_over(in_hand, gauge))
+        Some(self.replace(leased, kind))
     }
 
-    /// Takes a run in hand, from whoever is about to let go of it.
-    fn take_over(self: &Arc<Self>, mut in_hand: InHand, gauge: Gauge) -> (Hold, Holding) {
-        let (id, turn, hold) = (in_hand.id.clone(), in_hand.turn, in_hand.hold.clone());
-        let mut held = self.lock();
-        in_hand.called = held.get(&id).is_some_and(|before| before.called);
-        held.insert(id.clone(), in_hand);
-        drop(held);
-        self.deps.core.metrics.work_in_hand(gauge).inc();
-        let crew = self.clone();
-        let holding = Holding {
-            crew,
+    /// Adds a run, in place of a task that is about to end.
+    fn replace(self: &Arc<Self>, mut leased: LeasedRun, kind: TaskKind) -> (LeaseGuard, TaskGuard) {
+        let (id, generation, lease) = (leased.id.clone(), leased.generation, leased.lease.clone());
+        let mut runs = self.lock();
+        leased.notified = runs.get(&id).is_some_and(|before| before.notified);
+        runs.insert(id.clone(), leased);
+        drop(runs);
+        self.deps.core.metrics.tasks(kind).inc();
+        let tasks = self.clone();
+        let guard = TaskGuard {
+            tasks,
             id,
-            turn,
-            gauge,
+            generation,
+            kind,
         };
-        (hold, holding)
+        (lease, guard)
     }
 
-    /// Whether somebody called meanwhile. One who no longer has the run changes nothing.
-    fn release(&self, id: &RunId, turn: u64) -> bool {
-        let mut held = self.lock();
-        if held.get(id).is_none_or(|held| held.turn != turn) {
+    /// Removes a run unless a later task has it. Says whether a wakeup for it came meanwhile.
+    fn release(&self, id: &RunId, generation: u64) -> bool {
+        let mut runs = self.lock();
+        if runs.get(id).is_none_or(|run| run.generation != generation) {
             return false;
         }
-        held.remove(id).is_some_and(|held| held.called)
+        runs.remove(id).is_some_and(|run| run.notified)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, InHand>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, LeasedRun>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,8 +12,9 @@ use cofferdam::run::id::{Attempt, Nonce, RunId, Tenant};
 use cofferdam::run::outcome::{Ending, Outcome, ReasonCode};
 use cofferdam::run::phase::{MachineRef, Phase, State};
 use cofferdam::run::step::{Event, step};
+use cofferdam::stage::Core;
 use cofferdam::stage::intake::intake;
-use cofferdam::stage::{Core, vanish};
+use cofferdam::stage::settle::settle_missing;
 use cofferdam::store::acts::{
     BootId, Entered, FleetLimits, Post, Requeue, ResultsBudget, Settlement, Stop,
     Transition as Answer, Work,
@@ -568,15 +569,15 @@ impl World {
             .next(10, Duration::from_millis(50))
             .await
             .unwrap();
-        let taken = intake(&self.core, &entries).await.unwrap();
+        let counts = intake(&self.core, &entries).await.unwrap();
         let expected = match self.runs.get(&id) {
             None => (1, 0, 0),
             // Of one that vanished no digest is known, and so no difference.
             Some(known) if known.request.is_empty() || known.request == request => (0, 1, 0),
             Some(_) => (0, 0, 1),
         };
-        prop_assert_eq!((taken.queued, taken.known, taken.taken), expected);
-        if taken.queued == 0 {
+        prop_assert_eq!((counts.queued, counts.known, counts.conflicts), expected);
+        if counts.queued == 0 {
             return Ok(());
         }
         let place: Option<u64> = self.raw.say("HGET", &format!("run:{id}"), &["place"]).await;
@@ -730,7 +731,9 @@ impl World {
         }
         self.raw.delete(&format!("run:{id}")).await;
         self.core.store.mend(0, 1000, now).await.unwrap();
-        let act = vanish(&self.core, &id.parse().unwrap()).await.unwrap();
+        let act = settle_missing(&self.core, &id.parse().unwrap())
+            .await
+            .unwrap();
         prop_assert_eq!(act, Answer::Done(Entered::Closed));
         self.runs
             .values_mut()

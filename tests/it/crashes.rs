@@ -75,7 +75,7 @@ async fn a_machine_that_no_run_has_is_removed() {
     let app = crate::support::stack::APP;
     stack.machines.create(app, &create.unwrap()).await.unwrap();
     stack.no_machine().await;
-    assert_eq!(stack.core.metrics.machines_without_run_removed.get(), 1);
+    assert_eq!(stack.core.metrics.orphan_machines_deleted.get(), 1);
     stack.end().await;
 }
 
@@ -101,7 +101,7 @@ async fn a_machine_that_is_not_shown_to_be_ours_is_left_alone_and_told() {
     let ids = submit_many(&stack, 1).await;
     stack.reaches(&ids[0], "running").await;
     // As old as an orphan becomes.
-    let foreign = &stack.core.metrics.machines_foreign;
+    let foreign = &stack.core.metrics.foreign_machines;
     stack.gauge("it to be told", foreign, true).await;
     assert_eq!(foreign.get(), 1);
     assert!(

@@ -58,7 +58,7 @@ async fn leaks_and_what_waits_can_be_seen() {
         .done();
     fleet.until_state("waits", "queued").await;
     fleet.tool(&["cancel", "kept"]).done();
-    shows(&admin, "cofferdam_teardowns_owed").await;
+    shows(&admin, "cofferdam_teardowns_pending").await;
     shows(&admin, "cofferdam_oldest_queued_age_seconds").await;
     shows(&admin, "cofferdam_runs_queued").await;
     shows(&admin, "cofferdam_machines_in_flight").await;
@@ -69,15 +69,15 @@ async fn leaks_and_what_waits_can_be_seen() {
     let body =
         json!({"name": "sandbox-db", "config": {"image": "host", "init": {"exec": ["/bin/true"]}}});
     fleet.make_machine(&body).await;
-    shows(&admin, "cofferdam_machines_without_run").await;
+    shows(&admin, "cofferdam_orphan_machines").await;
     shows(
         &admin,
-        "cofferdam_machines_api_answers_total{call=\"delete\",class=\"server_error\"}",
+        "cofferdam_machines_api_responses_total{call=\"delete\",class=\"server_error\"}",
     )
     .await;
-    shows(&admin, "cofferdam_machines_foreign").await;
+    shows(&admin, "cofferdam_foreign_machines").await;
     // And it is removed, once it has been one for long enough.
-    shows(&admin, "cofferdam_machines_without_run_removed_total").await;
+    shows(&admin, "cofferdam_orphan_machines_deleted_total").await;
     drop(worker);
     fleet.finish().await;
 }

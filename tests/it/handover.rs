@@ -16,7 +16,7 @@ async fn is_torn_down_when_let_go(point: &str, behaviour: &str, outcome: &str) {
     let settings = [("COFFERDAM_LEASE_S", lease.as_str())];
     let fleet = Fleet::start(&["--simulate", "1"], &settings).await;
     // The first only tells that it was heard.
-    let points = format!("bell::heard=return(delay 1);{point}=return(delay 1500)");
+    let points = format!("wakeups::read=return(delay 1);{point}=return(delay 1500)");
     let (worker, _) = fleet.worker_with(&[("FAILPOINTS", &points)]).await;
     let request = json!({"id": "held", "cmd": ["true"], "timeout_s": 1,
         "env": {"SIMULATED_GUEST": behaviour}});
@@ -28,7 +28,7 @@ async fn is_torn_down_when_let_go(point: &str, behaviour: &str, outcome: &str) {
     let took = at("closed_at_ms") - at("settled_at_ms");
     assert!((1000..LEASE_S * 1000 / 4).contains(&took), "{took} ms");
     let said = worker.said();
-    assert!(said.contains("bell::heard"), "{said}");
+    assert!(said.contains("wakeups::read"), "{said}");
     worker.finish().await;
     fleet.finish().await;
 }
@@ -36,7 +36,7 @@ async fn is_torn_down_when_let_go(point: &str, behaviour: &str, outcome: &str) {
 /// The worker itself ends the run.
 #[tokio::test]
 async fn a_tear_down_called_for_by_the_deadline_of_a_run_in_hand_waits_for_no_lease() {
-    is_torn_down_when_let_go("end::settled", "hangs", "timed_out").await;
+    is_torn_down_when_let_go("settle::settled", "hangs", "timed_out").await;
 }
 
 /// The guest is faster than the boot.

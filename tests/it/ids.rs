@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use cofferdam::run::outcome::{Ending, ReasonCode};
-use cofferdam::stage::intake::{Taken, intake};
-use cofferdam::stage::{Core, end, vanish};
-use cofferdam::store::acts::{Entered, FleetLimits, Transition};
+use cofferdam::stage::Core;
+use cofferdam::stage::intake::{IntakeCounts, intake};
+use cofferdam::stage::settle::{settle, settle_missing};
+use cofferdam::store::acts::{Transition, Entered, FleetLimits};
 use cofferdam::store::requests::{Entry, Requests};
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ impl Lab {
         requests.next(10, block).await.unwrap()
     }
 
-    async fn submit(&self, request: Value) -> Taken {
+    async fn submit(&self, request: Value) -> IntakeCounts {
         let entries = self.read(&request).await;
         intake(&self.core, &entries).await.unwrap()
     }
@@ -80,17 +81,17 @@ impl Lab {
         let overdue = self.core.store.overdue(now, lease, 10).await.unwrap();
         let mut acts = Vec::new();
         for id in overdue.lost {
-            acts.push(vanish(&self.core, &id).await.unwrap());
+            acts.push(settle_missing(&self.core, &id).await.unwrap());
         }
         acts
     }
 }
 
-const KNOWN: Taken = Taken {
+const KNOWN: IntakeCounts = IntakeCounts {
     queued: 0,
     rejected: 0,
     known: 1,
-    taken: 0,
+    conflicts: 0,
     dead: 0,
 };
 
@@ -106,7 +107,7 @@ async fn a_request_with_the_id_of_anothers_run_was_never_heard_of() {
         json!({"id": "one", "tenant": "acme", "input": 2}),
         json!({"id": "one", "tenant": "acme", "bogus": 2}),
     ] {
-        assert_eq!(lab.submit(other.clone()).await.taken, 1, "{other}");
+        assert_eq!(lab.submit(other.clone()).await.conflicts, 1, "{other}");
         let (request, reason) = lab.dead().await;
         assert_eq!(request, other);
         assert!(reason.starts_with("id_taken: the id one "), "{reason}");
@@ -114,7 +115,7 @@ async fn a_request_with_the_id_of_anothers_run_was_never_heard_of() {
         assert!(reason.contains("of tenant acme"), "{reason}");
         assert!(reason.ends_with(&format!("of tenant {tenant}")), "{reason}");
     }
-    assert_eq!(lab.core.metrics.ids_taken.get(), 3);
+    assert_eq!(lab.core.metrics.id_conflicts.get(), 3);
     assert_eq!(lab.raw.length("runs").await, 0);
     assert_eq!(lab.raw.pending("runs").await, 0);
     let view = lab
@@ -127,10 +128,10 @@ async fn a_request_with_the_id_of_anothers_run_was_never_heard_of() {
     // Nor is it forgotten when the run is over.
     let ending = Ending::without(ReasonCode::Cancelled, "test");
     let id = "one".parse().unwrap();
-    end(&lab.core, &id, None, &ending).await.unwrap();
+    settle(&lab.core, &id, None, &ending).await.unwrap();
     assert_eq!(lab.submit(first).await, KNOWN);
     let other = lab.submit(json!({"id": "one", "tenant": "globex"})).await;
-    assert_eq!((other.taken, lab.raw.length("dead").await), (1, 4));
+    assert_eq!((other.conflicts, lab.raw.length("dead").await), (1, 4));
 }
 
 #[tokio::test]
@@ -141,7 +142,7 @@ async fn a_run_of_an_older_version_is_told_apart_by_its_tenant_alone() {
     let other = json!({"id": "one", "tenant": "acme", "input": 2});
     assert_eq!(lab.submit(other).await, KNOWN);
     let other = json!({"id": "one", "tenant": "globex"});
-    assert_eq!(lab.submit(other).await.taken, 1);
+    assert_eq!(lab.submit(other).await.conflicts, 1);
 }
 
 /// A worker that stood still for so long that the run has been forgotten meanwhile.
@@ -188,7 +189,7 @@ async fn a_run_whose_hash_is_gone_ended_in_silence() {
         );
     }
     assert_eq!(results[1]["metadata"], json!({"k": 1}));
-    assert_eq!(lab.core.metrics.runs_vanished.get(), 3);
+    assert_eq!(lab.core.metrics.runs_missing.get(), 3);
     for key in [
         "due",
         "inflight:app",
@@ -214,7 +215,7 @@ async fn an_ended_run_whose_hash_is_gone_gets_no_second_result() {
     lab.claim().await;
     let ending = Ending::without(ReasonCode::Cancelled, "test");
     let id = "one".parse().unwrap();
-    end(&lab.core, &id, None, &ending).await.unwrap();
+    settle(&lab.core, &id, None, &ending).await.unwrap();
     lab.raw.delete("run:one").await;
     let now = lab.core.clock.now_ms();
     lab.core.store.mend(0, 100, now).await.unwrap();

@@ -163,7 +163,7 @@ async fn the_machines_of_another_installation_are_told_and_left_alone() {
     let copied = copy.reaches("copied", "running").await;
     assert_eq!(copied.nonce.as_ref().unwrap().installation(), id);
     for core in [&stack.core, &other.deps.core, &copy.deps.core] {
-        let gauge = &core.metrics.machines_foreign;
+        let gauge = &core.metrics.foreign_machines;
         until_within(Duration::from_secs(40), "both to be told", async || {
             let told = gauge.get();
             if told == 2 {
@@ -173,7 +173,7 @@ async fn the_machines_of_another_installation_are_told_and_left_alone() {
             }
         })
         .await;
-        assert_eq!(core.metrics.machines_without_run_removed.get(), 0);
+        assert_eq!(core.metrics.orphan_machines_deleted.get(), 0);
     }
     for view in [&ours, &theirs, &copied] {
         let machine = machine(&stack, view).await;
@@ -220,7 +220,7 @@ async fn a_machine_whose_guest_rewrote_its_metadata_is_judged_by_its_run() {
         .await;
     raw.say::<i64>("ZREM", "due", &["rewrites"]).await;
     stack.no_machine().await;
-    assert_eq!(stack.core.metrics.machines_without_run_removed.get(), 1);
+    assert_eq!(stack.core.metrics.orphan_machines_deleted.get(), 1);
     stack.end().await;
 }
 
@@ -240,7 +240,7 @@ async fn a_machine_of_a_version_without_nonces_is_removed_when_no_run_has_it() {
     let create = serde_json::from_value(create).unwrap();
     stack.machines.create(APP, &create).await.unwrap();
     stack.no_machine().await;
-    assert_eq!(stack.core.metrics.machines_without_run_removed.get(), 1);
+    assert_eq!(stack.core.metrics.orphan_machines_deleted.get(), 1);
     stack.end().await;
 }
 

@@ -106,7 +106,7 @@ mod armed {
         let answer = parts::http().get(format!("http://{admin}/metrics"));
         let text = answer.send().await.unwrap().text().await.unwrap();
         let lines = text.lines();
-        let lines = lines.filter(|line| line.starts_with("cofferdam_worker_work_in_hand{"));
+        let lines = lines.filter(|line| line.starts_with("cofferdam_worker_tasks{"));
         lines.collect::<Vec<_>>().join("\n")
     }
 

@@ -42,7 +42,7 @@ async fn the_services_do_a_run_together_and_end_when_told() {
         let is_counted = [
             "cofferdam_runs_admitted_total 1",
             "cofferdam_boots_started_total 1",
-            "cofferdam_machines_api_answers_total{call=\"create\",class=\"ok\"} 1",
+            "cofferdam_machines_api_responses_total{call=\"create\",class=\"ok\"} 1",
         ];
         let missing: Vec<_> = is_counted
             .into_iter()

@@ -106,7 +106,7 @@ async fn in_hand(admin: &str, work: &str) -> u64 {
     let url = format!("http://{admin}/metrics");
     let answer = parts::http().get(url).send().await.unwrap();
     let text = answer.text().await.unwrap();
-    let name = format!("cofferdam_worker_work_in_hand{{work=\"{work}\"}} ");
+    let name = format!("cofferdam_worker_tasks{{kind=\"{work}\"}} ");
     let told = text.lines().find_map(|line| line.strip_prefix(&name));
     told.unwrap().parse().unwrap()
 }

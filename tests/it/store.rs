@@ -6,8 +6,9 @@ use std::time::Duration;
 use cofferdam::run::id::{Attempt, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::MachineRef;
-use cofferdam::stage::intake::{Taken, intake};
-use cofferdam::stage::{Core, end};
+use cofferdam::stage::intake::{IntakeCounts, intake};
+use cofferdam::stage::Core;
+use cofferdam::stage::settle::settle;
 use cofferdam::store::acts::{
     Claim, Claimed, Entered, FleetLimits, Requeue, Settlement, Stop, Transition, Work,
 };
@@ -40,14 +41,14 @@ impl Fixture {
     }
 
     /// Appends requests as a producer does, and takes them in.
-    async fn submit(&self, requests: &[String]) -> Taken {
+    async fn submit(&self, requests: &[String]) -> IntakeCounts {
         for request in requests {
             self.raw.add("runs", &[("run", request)]).await;
         }
         self.take_in("worker-a").await
     }
 
-    async fn take_in(&self, worker: &str) -> Taken {
+    async fn take_in(&self, worker: &str) -> IntakeCounts {
         let mut requests = Requests::new(self.core.store.clone(), worker);
         let entries = requests.next(1000, BLOCK).await.unwrap();
         intake(&self.core, &entries).await.unwrap()
@@ -63,7 +64,7 @@ impl Fixture {
     }
 
     async fn end(&self, id: &RunId, reason: ReasonCode) {
-        end(&self.core, id, None, &Ending::without(reason, "test"))
+        settle(&self.core, id, None, &Ending::without(reason, "test"))
             .await
             .unwrap();
     }
@@ -101,18 +102,18 @@ async fn a_request_is_admitted_once_acknowledged_and_deleted() {
         .await;
     assert_eq!(
         taken,
-        Taken {
+        IntakeCounts {
             queued: 2,
             known: 1,
-            ..Taken::default()
+            ..IntakeCounts::default()
         }
     );
     let taken = fixture.submit(&[request("a")]).await;
     assert_eq!(
         taken,
-        Taken {
+        IntakeCounts {
             known: 1,
-            ..Taken::default()
+            ..IntakeCounts::default()
         }
     );
     assert_eq!(fixture.raw.length("runs").await, 0);
@@ -160,9 +161,9 @@ async fn what_is_no_request_is_set_aside_as_it_came() {
     let taken = fixture.take_in("worker-a").await;
     assert_eq!(
         taken,
-        Taken {
+        IntakeCounts {
             dead: 3,
-            ..Taken::default()
+            ..IntakeCounts::default()
         }
     );
     let dead = fixture.core.store.newest_dead(10).await.unwrap();
@@ -181,9 +182,9 @@ async fn a_request_that_breaks_a_rule_ends_as_a_rejected_result() {
     let taken = fixture.submit(&[r#"{"id":"bad","bogus":1}"#.into()]).await;
     assert_eq!(
         taken,
-        Taken {
+        IntakeCounts {
             rejected: 1,
-            ..Taken::default()
+            ..IntakeCounts::default()
         }
     );
     let results = fixture.core.store.newest_results(10).await.unwrap();
@@ -200,7 +201,7 @@ async fn a_request_that_breaks_a_rule_ends_as_a_rejected_result() {
     // The id is spoken for now: the same request again changes nothing, and another is set aside.
     let again = [r#"{"id":"bad","bogus":1}"#.into(), request("bad")];
     let again = fixture.submit(&again).await;
-    assert_eq!((again.known, again.taken), (1, 1));
+    assert_eq!((again.known, again.conflicts), (1, 1));
 }
 
 #[tokio::test]

@@ -8,8 +8,8 @@ use cofferdam::clock::Clock;
 use cofferdam::run::id::Attempt;
 use cofferdam::run::outcome::ReasonCode;
 use cofferdam::stage::boot::{Begin, Booted, boot};
-use cofferdam::stage::hold::Hold;
 use cofferdam::stage::intake::intake;
+use cofferdam::stage::lease::LeaseGuard;
 use cofferdam::stage::{Core, Deps};
 use cofferdam::store::acts::{Claimed, FleetLimits};
 use cofferdam::store::requests::Requests;
@@ -52,11 +52,11 @@ async fn a_run_whose_deadline_has_passed_is_not_created() {
     let id = stack.submit(json!({"cmd": ["true"]})).await;
     let mut run = claimed(&stack).await;
     run.deadline_ms = stack.core.clock.now_ms();
-    let hold = Hold::until(u64::MAX);
+    let hold = LeaseGuard::until(u64::MAX);
     for begin in [Begin::Create, Begin::LookUp] {
         let booted = boot(&stack.deps(), &run, &hold, begin).await.unwrap();
         assert!(
-            matches!(booted, Booted::Ended(ReasonCode::Deadline) | Booted::Over),
+            matches!(booted, Booted::Settled(ReasonCode::Deadline) | Booted::Over),
             "{booted:?}"
         );
         assert!(stack.live_machines().await.is_empty(), "{begin:?}");
@@ -72,11 +72,11 @@ async fn a_run_whose_lease_has_ended_is_not_created() {
     let mut stack = Plan::simulated(Duration::ZERO).workers(0).start().await;
     let id = stack.submit(json!({"cmd": ["true"]})).await;
     let run = claimed(&stack).await;
-    let hold = Hold::until(stack.core.clock.now_ms());
+    let hold = LeaseGuard::until(stack.core.clock.now_ms());
     let booted = boot(&stack.deps(), &run, &hold, Begin::Create)
         .await
         .unwrap();
-    assert_eq!(booted, Booted::Left);
+    assert_eq!(booted, Booted::HandedOver);
     assert!(stack.live_machines().await.is_empty());
     stack.add_worker();
     stack.settles(&[id], BOUND).await;

@@ -8,7 +8,7 @@ use cofferdam::run::id::Attempt;
 use cofferdam::run::outcome::ReasonCode;
 use cofferdam::run::phase::{Duty, State};
 use cofferdam::run::step::Event;
-use cofferdam::stage::observe::{BootLimits, Sight, sight};
+use cofferdam::stage::observe::{BootLimits, Liveness, liveness};
 use serde_json::json;
 
 use crate::steps::Setting;
@@ -378,9 +378,9 @@ impl World {
             prepared_by: u64::MAX,
             started_by: u64::MAX,
         };
-        match sight(wire, 0, now, limits) {
-            Sight::Alive | Sight::NeverStarted => None,
-            Sight::Exited(_) => {
+        match liveness(wire, 0, now, limits) {
+            Liveness::Alive | Liveness::NeverStarted => None,
+            Liveness::Exited(_) => {
                 let reason = ReasonCode::ExitedWithoutResult;
                 Some(Task::End {
                     run,
@@ -388,7 +388,7 @@ impl World {
                     reason,
                 })
             }
-            Sight::Lost | Sight::Stopped => {
+            Liveness::Lost | Liveness::Stopped => {
                 self.see("a machine was lost");
                 let record = self.runs[run].as_ref().unwrap();
                 let tries = budget::tries(Attempt(record.attempt), record.deferred);

@@ -18,10 +18,10 @@ const SETTLING: Duration = Duration::from_millis(500);
 pub(super) const IMAGE_UNKNOWN_MAX: Duration = Duration::from_secs(15);
 /// Between two of these calls at the least; the run waits in the queue meanwhile.
 const IMAGE_PAUSE: Duration = Duration::from_secs(2);
-/// How long nobody boots in an app whose token, address or account is refused.
-const MISCONFIGURED_HOLD: Duration = Duration::from_secs(5);
-/// How long nobody boots in an app that is over its rate limit and names no time itself.
-const RATE_HOLD: Duration = Duration::from_secs(1);
+/// How long no worker boots in an app whose token, address or account is refused.
+const MISCONFIGURED_PAUSE: Duration = Duration::from_secs(5);
+/// How long no worker boots in an app that is over its rate limit, if the answer names no time.
+const RATE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What follows from a failed call.
 pub(super) enum Next {
@@ -33,7 +33,7 @@ pub(super) enum Next {
         until: Option<u64>,
         counts: Requeue,
     },
-    /// Refused in these words, which are not known: another call, a few times.
+    /// Refused for an unknown reason, in these words: another call, a few times.
     Unclear(String),
     /// No machine, for good.
     End { code: ReasonCode, message: String },
@@ -42,9 +42,9 @@ pub(super) enum Next {
 }
 
 impl Next {
-    /// Back to the queue, where the hold of its app keeps it waiting, and nothing of its own: the
-    /// hold can be lifted, and another app may have it at once.
-    const HELD: Self = Self::Wait {
+    /// Back to the queue without a pause of its own: the pause is the app's, which an operator can
+    /// end, and another app may boot the run at once.
+    const APP_HELD: Self = Self::Wait {
         code: ReasonCode::BootFailed,
         until: None,
         counts: Requeue::Held,
@@ -53,7 +53,7 @@ impl Next {
 
 impl Boot<'_> {
     /// What follows from a failed call.
-    pub(super) async fn answer(&self, call: Call, error: &ApiError) -> Result<Next, Error> {
+    pub(super) async fn next_step(&self, call: Call, error: &ApiError) -> Result<Next, Error> {
         let now = self.deps.core.clock.now_ms();
         Ok(match judge(call, error) {
             Decision::Retry | Decision::OtherHost => Next::Again(Begin::Create),
@@ -63,11 +63,11 @@ impl Boot<'_> {
             }
             Decision::Adopt { machine_id } => self.adopt(&machine_id).await?,
             Decision::RateLimited { retry_after } => {
-                let until = budget::after(now, retry_after.unwrap_or(RATE_HOLD));
+                let until = budget::after(now, retry_after.unwrap_or(RATE_PAUSE));
                 let (store, app) = (&self.deps.core.store, &self.run.app);
                 store.hold(app, until, None, now).await?;
-                milestone!("boot::held_back");
-                Next::HELD
+                milestone!("boot::app_held");
+                Next::APP_HELD
             }
             Decision::OtherRegion => Next::Wait {
                 code: ReasonCode::NoCapacity,
@@ -77,11 +77,11 @@ impl Boot<'_> {
             Decision::Unauthorized | Decision::Misconfigured { .. } | Decision::Quota => {
                 let message = error.to_string();
                 self.deps.refused(&self.run.app, &message);
-                let until = budget::after(now, MISCONFIGURED_HOLD);
+                let until = budget::after(now, MISCONFIGURED_PAUSE);
                 let (store, app) = (&self.deps.core.store, &self.run.app);
                 store.hold(app, until, Some(&message), now).await?;
-                milestone!("boot::held_off");
-                Next::HELD
+                milestone!("boot::app_refused");
+                Next::APP_HELD
             }
             Decision::ImageRejected { message } => {
                 let code = ReasonCode::ImageRejected;
@@ -105,7 +105,7 @@ impl Boot<'_> {
             }
             Decision::Unclear { message } if message.is_empty() => Next::Unclear(error.to_string()),
             Decision::Unclear { message } => Next::Unclear(message),
-            // These answer other calls than the two that are made here.
+            // Decisions about other calls than the two that are made here.
             Decision::Gone
             | Decision::NotYet
             | Decision::Held

@@ -1,4 +1,4 @@
-//! Whether a machine of this attempt is there or has been: asked before a create call is repeated.
+//! Whether a machine of this attempt exists or has existed, asked before a create call is repeated.
 
 use tracing::info;
 
@@ -10,8 +10,8 @@ use crate::stage::observe::observe;
 use crate::stage::{Error, spec};
 
 impl Boot<'_> {
-    /// Looks for the machine of this attempt among those that the provider still lists, the
-    /// destroyed ones included: a guest can be quicker than this look.
+    /// Looks for the machine of this attempt in the provider's list, destroyed machines included,
+    /// since its program may have ended already.
     pub(super) async fn look_up(&self) -> Result<Option<wire::MachineBrief>, machines::Error> {
         let filter = machines::ListFilter {
             include_deleted: true,
@@ -25,31 +25,31 @@ impl Boot<'_> {
         found
     }
 
-    /// A look-up has found the machine. One that is over has run its program, and is judged as any
-    /// machine that has ended; this attempt never makes another.
+    /// A look-up has found the machine. One that has stopped has run its program, and is judged like
+    /// any machine that has stopped; this attempt never creates another.
     pub(super) async fn found(&self, machine: &wire::MachineBrief) -> Result<Booted, Error> {
-        let booted = self.arrived(machine).await?;
+        let booted = self.record_machine(machine).await?;
         if booted != Booted::Running || !machine.state.is_over() {
             return Ok(booted);
         }
         info!(
             run_id = self.run.id.as_str(),
             machine_id = machine.id,
-            "its machine has ended before it was found"
+            "its machine had stopped before it was found"
         );
         let view = self.deps.core.store.record(&self.run.id).await?;
-        milestone!("boot::found_ended");
+        milestone!("boot::found_stopped");
         if let Some(view) = view {
             observe(self.deps, &view, None).await?;
         }
         Ok(booted)
     }
 
-    /// Whether the run still waits for this boot. A machine that was made for it before, and was not
-    /// found, may have brought its result; or it was cancelled meanwhile.
-    pub(super) async fn is_wanted(&self) -> Result<bool, Error> {
+    /// Whether the run still waits for this boot. A machine that an earlier call created may have
+    /// posted the result, or the run was cancelled.
+    pub(super) async fn is_still_booting(&self) -> Result<bool, Error> {
         let view = self.deps.core.store.record(&self.run.id).await?;
-        milestone!("boot::wanted");
+        milestone!("boot::read_again");
         Ok(view.is_some_and(|view| {
             let is_this = view.attempt == self.run.attempt.0 && view.nonce == self.run.nonce;
             is_this && view.phase().state() == State::Booting

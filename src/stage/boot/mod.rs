@@ -1,12 +1,12 @@
 //! queued → booting → running: the create call, and everything that can come of it.
 //!
-//! Creating is not safe to repeat by itself, so a lost answer is followed by a look-up of the
-//! machine's name, which follows from run and attempt. At most one machine of that name is live,
-//! and whoever boots the attempt, once or twice or late, ends up with that one. A machine that has
-//! ended by then is found too, and no create call is repeated for a run that has.
+//! A create call is not idempotent, so a lost answer is followed by a look-up of the machine's name,
+//! which is derived from run and attempt. At most one machine of that name is live, and everybody
+//! who boots the attempt ends up with that one. A machine that has stopped by then is found too,
+//! and no create call is repeated for a run that has ended.
 
-mod answer;
-mod found;
+mod failure;
+mod lookup;
 mod pace;
 
 use std::fmt::Display;
@@ -22,13 +22,14 @@ use crate::run::id::{Attempt, machine_name};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::MachineRef;
 use crate::run::request::RunRequest;
-use crate::stage::boot::answer::{IMAGE_UNKNOWN_MAX, Next};
+use crate::stage::boot::failure::{IMAGE_UNKNOWN_MAX, Next};
 use crate::stage::boot::pace::Refusal;
-use crate::stage::breaker::{Answer, REST_MAX};
-use crate::stage::hold::Hold;
-use crate::stage::teardown::remove;
-use crate::stage::{Deps, Error, end, parsed, pause, refuse, roll, spec};
-use crate::store::acts::{BootToken, Claimed, Entered, Request, Requeue, Transition};
+use crate::stage::breaker::{Circuit, OPEN_MAX};
+use crate::stage::lease::LeaseGuard;
+use crate::stage::settle::{refuse, settle};
+use crate::stage::teardown::delete;
+use crate::stage::{Deps, Error, jitter, parsed, pause, spec};
+use crate::store::acts::{Transition, Claimed, Entered, BootToken, Request, Requeue};
 use crate::store::codec::RunRecord;
 use crate::token::Grant;
 
@@ -42,7 +43,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 const WAIT_BASE: Duration = Duration::from_secs(1);
 /// Longest time that a refused run waits in the queue before the next try.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Calls that one boot makes when it is refused in words that are not known.
+/// Calls that one boot makes when the reason of the refusal is not known.
 const UNCLEAR_TRIES_MAX: u32 = 3;
 
 /// How a boot begins.
@@ -50,7 +51,7 @@ const UNCLEAR_TRIES_MAX: u32 = 3;
 pub enum Begin {
     /// With the create call: nobody has booted this attempt.
     Create,
-    /// With a look-up: somebody may have.
+    /// With a look-up: another worker may have.
     LookUp,
 }
 
@@ -63,20 +64,24 @@ pub enum Booted {
     Over,
     /// The run waits in the queue again.
     Queued,
-    /// The run ended without a machine that could bring a result.
-    Ended(ReasonCode),
-    /// Another worker acts for the run, or will.
-    Left,
+    /// The run was settled without a machine that could bring a result.
+    Settled(ReasonCode),
+    /// Another worker acts for the run, or will when the lease ends.
+    HandedOver,
 }
 
 /// Boots one attempt: usually one HTTP call and one round trip.
 ///
 /// # Errors
-/// When Redis does not answer. The run stays in `booting`, and the sweep carries on from the
-/// machine's name.
-pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Result<Booted, Error> {
+/// When Redis does not answer. The run stays in `booting`, and the sweep resumes it.
+pub async fn boot(
+    deps: &Deps,
+    run: &Claimed,
+    lease: &LeaseGuard,
+    begin: Begin,
+) -> Result<Booted, Error> {
     let limits = deps.core.limits();
-    // What is fetched takes up its part of the budget until the boot is over.
+    // A fetched request counts against the memory budget until the boot is over.
     let (request, _fetched) = match &run.request {
         Request::Here(json) => (RunRequest::parse(json, &limits), None),
         Request::Large { bytes } => {
@@ -84,7 +89,7 @@ pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Resu
             milestone!("boot::fetched");
             let Some(fetched) = fetched else {
                 let message = "its request is gone from redis";
-                return finish(deps, run, ReasonCode::MachineLost, message).await;
+                return settle_boot(deps, run, ReasonCode::MachineLost, message).await;
             };
             let bytes = fetched.json.len();
             let parse = move || {
@@ -96,9 +101,9 @@ pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Resu
     };
     let request = match request {
         Ok(request) => request,
-        // The rules were others when it was admitted.
+        // The limits have changed since it was admitted.
         Err(refusal) => {
-            return finish(deps, run, ReasonCode::InvalidRequest, refusal.to_string()).await;
+            return settle_boot(deps, run, ReasonCode::InvalidRequest, refusal.to_string()).await;
         }
     };
     let grant = Grant {
@@ -120,12 +125,14 @@ pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Resu
     let boot = Boot {
         deps,
         run,
-        hold,
+        lease,
         region: request.region.as_deref(),
         name: machine_name(&run.id, run.attempt, run.nonce.as_ref()),
     };
-    if let Answer::Wait(until) = boot.way() {
-        return boot.stand_back(begin == Begin::LookUp, until).await;
+    if let Circuit::Open(until) = boot.acquire_circuit() {
+        return boot
+            .defer_on_open_circuit(begin == Begin::LookUp, until)
+            .await;
     }
     boot.drive(&body, begin).await
 }
@@ -134,34 +141,34 @@ pub async fn boot(deps: &Deps, run: &Claimed, hold: &Hold, begin: Begin) -> Resu
 struct Boot<'a> {
     deps: &'a Deps,
     run: &'a Claimed,
-    hold: &'a Hold,
+    lease: &'a LeaseGuard,
     region: Option<&'a str>,
     name: String,
 }
 
 impl Boot<'_> {
     /// Whether the app and the region may be called.
-    fn way(&self) -> Answer {
+    fn acquire_circuit(&self) -> Circuit {
         let now = self.deps.core.clock.now_ms();
         let breakers = &self.deps.health.breakers;
-        breakers.ask(&self.run.app, self.region, now)
+        breakers.acquire(&self.run.app, self.region, now)
     }
 
-    /// The same, changing nothing: for a boot that is under way.
-    fn rests(&self) -> Answer {
+    /// The state of the circuit for a boot that is under way; starts no trial.
+    fn circuit(&self) -> Circuit {
         let now = self.deps.core.clock.now_ms();
         let breakers = &self.deps.health.breakers;
-        breakers.look(&self.run.app, self.region, now)
+        breakers.state(&self.run.app, self.region, now)
     }
 
-    /// The app or the region does not answer: another app may boot the run, if it is sure that
-    /// there is no machine. Else the lease ends, and the sweep looks.
-    async fn stand_back(&self, unsure: bool, until: UnixMs) -> Result<Booted, Error> {
-        if unsure {
-            return Ok(Booted::Left);
+    /// The circuit of the app or the region is open: another app may boot the run if no machine can
+    /// exist. Else the lease ends, and the sweep looks for the machine.
+    async fn defer_on_open_circuit(&self, may_exist: bool, until: UnixMs) -> Result<Booted, Error> {
+        if may_exist {
+            return Ok(Booted::HandedOver);
         }
         let why = "the app or the region does not answer";
-        let soon = budget::after(self.deps.core.clock.now_ms(), REST_MAX);
+        let soon = budget::after(self.deps.core.clock.now_ms(), OPEN_MAX);
         let until = until.min(soon);
         let code = ReasonCode::BootFailed;
         self.defer(code, &why, Some(until), Requeue::Held, false)
@@ -170,85 +177,91 @@ impl Boot<'_> {
 
     async fn drive(&self, body: &wire::CreateMachine, begin: Begin) -> Result<Booted, Error> {
         let mut next = begin;
-        // Whether a machine may be there without our knowing.
-        let mut unsure = begin == Begin::LookUp;
-        // Whether no call of this attempt can have made a machine: a look-up that finds none is no
-        // proof while a create call may be on its way.
-        let mut nothing_made = begin == Begin::Create;
+        // Whether a machine may exist that we do not know of.
+        let mut may_exist = begin == Begin::LookUp;
+        // Whether no call of this attempt can have created a machine. A look-up that finds none does
+        // not prove it while a create call may be on its way.
+        let mut nothing_created = begin == Begin::Create;
         let mut tries = 0;
-        // The claim gave leave for the first create call, and for no other.
-        let mut has_leave = begin == Begin::Create;
+        // The claim counted the first create call against the boot rate, and no other.
+        let mut is_paid = begin == Begin::Create;
         let mut refused = None;
         loop {
-            let is_repeated = next == Begin::Create && !std::mem::take(&mut has_leave);
-            if is_repeated && let BootToken::NotBefore(at) = self.leave().await? {
-                return self.stand_in_line(refused, tries, at, nothing_made).await;
+            let is_repeated = next == Begin::Create && !std::mem::take(&mut is_paid);
+            if is_repeated && let BootToken::NotBefore(at) = self.acquire_rate().await? {
+                return self.defer_until(refused, tries, at, nothing_created).await;
             }
             let now = self.deps.core.clock.now_ms();
             if now >= self.run.deadline_ms {
                 let message = "the deadline passed while the machine was booting";
-                return finish(self.deps, self.run, ReasonCode::Deadline, message).await;
+                return settle_boot(self.deps, self.run, ReasonCode::Deadline, message).await;
             }
-            if !self.hold.holds(now) {
-                return Ok(Booted::Left);
+            if !self.lease.is_held(now) {
+                return Ok(Booted::HandedOver);
             }
             let failed = match next {
                 Begin::LookUp => match self.look_up().await {
                     Ok(Some(machine)) => return self.found(&machine).await,
                     Ok(None) => {
-                        unsure = false;
+                        may_exist = false;
                         next = Begin::Create;
                         continue;
                     }
                     Err(error) => (Call::List, error),
                 },
                 Begin::Create => {
-                    if is_repeated && !self.is_wanted().await? {
+                    if is_repeated && !self.is_still_booting().await? {
                         return Ok(Booted::Over);
                     }
                     let created = self.deps.machines.create(&self.run.app, body).await;
                     milestone!("boot::created");
                     match created {
-                        Ok(machine) => return self.arrived(&machine).await,
+                        Ok(machine) => return self.record_machine(&machine).await,
                         Err(error) => (Call::Create, error),
                     }
                 }
             };
             tries += 1;
-            self.deps.heard(&self.run.app, self.region, Some(&failed.1));
+            self.deps
+                .record_call(&self.run.app, self.region, Some(&failed.1));
             if failed.0 == Call::Create && failed.1.certainty() == Certainty::Unknown {
-                unsure = true;
-                nothing_made = false;
+                may_exist = true;
+                nothing_created = false;
             }
-            if let Answer::Wait(until) = self.rests() {
-                return self.stand_back(unsure, until).await;
+            if let Circuit::Open(until) = self.circuit() {
+                return self.defer_on_open_circuit(may_exist, until).await;
             }
-            match self.answer(failed.0, &failed.1).await? {
+            match self.next_step(failed.0, &failed.1).await? {
                 Next::Again(again) if tries < TRIES_MAX => {
                     refused = Some(Refusal::known(failed.0, &failed.1));
-                    next = if unsure { Begin::LookUp } else { again };
+                    next = if may_exist { Begin::LookUp } else { again };
                     pause(tries, PAUSE_BASE, PAUSE_MAX).await;
                 }
                 Next::Unclear(message) if tries < UNCLEAR_TRIES_MAX => {
                     refused = Some(Refusal::unclear(message));
-                    next = if unsure { Begin::LookUp } else { Begin::Create };
+                    next = if may_exist {
+                        Begin::LookUp
+                    } else {
+                        Begin::Create
+                    };
                     pause(tries, PAUSE_BASE, PAUSE_MAX).await;
                 }
-                // What is not known cannot be handed back. The lease ends, and the sweep looks.
-                Next::Again(_) | Next::Wait { .. } if unsure => return Ok(Booted::Left),
+                // A run that may have a machine is not queued again. The lease ends, and the sweep
+                // looks for the machine.
+                Next::Again(_) | Next::Wait { .. } if may_exist => return Ok(Booted::HandedOver),
                 Next::Unclear(message) => {
                     return self
-                        .give_up(ReasonCode::BootFailed, message, nothing_made)
+                        .refuse_boot(ReasonCode::BootFailed, message, nothing_created)
                         .await;
                 }
                 Next::End { code, message } => {
-                    return self.give_up(code, message, nothing_made).await;
+                    return self.refuse_boot(code, message, nothing_created).await;
                 }
                 Next::Again(_) => {
                     let Refusal { code, .. } = Refusal::known(failed.0, &failed.1);
                     let counts = Requeue::Refused;
                     return self
-                        .defer(code, &failed.1, None, counts, nothing_made)
+                        .defer(code, &failed.1, None, counts, nothing_created)
                         .await;
                 }
                 Next::Wait {
@@ -257,7 +270,7 @@ impl Boot<'_> {
                     counts,
                 } => {
                     return self
-                        .defer(code, &failed.1, until, counts, nothing_made)
+                        .defer(code, &failed.1, until, counts, nothing_created)
                         .await;
                 }
                 Next::Done(booted) => return Ok(booted),
@@ -265,25 +278,25 @@ impl Boot<'_> {
         }
     }
 
-    /// A machine of our name exists: ours, if its name really is.
+    /// The provider says that a machine of our name exists. It is ours if that is its name.
     async fn adopt(&self, machine_id: &str) -> Result<Next, Error> {
         let known = self.deps.machines.get(&self.run.app, machine_id).await;
         milestone!("boot::adopted");
         match known {
             Ok(machine) if machine.name == self.name && !machine.state.is_gone() => {
                 info!(run_id = self.run.id.as_str(), machine_id, "adopted");
-                Ok(Next::Done(self.arrived(&machine.into()).await?))
+                Ok(Next::Done(self.record_machine(&machine.into()).await?))
             }
-            // It went away meanwhile, or the text named another: look again.
+            // It is gone meanwhile, or the message named another.
             Ok(_) | Err(_) => Ok(Next::Again(Begin::LookUp)),
         }
     }
 
-    /// The provider has the machine.
-    async fn arrived(&self, machine: &wire::MachineBrief) -> Result<Booted, Error> {
+    /// Records that the machine exists: the run is `running` from now on.
+    async fn record_machine(&self, machine: &wire::MachineBrief) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
         self.deps.accepted(&run.app);
-        self.deps.heard(&run.app, self.region, None);
+        self.deps.record_call(&run.app, self.region, None);
         let machine = MachineRef {
             app: run.app.clone(),
             id: machine.id.clone(),
@@ -307,14 +320,14 @@ impl Boot<'_> {
             | Transition::Refused
             | Transition::Unknown
             | Transition::Repeated
-            | Transition::OverBudget => self.disown(&machine).await,
+            | Transition::OverBudget => self.delete_unowned(&machine).await,
         }
     }
 
-    /// The run went on without this boot. A machine that it does not name has no other owner.
-    async fn disown(&self, machine: &MachineRef) -> Result<Booted, Error> {
+    /// The run went on without this boot. A machine that the run does not name has no owner.
+    async fn delete_unowned(&self, machine: &MachineRef) -> Result<Booted, Error> {
         let known = self.deps.core.store.record(&self.run.id).await?;
-        milestone!("boot::disowned");
+        milestone!("boot::unowned");
         let owned = known.is_some_and(|view| {
             view.machine_id.as_deref() == Some(machine.id.as_str()) && view.state != "closed"
         });
@@ -322,57 +335,59 @@ impl Boot<'_> {
             warn!(
                 run_id = self.run.id.as_str(),
                 machine_id = machine.id,
-                "removing a machine whose run went on without it"
+                "deleting a machine whose run went on without it"
             );
-            if let Err(error) = remove(self.deps, &machine.app, &machine.id).await {
-                warn!(machine_id = machine.id, %error, "left for the sweep");
+            if let Err(error) = delete(self.deps, &machine.app, &machine.id).await {
+                warn!(machine_id = machine.id, %error, "not deleted; the sweep tries again");
             }
         }
-        Ok(Booted::Left)
+        Ok(Booted::HandedOver)
     }
 
-    /// The provider said no for good. Where nothing can have been made the run is closed at once.
-    async fn give_up(
+    /// The provider refused for good. If nothing can have been created the run is closed at once.
+    async fn refuse_boot(
         &self,
         code: ReasonCode,
         message: String,
-        nothing_made: bool,
+        nothing_created: bool,
     ) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
-        // Whose lease has ended may not be the only one who boots this attempt.
-        if !nothing_made || !self.hold.holds(core.clock.now_ms()) {
-            return finish(self.deps, run, code, message).await;
+        // Without the lease another worker may be booting this attempt too.
+        if !nothing_created || !self.lease.is_held(core.clock.now_ms()) {
+            return settle_boot(self.deps, run, code, message).await;
         }
         let ending = Ending::without(code, message);
         let act = refuse(core, &run.id, run.boot(), &ending).await?;
-        Ok(after_end(act, code))
+        Ok(booted_after(act, code))
     }
 
-    /// The provider said no and no machine was made: back to the queue, or the end if it has
-    /// said no for too long.
+    /// The provider refused and no machine was created: back to the queue, or the end if it has
+    /// refused for too long.
     async fn defer(
         &self,
         code: ReasonCode,
         error: &(impl Display + Sync),
         until: Option<UnixMs>,
         counts: Requeue,
-        nothing_made: bool,
+        nothing_created: bool,
     ) -> Result<Booted, Error> {
         let (core, run) = (&self.deps.core, self.run);
         let now = core.clock.now_ms();
         let since = run.refused_since_ms.unwrap_or(now);
         if counts == Requeue::Refused && now >= budget::after(since, core.runs.refused_max) {
-            return self.give_up(code, error.to_string(), nothing_made).await;
+            return self
+                .refuse_boot(code, error.to_string(), nothing_created)
+                .await;
         }
-        let wait = budget::backoff(run.refusals, WAIT_BASE, WAIT_MAX, roll());
+        let wait = budget::backoff(run.refusals, WAIT_BASE, WAIT_MAX, jitter());
         let mut ready = budget::after(until.unwrap_or(now), wait);
         if code == ReasonCode::ImageRejected {
-            // The last look is at the end of that time, however long the pause has grown.
+            // The last try is at the end of that time, however long the pause has grown.
             ready = ready.min(budget::after(since, IMAGE_UNKNOWN_MAX));
         }
-        warn!(run_id = run.id.as_str(), attempt = run.attempt.0, %error, "not booted; waits in the queue");
+        warn!(run_id = run.id.as_str(), attempt = run.attempt.0, %error, "not booted; queued again");
         let Some(view) = core.store.record(&run.id).await? else {
-            return Ok(Booted::Left);
+            return Ok(Booted::HandedOver);
         };
         milestone!("boot::deferred");
         let requeued = core
@@ -387,24 +402,24 @@ impl Boot<'_> {
             | Transition::Refused
             | Transition::Unknown
             | Transition::Repeated
-            | Transition::OverBudget => Ok(Booted::Left),
+            | Transition::OverBudget => Ok(Booted::HandedOver),
         }
     }
 }
 
-/// Carries on with a boot whose worker is gone: looks for its machine first.
+/// Resumes a boot whose worker is gone, with a look-up of its machine.
 ///
 /// # Errors
 /// As [`boot`].
-pub async fn reboot(deps: &Deps, view: &RunRecord, hold: &Hold) -> Result<Booted, Error> {
+pub async fn resume(deps: &Deps, view: &RunRecord, lease: &LeaseGuard) -> Result<Booted, Error> {
     let attempt = Attempt(view.attempt);
     let Some(stored) = deps.core.store.request(&view.id).await? else {
-        return Ok(Booted::Left);
+        return Ok(Booted::HandedOver);
     };
-    milestone!("boot::taken_up");
+    milestone!("boot::resumed");
     let is_same = stored.attempt == Some(attempt) && stored.nonce == view.nonce;
     let (Some(app), true) = (view.app.clone(), is_same) else {
-        return Ok(Booted::Left);
+        return Ok(Booted::HandedOver);
     };
     let run = Claimed {
         id: view.id.clone(),
@@ -420,26 +435,26 @@ pub async fn reboot(deps: &Deps, view: &RunRecord, hold: &Hold) -> Result<Booted
     info!(
         run_id = run.id.as_str(),
         attempt = attempt.0,
-        "carrying on with a boot that was left"
+        "resuming a boot of another worker"
     );
-    boot(deps, &run, hold, Begin::LookUp).await
+    boot(deps, &run, lease, Begin::LookUp).await
 }
 
-async fn finish(
+async fn settle_boot(
     deps: &Deps,
     run: &Claimed,
     code: ReasonCode,
     message: impl Into<String>,
 ) -> Result<Booted, Error> {
     let ending = Ending::without(code, message);
-    let act = end(&deps.core, &run.id, Some(run.boot()), &ending).await?;
-    Ok(after_end(act, code))
+    let act = settle(&deps.core, &run.id, Some(run.boot()), &ending).await?;
+    Ok(booted_after(act, code))
 }
 
-fn after_end(act: Transition, code: ReasonCode) -> Booted {
+fn booted_after(act: Transition, code: ReasonCode) -> Booted {
     match act {
-        Transition::Done(_) => Booted::Ended(code),
+        Transition::Done(_) => Booted::Settled(code),
         Transition::Over | Transition::Repeated | Transition::OverBudget => Booted::Over,
-        Transition::Older | Transition::Refused | Transition::Unknown => Booted::Left,
+        Transition::Older | Transition::Refused | Transition::Unknown => Booted::HandedOver,
     }
 }

@@ -1,4 +1,4 @@
-//! Create calls beyond a boot's first keep to the boot rate.
+//! The boot rate also applies to the create calls of a boot after its first.
 
 use crate::clock::UnixMs;
 use crate::machines::{Call, Decision, Error as ApiError, judge};
@@ -18,7 +18,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn known(call: Call, error: &ApiError) -> Self {
-        // Host after host without room is a region without room.
+        // Several hosts without capacity in a row are a region without capacity.
         let code = match judge(call, error) {
             Decision::OtherHost => ReasonCode::NoCapacity,
             _ => ReasonCode::BootFailed,
@@ -40,8 +40,8 @@ impl Refusal {
 }
 
 impl Boot<'_> {
-    /// Waits for leave to make another create call, if it comes soon.
-    pub(super) async fn leave(&self) -> Result<BootToken, Error> {
+    /// Waits until the boot rate allows another create call, if that is soon.
+    pub(super) async fn acquire_rate(&self) -> Result<BootToken, Error> {
         let core = &self.deps.core;
         let (rate, burst) = (core.runs.boot_rate, core.runs.boot_burst.get());
         let now = core.clock.now_ms();
@@ -56,28 +56,28 @@ impl Boot<'_> {
         Ok(leave)
     }
 
-    /// No create call may go before `at`, and none is on its way: back to the queue, so that others
-    /// have their turn.
-    pub(super) async fn stand_in_line(
+    /// The boot rate allows no create call before `at`, and none is on its way: back to the queue, so
+    /// that the permit is free for others.
+    pub(super) async fn defer_until(
         &self,
         refused: Option<Refusal>,
         tries: u32,
         at: UnixMs,
-        nothing_made: bool,
+        nothing_created: bool,
     ) -> Result<Booted, Error> {
         let Some(refusal) = refused else {
             let (code, why) = (ReasonCode::BootFailed, "the boot rate is reached");
             return self
-                .defer(code, &why, Some(at), Requeue::Held, nothing_made)
+                .defer(code, &why, Some(at), Requeue::Held, nothing_created)
                 .await;
         };
         let Refusal { code, message, .. } = refusal;
-        // Words that are not known are tried a few times, over however many boots.
+        // An unknown refusal is tried a few times, over all boots of the run.
         if refusal.is_unclear && tries + self.run.refusals >= UNCLEAR_TRIES_MAX {
-            return self.give_up(code, message, nothing_made).await;
+            return self.refuse_boot(code, message, nothing_created).await;
         }
         let counts = Requeue::Refused;
-        self.defer(code, &message, Some(at), counts, nothing_made)
+        self.defer(code, &message, Some(at), counts, nothing_created)
             .await
     }
 }

@@ -11,8 +11,10 @@ use cofferdam::run::id::{Attempt, Nonce, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::MachineRef;
 use cofferdam::shutdown::Shutdown;
+use cofferdam::stage::Core;
 use cofferdam::stage::ready::Readiness;
-use cofferdam::stage::{Core, end};
+use cofferdam::stage::Core;
+use cofferdam::stage::settle::settle;
 use cofferdam::store::acts::{BootId, FleetLimits, Requeue};
 use cofferdam::token::{Grant, KeyRing};
 use serde_json::{Value, json};
@@ -271,7 +273,7 @@ async fn a_run_that_is_over_or_at_another_attempt_accepts_nothing() {
         "an older attempt"
     );
     let cancelled = Ending::without(ReasonCode::Cancelled, "cancelled");
-    end(&guest.core, &guest.run, None, &cancelled)
+    settle(&guest.core, &guest.run, None, &cancelled)
         .await
         .unwrap();
     assert_eq!(

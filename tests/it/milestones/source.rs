@@ -37,7 +37,7 @@ const ALSO: [&str; 5] = [
     "endpoint/mod.rs",
     "sweeper/mod.rs",
     "worker/control.rs",
-    "worker/crew.rs",
+    "worker/tasks.rs",
     "worker/loops.rs",
 ];
 

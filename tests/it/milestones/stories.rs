@@ -118,7 +118,7 @@ impl Story {
     pub(super) fn death_before(self) -> Option<&'static str> {
         match self {
             Self::LeftUnadmitted => Some("requests::read"),
-            Self::LeftUnbooted => Some("pump::claimed"),
+            Self::LeftUnbooted => Some("dispatch::claimed"),
             Self::LeftUntold => Some("boot::created"),
             Self::LeftUnobeyed => Some("orders::read"),
             _ => None,

@@ -48,7 +48,7 @@ async fn are_owed(stack: &Stack, ids: &[String]) {
         })
         .await;
     }
-    let owed = &stack.core.metrics.teardowns_owed;
+    let owed = &stack.core.metrics.teardowns_pending;
     stack.gauge("a tear-down to be owed", owed, true).await;
 }
 
@@ -149,12 +149,12 @@ async fn a_machine_stuck_on_its_way_out_is_told_until_it_is_gone() {
     stack.reaches(&id, "closed").await;
     assert_eq!(stack.live_machines().await.len(), 1);
     let metrics = &stack.core.metrics;
-    let unowned = &metrics.machines_without_run;
+    let unowned = &metrics.orphan_machines;
     stack.gauge("it to be told", unowned, true).await;
     // Longer than it takes to be asked to go once more, and nothing new to tell.
     tokio::time::sleep(Duration::from_secs(13)).await;
     assert_eq!(
-        metrics.machines_without_run_removed.get(),
+        metrics.orphan_machines_deleted.get(),
         0,
         "it is not removed"
     );
@@ -225,7 +225,7 @@ async fn a_machine_that_the_provider_does_not_delete_stays_owed_until_it_does() 
     }
     stack.mend_faults().await;
     stack.settles(&ids, BOUND).await;
-    let owed = &stack.core.metrics.teardowns_owed;
+    let owed = &stack.core.metrics.teardowns_pending;
     stack.gauge("nothing to be owed", owed, false).await;
     stack.end().await;
 }

@@ -72,7 +72,7 @@ fn every_family_has_a_kind_a_meaning_and_its_labels() {
     for (name, family) in &families {
         assert!(!family.kind.is_empty() && !family.help.is_empty(), "{name}");
     }
-    let calls = &families["cofferdam_machines_api_answers_total"].labels["call"];
+    let calls = &families["cofferdam_machines_api_responses_total"].labels["call"];
     assert!(
         calls.contains("create") && calls.contains("delete"),
         "{calls:?}"

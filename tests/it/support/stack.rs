@@ -247,8 +247,8 @@ impl Stack {
     pub(crate) fn add_worker_of(&mut self, deps: Deps) {
         let shutdown = Shutdown::new();
         let name = worker::unique_name();
-        let crew = worker::start(deps, &name, &shutdown);
-        sweeper::start(crew, &name, &shutdown);
+        let tasks = worker::start(deps, &name, &shutdown);
+        sweeper::start(tasks, &name, &shutdown);
         self.workers.push(Worker { shutdown });
     }
 

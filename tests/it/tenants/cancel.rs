@@ -2,8 +2,8 @@
 
 use cofferdam::run::outcome::{Outcome, ReasonCode};
 use cofferdam::stage::Core;
-use cofferdam::stage::control::{self, Obeyed, Task, cancel};
-use cofferdam::store::acts::{Entered, Transition};
+use cofferdam::stage::control::{self, OpenOrder, Progress, cancel};
+use cofferdam::store::acts::{Transition, Entered};
 use cofferdam::store::keys::Inbox;
 use cofferdam::store::requests::{Entry, Requests};
 use serde_json::json;
@@ -20,19 +20,19 @@ async fn order(lab: &Lab, fields: &[(&str, &str)]) -> Entry {
 }
 
 /// Obeys an entry for as many steps as it goes on.
-async fn obey(core: &Core, entry: &Entry) -> Result<Obeyed, cofferdam::stage::Error> {
-    let mut task = Task::new(entry.clone());
+async fn carry_out(core: &Core, entry: &Entry) -> Result<Progress, cofferdam::stage::Error> {
+    let mut task = OpenOrder::new(entry.clone());
     loop {
-        match control::obey(core, &mut task).await? {
-            Obeyed::More => {}
+        match control::carry_out(core, &mut task).await? {
+            Progress::More => {}
             obeyed => return Ok(obeyed),
         }
     }
 }
 
-async fn obeyed(lab: &Lab, fields: &[(&str, &str)]) -> Obeyed {
+async fn obeyed(lab: &Lab, fields: &[(&str, &str)]) -> Progress {
     let entry = order(lab, fields).await;
-    obey(&lab.core, &entry).await.unwrap()
+    carry_out(&lab.core, &entry).await.unwrap()
 }
 
 async fn outcome(lab: &Lab, run: &str) -> (&'static str, Option<Outcome>) {
@@ -57,7 +57,7 @@ async fn a_run_is_cancelled_wherever_it_stands() {
         ("a-2", "closed"),
         ("late", "closed"),
     ] {
-        assert_eq!(obeyed(&lab, &[("cancel", run)]).await, Obeyed::Done);
+        assert_eq!(obeyed(&lab, &[("cancel", run)]).await, Progress::Done);
         assert_eq!(outcome(&lab, run).await, (state, cancelled), "{run}");
     }
     let results = lab.results().await;
@@ -81,7 +81,7 @@ async fn cancelling_what_has_ended_changes_nothing() {
     lab.finish(&run).await;
     let before = lab.core.store.record(&run.id).await.unwrap().unwrap();
     assert_eq!(cancel(&lab.core, &run.id).await.unwrap(), Transition::Over);
-    assert_eq!(obeyed(&lab, &[("cancel", "a-0")]).await, Obeyed::Done);
+    assert_eq!(obeyed(&lab, &[("cancel", "a-0")]).await, Progress::Done);
     let after = lab.core.store.record(&run.id).await.unwrap().unwrap();
     assert_eq!(after, before);
     assert_eq!(lab.results().await.len(), 1);
@@ -94,10 +94,13 @@ async fn an_order_waits_for_the_request_that_was_there_before_it() {
         .add("runs", &[("run", &request("a", 0).to_string())])
         .await;
     let entry = order(&lab, &[("cancel", "a-0"), ("pause", "b")]).await;
-    assert_eq!(obey(&lab.core, &entry).await.unwrap(), Obeyed::NotYet);
+    assert_eq!(
+        carry_out(&lab.core, &entry).await.unwrap(),
+        Progress::NotYet
+    );
     assert_eq!(lab.raw.pending("control").await, 1);
     lab.submit(&[]).await;
-    assert_eq!(obey(&lab.core, &entry).await.unwrap(), Obeyed::Done);
+    assert_eq!(carry_out(&lab.core, &entry).await.unwrap(), Progress::Done);
     assert_eq!(outcome(&lab, "a-0").await.1, Some(Outcome::Cancelled));
     let b = lab
         .core
@@ -117,7 +120,7 @@ async fn an_order_that_was_overtaken_changes_nothing() {
         let pause = order(&lab, &[("pause", scope)]).await;
         let resume = order(&lab, &[("resume", scope)]).await;
         for entry in [&resume, &pause] {
-            assert_eq!(obey(&lab.core, entry).await.unwrap(), Obeyed::Done);
+            assert_eq!(carry_out(&lab.core, entry).await.unwrap(), Progress::Done);
         }
     }
     assert!(!lab.core.store.is_paused().await.unwrap());
@@ -127,7 +130,7 @@ async fn an_order_that_was_overtaken_changes_nothing() {
     let late = order(&lab, &[("resume", "a")]).await;
     let (store, a) = (&lab.core.store, tenant("a"));
     store.pause(Some(&a), true, None).await.unwrap();
-    assert_eq!(obey(&lab.core, &late).await.unwrap(), Obeyed::Done);
+    assert_eq!(carry_out(&lab.core, &late).await.unwrap(), Progress::Done);
     assert!(store.tenant(&a, lab.now()).await.unwrap().settings.paused);
 }
 
@@ -141,7 +144,7 @@ async fn the_orders_of_one_entry_are_obeyed_in_turn_each_of_them() {
     words.push(("pause", "b"));
     words.push(("resume", "c"));
     words.push(("pause", "c"));
-    assert_eq!(obeyed(&lab, &words).await, Obeyed::Done);
+    assert_eq!(obeyed(&lab, &words).await, Progress::Done);
     for run in ["a-0", "a-1", "a-2"] {
         assert_eq!(
             outcome(&lab, run).await.1,
@@ -158,7 +161,7 @@ async fn the_orders_of_one_entry_are_obeyed_in_turn_each_of_them() {
 #[tokio::test]
 async fn an_order_for_a_run_that_nobody_asked_for_is_done_with() {
     let lab = Lab::new().await;
-    assert_eq!(obeyed(&lab, &[("cancel", "nobody")]).await, Obeyed::Done);
+    assert_eq!(obeyed(&lab, &[("cancel", "nobody")]).await, Progress::Done);
     // A request that comes after it is not meant.
     lab.submit(&[json!({"id": "nobody"})]).await;
     assert_eq!(outcome(&lab, "nobody").await.0, "queued");
@@ -167,7 +170,7 @@ async fn an_order_for_a_run_that_nobody_asked_for_is_done_with() {
 #[tokio::test]
 async fn what_is_no_order_is_set_aside_and_the_rest_goes_on() {
     let lab = Lab::new().await;
-    assert_eq!(obeyed(&lab, &[("abolish", "x")]).await, Obeyed::Done);
+    assert_eq!(obeyed(&lab, &[("abolish", "x")]).await, Progress::Done);
     let dead = lab.core.store.newest_dead(10).await.unwrap();
     let field = |name: &str| {
         let (_, value) = dead[0]
@@ -178,7 +181,7 @@ async fn what_is_no_order_is_set_aside_and_the_rest_goes_on() {
         String::from_utf8(value.clone()).unwrap()
     };
     assert_eq!(field("abolish"), "x");
-    assert_eq!(field("reason"), "\"abolish\" is no order");
+    assert_eq!(field("reason"), "\"abolish\" is not an order");
     assert_eq!(lab.raw.pending("control").await, 0);
 }
 
@@ -188,16 +191,16 @@ async fn what_is_set_aside_again_is_there_once() {
     let lab = Lab::new().await;
     let entry = order(&lab, &[("abolish", "x")]).await;
     for _ in 0..2 {
-        assert_eq!(obey(&lab.core, &entry).await.unwrap(), Obeyed::Done);
+        assert_eq!(carry_out(&lab.core, &entry).await.unwrap(), Progress::Done);
     }
     assert_eq!(lab.raw.length("dead").await, 1);
     let many = vec![("abolish", "x"); 10_000];
-    assert_eq!(obeyed(&lab, &many).await, Obeyed::Done);
+    assert_eq!(obeyed(&lab, &many).await, Progress::Done);
     let dead = lab.core.store.newest_dead(1).await.unwrap();
     let (_, reason) = &dead[0].fields[3000];
     assert_eq!(
         String::from_utf8_lossy(reason),
-        "\"abolish\" is no order (7000 of its fields are left out)"
+        "\"abolish\" is not an order (7000 of its fields are left out)"
     );
 }
 
@@ -213,7 +216,10 @@ async fn an_order_of_a_dead_worker_is_taken_over() {
         .unwrap()
         .entries;
     assert_eq!(entries.len(), 1);
-    assert_eq!(obey(&lab.core, &entries[0]).await.unwrap(), Obeyed::Done);
+    assert_eq!(
+        carry_out(&lab.core, &entries[0]).await.unwrap(),
+        Progress::Done
+    );
     assert_eq!(outcome(&lab, "a-0").await.1, Some(Outcome::Cancelled));
 }
 
@@ -227,7 +233,10 @@ async fn a_tenants_runs_are_cancelled_and_nobody_elses() {
         .await;
     let flying = lab.claim(20).await;
     assert!(flying.iter().any(|run| run.tenant == "a"));
-    assert_eq!(obeyed(&lab, &[("cancel_tenant", "a")]).await, Obeyed::Done);
+    assert_eq!(
+        obeyed(&lab, &[("cancel_tenant", "a")]).await,
+        Progress::Done
+    );
     let results = lab.results().await;
     assert_eq!(results.len(), 701);
     assert!(results.iter().all(|result| result["tenant"] == "a"));
@@ -258,7 +267,7 @@ async fn what_was_asked_for_later_is_not_cancelled_with_its_tenant() {
         fields: vec![(b"cancel_tenant".to_vec(), b"a".to_vec())],
         unread_bytes: None,
     };
-    obey(&lab.core, &order).await.unwrap();
+    carry_out(&lab.core, &order).await.unwrap();
     let kept = 5 - lab.results().await.len();
     assert!(kept >= 1, "the last one at least");
     assert_eq!(lab.claim(9).await.len(), kept);
@@ -305,15 +314,15 @@ async fn everything_is_paused_and_resumed_by_orders() {
 async fn a_pause_waited_behind_the_cancellation_of_a_large_tenant() {
     let lab = Lab::new().await;
     lab.submit_many("a", 1500).await;
-    let mut cancels = Task::new(order(&lab, &[("cancel_tenant", "a")]).await);
+    let mut cancels = OpenOrder::new(order(&lab, &[("cancel_tenant", "a")]).await);
     let mut steps = 0;
-    while control::obey(&lab.core, &mut cancels).await.unwrap() == Obeyed::More {
+    while control::carry_out(&lab.core, &mut cancels).await.unwrap() == Progress::More {
         steps += 1;
         let left: usize = lab.raw.say("ZCARD", "queue:a", &[]).await;
         let cancelled = 1500 - left;
         assert!(cancelled <= steps * 700, "{cancelled} in {steps} steps");
         if steps == 1 {
-            assert_eq!(obeyed(&lab, &[("pause", "*")]).await, Obeyed::Done);
+            assert_eq!(obeyed(&lab, &[("pause", "*")]).await, Progress::Done);
             assert!(lab.core.store.is_paused().await.unwrap());
         }
     }

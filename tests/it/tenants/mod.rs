@@ -17,10 +17,11 @@ use cofferdam::clock::{Clock, UnixMs};
 use cofferdam::config::{self, Runs};
 use cofferdam::run::id::{RunId, Tenant};
 use cofferdam::run::outcome::{Ending, ReasonCode};
-use cofferdam::run::phase::MachineRef;
-use cofferdam::stage::intake::{Taken, intake};
-use cofferdam::stage::{Core, end};
-use cofferdam::store::acts::{Claim, Claimed, Entered, FleetLimits, Transition};
+use cofferdam::run::phase::Machine;
+use cofferdam::stage::Core;
+use cofferdam::stage::intake::{IntakeCounts, intake};
+use cofferdam::stage::settle::settle;
+use cofferdam::store::acts::{Transition, Claim, Claimed, Entered, FleetLimits};
 use cofferdam::store::requests::Requests;
 use serde_json::{Value, json};
 
@@ -71,12 +72,12 @@ impl Lab {
     }
 
     /// Appends requests as a producer does, and takes them in.
-    async fn submit(&self, requests: &[Value]) -> Taken {
+    async fn submit(&self, requests: &[Value]) -> IntakeCounts {
         for request in requests {
             self.raw.add("runs", &[("run", &request.to_string())]).await;
         }
         let mut reader = Requests::new(self.core.store.clone(), "worker");
-        let mut taken = Taken::default();
+        let mut taken = IntakeCounts::default();
         loop {
             let entries = reader.next(1000, BLOCK).await.unwrap();
             if entries.is_empty() {
@@ -136,7 +137,7 @@ impl Lab {
 
     async fn end(&self, id: &RunId, reason: ReasonCode) -> Transition {
         let ending = Ending::without(reason, "test");
-        end(&self.core, id, None, &ending).await.unwrap()
+        settle(&self.core, id, None, &ending).await.unwrap()
     }
 
     async fn close(&self, run: &Claimed) {
