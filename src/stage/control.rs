@@ -138,7 +138,9 @@ pub async fn carry_out(core: &Core, open: &mut OpenOrder) -> Result<Progress, Er
                 entry = entry.id,
                 reason, "an entry is not an order; set aside as dead"
             );
-            core.store.dead_letter(Inbox::Control, entry, &reason).await?;
+            core.store
+                .dead_letter(Inbox::Control, entry, &reason)
+                .await?;
             milestone!("control::dead_lettered");
             return Ok(Progress::Done);
         }

@@ -164,7 +164,11 @@ pub enum Performed {
 ///
 /// # Errors
 /// When Redis or the provider does not do its part; it stays owed.
-pub async fn perform(deps: &Deps, view: &RunRecord, lease: &LeaseGuard) -> Result<Performed, Error> {
+pub async fn perform(
+    deps: &Deps,
+    view: &RunRecord,
+    lease: &LeaseGuard,
+) -> Result<Performed, Error> {
     let now = deps.core.clock.now_ms();
     let boot = Some(view.boot());
     let late = view.deadline_ms.is_some_and(|deadline| deadline <= now);

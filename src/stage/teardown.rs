@@ -18,7 +18,7 @@ use crate::run::outcome::Outcome;
 use crate::run::phase::{MachineRef, Phase};
 use crate::stage::breaker::{Circuit, OPEN_MAX};
 use crate::stage::{Deps, Error, has_no_answer, pause, spec};
-use crate::store::acts::{Transition, Entered};
+use crate::store::acts::{Entered, Transition};
 use crate::store::codec::RunRecord;
 
 /// Calls of one kind before the tear-down is left for later.

@@ -186,7 +186,12 @@ impl Tasks {
     }
 
     /// Does what a run owes, in a task of its own. The run was read at `now`.
-    pub(crate) fn perform(self: &Arc<Self>, view: RunRecord, now: UnixMs, permit: OwnedSemaphorePermit) {
+    pub(crate) fn perform(
+        self: &Arc<Self>,
+        view: RunRecord,
+        now: UnixMs,
+        permit: OwnedSemaphorePermit,
+    ) {
         let attempt = Attempt(view.attempt);
         let tasks = self.clone();
         let work = match view.phase().owes() {

@@ -7,7 +7,7 @@ use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::stage::Core;
 use cofferdam::stage::intake::{IntakeCounts, intake};
 use cofferdam::stage::settle::{settle, settle_missing};
-use cofferdam::store::acts::{Transition, Entered, FleetLimits};
+use cofferdam::store::acts::{Entered, FleetLimits, Transition};
 use cofferdam::store::requests::{Entry, Requests};
 use serde_json::{Value, json};
 

@@ -53,7 +53,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     (
         "sweeper",
         "worker",
-        "what is overdue is handed to the same crew",
+        "what is overdue is handed to the worker's tasks",
     ),
     ("cli", "up", "`up` is a command"),
 ];

@@ -8,6 +8,7 @@
 mod failure;
 mod lookup;
 mod pace;
+mod resume;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::clock::UnixMs;
 use crate::machines::{Call, Certainty, wire};
 use crate::milestone::milestone;
 use crate::run::budget;
-use crate::run::id::{Attempt, machine_name};
+use crate::run::id::machine_name;
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::MachineRef;
 use crate::run::request::RunRequest;
@@ -29,9 +30,10 @@ use crate::stage::lease::LeaseGuard;
 use crate::stage::settle::{refuse, settle};
 use crate::stage::teardown::delete;
 use crate::stage::{Deps, Error, jitter, parsed, pause, spec};
-use crate::store::acts::{Transition, Claimed, Entered, BootToken, Request, Requeue};
-use crate::store::codec::RunRecord;
+use crate::store::acts::{BootToken, Claimed, Entered, Request, Requeue, Transition};
 use crate::token::Grant;
+
+pub use crate::stage::boot::resume::resume;
 
 /// Calls that one boot makes before it hands the run back to the queue.
 const TRIES_MAX: u32 = 6;
@@ -405,39 +407,6 @@ impl Boot<'_> {
             | Transition::OverBudget => Ok(Booted::HandedOver),
         }
     }
-}
-
-/// Resumes a boot whose worker is gone, with a look-up of its machine.
-///
-/// # Errors
-/// As [`boot`].
-pub async fn resume(deps: &Deps, view: &RunRecord, lease: &LeaseGuard) -> Result<Booted, Error> {
-    let attempt = Attempt(view.attempt);
-    let Some(stored) = deps.core.store.request(&view.id).await? else {
-        return Ok(Booted::HandedOver);
-    };
-    milestone!("boot::resumed");
-    let is_same = stored.attempt == Some(attempt) && stored.nonce == view.nonce;
-    let (Some(app), true) = (view.app.clone(), is_same) else {
-        return Ok(Booted::HandedOver);
-    };
-    let run = Claimed {
-        id: view.id.clone(),
-        tenant: view.tenant.clone(),
-        attempt,
-        app,
-        deadline_ms: view.deadline_ms.unwrap_or(0),
-        refusals: view.refusals,
-        refused_since_ms: view.refused_since_ms,
-        nonce: stored.nonce,
-        request: stored.request,
-    };
-    info!(
-        run_id = run.id.as_str(),
-        attempt = attempt.0,
-        "resuming a boot of another worker"
-    );
-    boot(deps, &run, lease, Begin::LookUp).await
 }
 
 async fn settle_boot(

@@ -13,7 +13,6 @@ use cofferdam::run::phase::MachineRef;
 use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::Core;
 use cofferdam::stage::ready::Readiness;
-use cofferdam::stage::Core;
 use cofferdam::stage::settle::settle;
 use cofferdam::store::acts::{BootId, FleetLimits, Requeue};
 use cofferdam::token::{Grant, KeyRing};

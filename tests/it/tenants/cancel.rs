@@ -3,7 +3,7 @@
 use cofferdam::run::outcome::{Outcome, ReasonCode};
 use cofferdam::stage::Core;
 use cofferdam::stage::control::{self, OpenOrder, Progress, cancel};
-use cofferdam::store::acts::{Transition, Entered};
+use cofferdam::store::acts::{Entered, Transition};
 use cofferdam::store::keys::Inbox;
 use cofferdam::store::requests::{Entry, Requests};
 use serde_json::json;

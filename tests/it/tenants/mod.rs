@@ -17,11 +17,11 @@ use cofferdam::clock::{Clock, UnixMs};
 use cofferdam::config::{self, Runs};
 use cofferdam::run::id::{RunId, Tenant};
 use cofferdam::run::outcome::{Ending, ReasonCode};
-use cofferdam::run::phase::Machine;
+use cofferdam::run::phase::MachineRef;
 use cofferdam::stage::Core;
 use cofferdam::stage::intake::{IntakeCounts, intake};
 use cofferdam::stage::settle::settle;
-use cofferdam::store::acts::{Transition, Claim, Claimed, Entered, FleetLimits};
+use cofferdam::store::acts::{Claim, Claimed, Entered, FleetLimits, Transition};
 use cofferdam::store::requests::Requests;
 use serde_json::{Value, json};
 
