@@ -48,7 +48,7 @@ impl<G> AsRef<[u8]> for Guarded<G> {
 struct Unread<G> {
     core: Core<Results>,
     grant: Grant,
-    /// The piece that is at hand.
+    /// The next piece, if it was read already.
     piece: Option<InputPiece>,
     next: usize,
     guard: Arc<G>,

@@ -23,7 +23,7 @@ use tracing::warn;
 use crate::config::Results;
 use crate::endpoint::body::ResponseBody;
 use crate::endpoint::calls::{Calls, Kind};
-use crate::endpoint::receive::{Receiving, Unreceived};
+use crate::endpoint::receive::{Memory, Receiving, Unreceived};
 use crate::http::reply::{self, Body, ErrorBody};
 use crate::http::serve::{Limits, serve_or_sever as accept};
 use crate::milestone::milestone;
@@ -36,6 +36,8 @@ use crate::token::{Grant, KeyRing};
 
 /// Bodies in memory at once, all together. Each is copied twice on its way to Redis.
 const BODIES_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// Of these, what is kept for small ones.
+const SMALL_BODIES_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Inputs that are sent at once, each with a piece in memory.
 const INPUTS_MAX: usize = 512;
 /// How long a call waits for one of these.
@@ -66,7 +68,10 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
     let endpoint = Arc::new(Endpoint {
         deps,
         calls: Calls::default(),
-        memory: Arc::new(Semaphore::new(kib(BODIES_MAX_BYTES.max(largest)) as usize)),
+        memory: Memory::new(
+            SMALL_BODIES_MAX_BYTES,
+            (BODIES_MAX_BYTES - SMALL_BODIES_MAX_BYTES).max(largest),
+        ),
         inputs: Arc::new(Semaphore::new(INPUTS_MAX)),
     });
     let limits = Limits {
@@ -89,8 +94,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
 struct Endpoint {
     deps: Deps,
     calls: Calls,
-    /// A permit for each KiB of body in memory.
-    memory: Arc<Semaphore>,
+    memory: Memory,
     /// A permit for each input that is being sent.
     inputs: Arc<Semaphore>,
 }
@@ -163,14 +167,17 @@ impl Endpoint {
         let Some(grant) = self.grant(request) else {
             return denied().map(ResponseBody::from);
         };
-        let room = timeout(INPUT_TIMEOUT, Arc::clone(&self.inputs).acquire_owned());
-        let (call, room) = tokio::join!(self.calls.begin(&grant.run, Kind::Input), room);
-        let (Some(call), Ok(Ok(room))) = (call, room) else {
+        // The run's own limit comes first: calls that wait for it take no permit from other runs.
+        let Some(call) = self.calls.begin(&grant.run, Kind::Input).await else {
+            return unavailable().map(ResponseBody::from);
+        };
+        let permit = timeout(INPUT_TIMEOUT, Arc::clone(&self.inputs).acquire_owned());
+        let Ok(Ok(permit)) = permit.await else {
             return unavailable().map(ResponseBody::from);
         };
         let core = &self.deps.core;
         match report::input(core, &grant, 0, body::PIECE_BYTES).await {
-            Ok(Some(first)) => body::input(core.clone(), grant, first, (call, room)),
+            Ok(Some(first)) => body::input(core.clone(), grant, first, (call, permit)),
             Ok(None) => denied().map(ResponseBody::from),
             Err(error) => self.failed(&grant, &error).map(ResponseBody::from),
         }

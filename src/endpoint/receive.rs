@@ -29,6 +29,25 @@ const MEMORY_STEP_BYTES: usize = 16 * 1024;
 /// costs more than it saves.
 const SMALL_BYTES: usize = 64 * 1024;
 
+/// The memory for bodies: a permit for each KiB. Small bodies have their own, so that they never wait
+/// for large ones.
+#[derive(Debug)]
+pub(super) struct Memory {
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+}
+
+impl Memory {
+    /// So many bytes for small bodies and for large ones.
+    pub(super) fn new(small_bytes: usize, large_bytes: usize) -> Self {
+        let permits = |bytes| Arc::new(Semaphore::new(super::kib(bytes) as usize));
+        Self {
+            small: permits(small_bytes),
+            large: permits(large_bytes),
+        }
+    }
+}
+
 /// A body, and its memory reservation.
 pub(super) struct Received {
     pub(super) body: Bytes,
@@ -59,10 +78,13 @@ pub(super) enum Unreceived {
 pub(super) struct Receiving<'a> {
     core: &'a Core<Results>,
     grant: &'a Grant,
-    /// A permit for each KiB.
-    memory: &'a Arc<Semaphore>,
+    memory: &'a Memory,
     limit_bytes: usize,
     reserved: Option<OwnedSemaphorePermit>,
+    /// Whether what is reserved is memory for large bodies.
+    is_large: bool,
+    /// Whether this body is a large one, as far as is known.
+    is_large_body: bool,
     whole: BytesMut,
     /// The digest of the accepted body, that of this one so far, and whether the result was kept.
     repeat: Option<(String, Sha256, bool)>,
@@ -72,7 +94,7 @@ impl<'a> Receiving<'a> {
     pub(super) fn new(
         core: &'a Core<Results>,
         grant: &'a Grant,
-        memory: &'a Arc<Semaphore>,
+        memory: &'a Memory,
         limit_bytes: usize,
     ) -> Self {
         Self {
@@ -81,6 +103,8 @@ impl<'a> Receiving<'a> {
             memory,
             limit_bytes,
             reserved: None,
+            is_large: false,
+            is_large_body: false,
             whole: BytesMut::new(),
             repeat: None,
         }
@@ -113,6 +137,7 @@ impl<'a> Receiving<'a> {
             if total > self.limit_bytes {
                 return Err(Unreceived::TooLarge);
             }
+            self.is_large_body |= total.max(declared) > SMALL_BYTES;
             self.keep(&data, total).await?;
         }
         match self.repeat {
@@ -164,22 +189,27 @@ impl<'a> Receiving<'a> {
         } else {
             total
         };
-        let reserved = self
-            .reserved
-            .as_ref()
-            .map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = super::kib(wanted).saturating_sub(u32::try_from(reserved).unwrap_or(u32::MAX));
+        let is_large = self.is_large_body;
+        let held = self.reserved.as_ref().filter(|_| self.is_large == is_large);
+        let held = held.map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = super::kib(wanted).saturating_sub(u32::try_from(held).unwrap_or(u32::MAX));
         if more == 0 {
             return Ok(());
         }
-        let permits = Arc::clone(self.memory).acquire_many_owned(more);
+        let pool = if is_large {
+            &self.memory.large
+        } else {
+            &self.memory.small
+        };
+        let permits = Arc::clone(pool).acquire_many_owned(more);
         let Ok(Ok(permits)) = timeout(MEMORY_TIMEOUT, permits).await else {
             return Err(Unreceived::NoMemory);
         };
         match &mut self.reserved {
-            Some(reserved) => reserved.merge(permits),
+            Some(reserved) if self.is_large == is_large => reserved.merge(permits),
             reserved => *reserved = Some(permits),
         }
+        self.is_large = is_large;
         Ok(())
     }
 }

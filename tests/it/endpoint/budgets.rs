@@ -232,7 +232,7 @@ async fn the_input_of_a_run_that_an_older_version_admitted_is_found() {
     guest.end().await;
 }
 
-/// Of 64 MiB that bodies may take together, 40 are taken: another 40 wait for them.
+/// Of the memory for large bodies 40 MiB are taken: another 40 wait for them, and small ones do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_have_a_bound_together() {
     const BYTES: usize = 40 * MIB;
@@ -254,6 +254,16 @@ async fn bodies_have_a_bound_together() {
     let mut second = Box::pin(guest.post(&token, &body));
     let waits = tokio::time::timeout(Duration::from_secs(2), &mut second).await;
     assert!(waits.is_err(), "{waits:?}");
+    // A small post of another run waits for neither: it is read, and only then refused.
+    let unknown = parts::ring().sign(&Grant {
+        run: "unknown".parse().unwrap(),
+        attempt: Attempt(1),
+        expires_s: u64::MAX / 2000,
+        nonce: None,
+    });
+    let small = guest.post(&unknown, "1");
+    let small = tokio::time::timeout(Duration::from_secs(5), small).await;
+    assert_eq!(small.expect("it waits for the large ones").0, 401);
     drop(first);
     assert_eq!(second.await.0, 201);
     guest.end().await;
