@@ -21,7 +21,14 @@ use crate::local::shared::Shared;
 use crate::local::spec;
 use crate::machines::wire::MachineState;
 use crate::milestone::milestone;
+use crate::run::budget;
+use crate::stage::spec::{DEADLINE, RUN_TOKEN};
 use cofferdam_sandbox::{Error, Exit, OutputSink};
+
+/// How long after its deadline a machine is deleted. A worker deletes it at the deadline.
+const DEADLINE_SLACK: Duration = Duration::from_secs(10);
+/// Later deadlines are not waited for.
+const DEADLINE_MAX: Duration = Duration::from_secs(365 * 86_400);
 
 /// A start that a keeper is to carry out.
 #[derive(Debug)]
@@ -160,7 +167,8 @@ async fn follow(
     let _end_relay = ended.clone().drop_guard();
     if let (Some(listener), Some(relay)) = (running.take_listener(), &shared.parts().relay) {
         let (relay, ended) = (relay.clone(), ended.clone());
-        let relaying = async move { relay.serve(listener, ended).await };
+        let token = machine.config.env.0.get(RUN_TOKEN).map(|token| token.as_str().into());
+        let relaying = async move { relay.serve(listener, token, ended).await };
         shared.parts().shutdown.spawn(relaying);
     }
     milestone!("keeper::started");
@@ -168,6 +176,7 @@ async fn follow(
     let exit = running.wait();
     tokio::pin!(exit);
     let mut killed = false;
+    let mut overdue = overdue_at(shared, machine);
     let exit = loop {
         tokio::select! {
             biased;
@@ -180,6 +189,12 @@ async fn follow(
                 stopping.take(order, held(shared, &start.id), &handle);
             }
             () = stopping.due() => stopping.go_on(&handle),
+            () = at(overdue) => {
+                overdue = None;
+                warn!(machine_id = machine.id, "deleting a machine that is past its deadline");
+                shared.delete(&machine.app, &machine.id);
+                handle.kill();
+            }
         }
     };
     ended.cancel();
@@ -189,6 +204,21 @@ async fn follow(
         .open(&machine.app, &machine.id, &machine.region);
     log.close(shared.now());
     exit
+}
+
+/// When a machine is deleted here, whatever the worker does: some time after the deadline that it was
+/// created with, which its guest cannot change.
+fn overdue_at(shared: &Shared, machine: &MachineRecord) -> Option<Instant> {
+    let deadline_s: u64 = machine.config.metadata.get(DEADLINE)?.parse().ok()?;
+    let at = budget::after(deadline_s.saturating_mul(1000), DEADLINE_SLACK);
+    Some(Instant::now() + budget::left(shared.now(), at).min(DEADLINE_MAX))
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
 }
 
 /// How long a fault keeps a machine in the state that it is in; `None` when none does.

@@ -36,6 +36,7 @@
 mod action;
 mod answer;
 mod auth;
+mod bearer;
 mod calls;
 mod check;
 pub mod faults;

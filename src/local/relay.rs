@@ -1,7 +1,8 @@
 //! The one thing a machine can reach: bytes from the listener inside its network namespace are
 //! carried to the configured endpoint, and back.
 //!
-//! Nothing is read into or added to what passes. Connections are bounded for each machine and in
+//! Bytes pass unchanged, save that a token of another machine is refused (`bearer`). Connections are
+//! bounded for each machine and in
 //! all, and end when nothing has moved for a while. One of each machine is always carried, so that
 //! no others can keep it from posting by holding on to all connections there are. When the machine
 //! has ended, what its program had already sent is still delivered, for a grace period.
@@ -17,13 +18,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::descriptors;
+use crate::local::bearer::TokenCheck;
 use crate::shutdown::Shutdown;
 
 /// Bytes that are on their way in one direction of one connection.
 const BUFFER_BYTES: usize = 16 * 1024;
+/// The answer to another machine's token.
+const REFUSAL: &[u8] = b"HTTP/1.1 401 Unauthorized\r\ncontent-type: application/json\r\n\
+    connection: close\r\ncontent-length: 34\r\n\r\n{\"error\":\"the token is not valid\"}";
+/// How long, and how much, is read after that answer.
+const REFUSED_MAX: Duration = Duration::from_secs(2);
+const REFUSED_MAX_BYTES: u64 = 1 << 20;
 
 /// Bounds of the relay.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +82,14 @@ impl Relay {
         }
     }
 
-    /// Serves one machine's listener until `ended`, then those who had connected by then.
-    pub(crate) async fn serve(&self, listener: TcpListener, ended: CancellationToken) {
+    /// Serves one machine's listener until `ended`, then those who had connected by then. With `token`,
+    /// the machine's own, no other token passes.
+    pub(crate) async fn serve(
+        &self,
+        listener: TcpListener,
+        token: Option<Arc<str>>,
+        ended: CancellationToken,
+    ) {
         let own = Own::new(self.bounds);
         loop {
             let accepted = tokio::select! {
@@ -84,7 +98,7 @@ impl Relay {
                 () = ended.cancelled() => break,
             };
             match accepted {
-                Ok((stream, permit)) => self.spawn(stream, permit, &ended),
+                Ok((stream, permit)) => self.spawn(stream, permit, token.clone(), &ended),
                 Err(error) => {
                     debug!(%error, "a machine's listener failed");
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -95,7 +109,7 @@ impl Relay {
         while let Ok(Ok((stream, permit))) =
             timeout(Duration::from_millis(5), self.accept(&listener, &own)).await
         {
-            self.spawn(stream, permit, &ended);
+            self.spawn(stream, permit, token.clone(), &ended);
         }
     }
 
@@ -118,11 +132,17 @@ impl Relay {
         Ok((stream, permit))
     }
 
-    fn spawn(&self, guest: TcpStream, permit: Permit, ended: &CancellationToken) {
+    fn spawn(
+        &self,
+        guest: TcpStream,
+        permit: Permit,
+        token: Option<Arc<str>>,
+        ended: &CancellationToken,
+    ) {
         let (relay, ended) = (self.clone(), ended.clone());
         self.shutdown.spawn(async move {
             let grace = relay.bounds.grace;
-            let carried = relay.carry(guest);
+            let carried = relay.carry(guest, token);
             let overtime = async {
                 ended.cancelled().await;
                 tokio::time::sleep(grace).await;
@@ -137,16 +157,23 @@ impl Relay {
         });
     }
 
-    async fn carry(&self, guest: TcpStream) -> io::Result<()> {
+    async fn carry(&self, guest: TcpStream, token: Option<Arc<str>>) -> io::Result<()> {
         let connecting = TcpStream::connect(&*self.endpoint);
         let endpoint = timeout(self.bounds.connect, connecting).await??;
         let _ = (guest.set_nodelay(true), endpoint.set_nodelay(true));
-        let (guest_read, guest_write) = guest.into_split();
+        let (mut guest_read, mut guest_write) = guest.into_split();
         let (endpoint_read, endpoint_write) = endpoint.into_split();
         let moved = Moved::new();
-        let there = copy(guest_read, endpoint_write, &moved, self.bounds.idle);
-        let back = copy(endpoint_read, guest_write, &moved, self.bounds.idle);
-        tokio::try_join!(there, back).map(|_| ())
+        let mut check = token.map(TokenCheck::new);
+        let passes = move |bytes: &[u8]| check.as_mut().is_none_or(|check| check.passes(bytes));
+        let idle = self.bounds.idle;
+        let there = copy(&mut guest_read, endpoint_write, &moved, idle, passes);
+        let back = copy(endpoint_read, &mut guest_write, &moved, idle, |_| true);
+        match tokio::try_join!(there, back) {
+            Ok(_) => Ok(()),
+            Err(Stopped::Io(error)) => Err(error),
+            Err(Stopped::ForeignToken) => refuse(guest_read, guest_write).await,
+        }
     }
 }
 
@@ -198,18 +225,47 @@ impl Moved {
     }
 }
 
+/// Why a direction is carried no further.
+enum Stopped {
+    Io(io::Error),
+    /// The machine sent another machine's token.
+    ForeignToken,
+}
+
+impl From<io::Error> for Stopped {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Answers 401 in the endpoint's words, and reads for a moment what the machine still sends, so that
+/// the answer is not lost. The endpoint has not seen the end of the request's head.
+async fn refuse(from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    warn!("a machine sent another machine's token; refused");
+    to.write_all(REFUSAL).await?;
+    to.shutdown().await?;
+    let mut rest = from.take(REFUSED_MAX_BYTES);
+    let mut sink = tokio::io::sink();
+    let _ = timeout(REFUSED_MAX, tokio::io::copy(&mut rest, &mut sink)).await;
+    Ok(())
+}
+
 /// Carries one direction until its end, and passes the end on.
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     moved: &Moved,
     idle: Duration,
-) -> io::Result<()> {
+    mut passes: impl FnMut(&[u8]) -> bool,
+) -> Result<(), Stopped> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let read = while_moving(from.read(&mut buffer), moved, idle).await?;
         if read == 0 {
-            return to.shutdown().await;
+            return Ok(to.shutdown().await?);
+        }
+        if !passes(&buffer[..read]) {
+            return Err(Stopped::ForeignToken);
         }
         while_moving(to.write_all(&buffer[..read]), moved, idle).await?;
     }
@@ -308,7 +364,7 @@ mod tests {
         let address = listener.local_addr().expect("it is bound");
         let (ended, tasks) = (CancellationToken::new(), Shutdown::new());
         let (relay, token) = (relay.clone(), ended.clone());
-        tasks.spawn(async move { relay.serve(listener, token).await });
+        tasks.spawn(async move { relay.serve(listener, None, token).await });
         (address, ended, tasks)
     }
 
@@ -333,6 +389,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn another_machines_token_is_answered_401_and_its_own_passes() {
+        let relay = Relay::new(&echo_endpoint().await, Bounds::default(), Shutdown::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let (ended, tasks) = (CancellationToken::new(), Shutdown::new());
+        let (serving, until) = (relay.clone(), ended.clone());
+        tasks.spawn(async move { serving.serve(listener, Some("own".into()), until).await });
+        let post = |token: &str| format!("POST / HTTP/1.1\r\nauthorization: Bearer {token}\r\n\r\n");
+        let own = post("own");
+        let answer = send(address, own.as_bytes()).await.expect("carried");
+        assert_eq!(answer, own.as_bytes());
+        let pipelined = own + &post("foreign") + &"x".repeat(100_000);
+        let answer = send(address, pipelined.as_bytes()).await.expect("answered");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(answer.ends_with(r#"{"error":"the token is not valid"}"#), "{answer}");
+        ended.cancel();
+        assert!(tasks.finish(Duration::from_secs(10)).await);
+    }
+
+    #[tokio::test]
     async fn what_was_sent_before_the_end_is_delivered_after_it() {
         let relay = Relay::new(&echo_endpoint().await, Bounds::default(), Shutdown::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -343,7 +420,7 @@ mod tests {
         stream.shutdown().await.expect("sent");
         let ended = CancellationToken::new();
         ended.cancel();
-        relay.serve(listener, ended).await;
+        relay.serve(listener, None, ended).await;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.expect("answered");
         assert_eq!(answer, b"last words");

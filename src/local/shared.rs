@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, UnixMs};
+use crate::local::action::MachineAction;
 use crate::local::logs::Logs;
 use crate::local::registry::Registry;
 use crate::local::registry::life::{Effect, Observation, Order};
@@ -99,6 +100,14 @@ impl Shared {
             .registry
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Marks a machine as deleted, whose program its keeper then kills. A lease on it, or a host that
+    /// does not answer, refuses that; the program is killed all the same.
+    pub(crate) fn delete(&self, app: &str, id: &str) {
+        let delete = MachineAction::Delete { force: true };
+        let _ = self.registry().apply(app, id, None, delete, self.now());
+        self.0.waits.notify(id);
     }
 
     /// Takes in what was observed of a machine. Returns the machine as it is then, and what is to

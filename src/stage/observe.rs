@@ -149,7 +149,11 @@ pub async fn observe(
     let since = view.running_at_ms.unwrap_or(0);
     let now = deps.core.clock.now_ms();
     let limits = BootLimits::of(view, &deps.core.runs);
-    match liveness(known.as_ref(), since, now, limits) {
+    let liveness = liveness(known.as_ref(), since, now, limits);
+    let is_late = view.deadline_ms.is_some_and(|deadline| deadline <= now);
+    match liveness {
+        // The deadline ends the run, and whoever deleted its machine did it for that.
+        Liveness::NeverStarted | Liveness::Stopped | Liveness::Lost if is_late => {}
         // It may not be listed yet.
         Liveness::Alive if known.is_none() => return Ok(Observed::Missing),
         Liveness::Alive => {}

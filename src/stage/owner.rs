@@ -72,7 +72,8 @@ pub async fn ownership(deps: &Deps, machine: &wire::Machine) -> Result<Ownership
 }
 
 /// The grant that we signed for this machine. A machine that copies the token has another name.
-fn signed(deps: &Deps, machine: &wire::Machine) -> Option<Grant> {
+#[must_use]
+pub fn signed(deps: &Deps, machine: &wire::Machine) -> Option<Grant> {
     let token = machine.config.as_ref()?.env.0.get(RUN_TOKEN)?;
     let grant = deps.ring.read(token).ok()?;
     let name = machine_name(&grant.run, grant.attempt, grant.nonce.as_ref());

@@ -4,6 +4,7 @@
 //! reconciles each app's machines with the runs in flight (`reconcile`). It also trims, repairs and
 //! counts.
 
+mod outage;
 mod reconcile;
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +28,7 @@ use crate::stage::{Deps, Error};
 use crate::store::fleet::Census;
 use crate::store::keys::Inbox;
 use crate::store::results::KeptBack;
+use crate::sweeper::outage::Outage;
 use crate::worker::tasks::Tasks;
 
 /// How often the leader looks for what is overdue.
@@ -58,6 +60,8 @@ pub fn start(tasks: Arc<Tasks>, name: &str, shutdown: &Shutdown) {
         deleted: Mutex::default(),
         unacknowledged: Mutex::default(),
         idle: Mutex::default(),
+        known_apps: Mutex::default(),
+        outage: Mutex::default(),
         shutdown: shutdown.clone(),
     });
     shutdown.spawn_loop(
@@ -89,6 +93,9 @@ struct Sweeper {
     unacknowledged: Mutex<HashSet<String>>,
     /// BootableApps that are not this worker's and in which nothing was seen, and since when.
     idle: Mutex<HashMap<String, Instant>>,
+    /// Every app that has or had a machine, as last read.
+    known_apps: Mutex<HashSet<String>>,
+    outage: Mutex<Outage>,
     shutdown: Shutdown,
 }
 
@@ -125,15 +132,21 @@ impl Sweeper {
         &self.tasks.deps
     }
 
-    /// Hands the tasks what is overdue. While Redis takes no writes no run can be settled, but machines
-    /// are deleted at their deadline all the same.
+    /// Hands the tasks what is overdue. While Redis takes no writes, or does not answer, no run can be
+    /// settled, but machines are deleted after their deadline all the same.
     async fn overdue(self: Arc<Self>) -> Result<(), Error> {
         let handed = self.hand_over().await;
         match &handed {
             Err(Error::Store(error)) if error.refuses_writes() => {
-                self.delete_overdue_machines().await?
+                if self.delete_overdue_machines().await.is_err() {
+                    self.delete_expired_machines().await;
+                }
             }
-            _ => self.deleted.lock().await.clear(),
+            Err(_) => self.delete_expired_machines().await,
+            Ok(()) => {
+                self.deleted.lock().await.clear();
+                *self.outage.lock().await = Outage::default();
+            }
         }
         handed
     }

@@ -104,10 +104,13 @@ impl Sweeper {
     /// Every app that has or ever had a machine.
     async fn apps(&self) -> HashSet<String> {
         let deps = self.deps();
-        let known = deps.core.store.apps().await.unwrap_or_else(|error| {
-            warn!(%error, "the list of apps could not be read; the next pass tries again");
-            Vec::new()
-        });
+        match deps.core.store.apps().await {
+            Ok(known) => *self.known_apps.lock().await = known.into_iter().collect(),
+            Err(error) => {
+                warn!(%error, "the list of apps could not be read; the next pass tries again");
+            }
+        }
+        let known = self.known_apps.lock().await.clone();
         known.into_iter().chain(deps.apps.iter().cloned()).collect()
     }
 

@@ -157,3 +157,35 @@ async fn what_a_guest_posts_after_its_runs_end_changes_nothing() {
     stack.settles(&[late, cancelled], BOUND).await;
     stack.end().await;
 }
+
+/// A guest that got hold of another's token cannot use it: the relay knows which machine sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_refused_from_another_machine_than_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = Plan::sandboxed(folder.path()).start().await;
+    let mut victim = python("import time; time.sleep(600)");
+    victim["timeout_s"] = json!(12);
+    let victim = stack.submit(victim).await;
+    let running = stack.reaches(&victim, "running").await;
+    let id = running.machine_id.unwrap();
+    let machine = stack.machines.get(APP, &id).await.unwrap();
+    let stolen = &machine.config.unwrap().env.0["SANDBOX_RUN_TOKEN"];
+    let mut thief = python(
+        "import json, os, urllib.error, urllib.request as u\n\
+         def post(token, body):\n\
+         \x20   headers = {'Authorization': 'Bearer ' + token}\n\
+         \x20   r = u.Request(os.environ['SANDBOX_RESULT_URL'], json.dumps(body).encode(), headers)\n\
+         \x20   try: return u.urlopen(r).status\n\
+         \x20   except urllib.error.HTTPError as e: return e.code\n\
+         stolen = post(os.environ['STOLEN'], 'forged')\n\
+         post(os.environ['SANDBOX_RUN_TOKEN'], {'stolen': stolen})\n",
+    );
+    thief["env"] = json!({"STOLEN": stolen});
+    let thief = stack.submit(thief).await;
+    let result = stack.result(&thief).await;
+    assert_eq!(result["payload"], json!({"stolen": 401}), "{result}");
+    let result = stack.result(&victim).await;
+    assert_eq!(result["outcome"], "timed_out", "{result}");
+    stack.settles(&[victim, thief], BOUND).await;
+    stack.end().await;
+}

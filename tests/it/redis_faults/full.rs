@@ -19,7 +19,7 @@ const TIMES: [(&str, &str); 3] = [
     ("COFFERDAM_GRACE_S", "1"),
 ];
 
-async fn fleet(server: &Server, delay_ms: &str, more: &[(&'static str, &str)]) -> Fleet {
+pub(super) async fn fleet(server: &Server, delay_ms: &str, more: &[(&'static str, &str)]) -> Fleet {
     let all: Vec<_> = TIMES.iter().chain(more).copied().collect();
     let args = ["--simulate", delay_ms, "--fault-control"];
     Fleet::start_on(settings(server), &args, &all).await
@@ -51,7 +51,7 @@ async fn is_not_ready(admin: &str, words: &str) {
     .await;
 }
 
-async fn hang(raw: &Raw, runs: usize) {
+pub(super) async fn hang(raw: &Raw, runs: usize) {
     for n in 0..runs {
         let request = json!({"id": format!("hangs-{n}"), "cmd": ["true"], "timeout_s": 5,
             "env": {"SIMULATED_GUEST": "hangs"}});
@@ -59,7 +59,7 @@ async fn hang(raw: &Raw, runs: usize) {
     }
 }
 
-async fn machines(fleet: &Fleet, count: usize) {
+pub(super) async fn machines(fleet: &Fleet, count: usize) {
     until_within(BOUND, &format!("{count} machines"), async || {
         let named = fleet.machines_named().await;
         let is_so = named.as_array().is_some_and(|names| names.len() == count);
@@ -68,7 +68,7 @@ async fn machines(fleet: &Fleet, count: usize) {
     .await;
 }
 
-async fn results(raw: &Raw, count: usize) {
+pub(super) async fn results(raw: &Raw, count: usize) {
     until_within(BOUND, &format!("{count} results"), async || {
         let results = raw.length("results").await;
         (results == count)

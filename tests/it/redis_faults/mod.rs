@@ -2,6 +2,7 @@
 //! forgets:
 //! nothing is lost, doubled or left, the endpoint says "come again", and nobody spins.
 
+mod deadlines;
 mod forgotten;
 mod full;
 mod lost;
