@@ -45,14 +45,14 @@ mod armed {
 
     /// What happens at a milestone.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    enum Act {
+    enum Action {
         Die,
         Stop,
         Panic,
         Delay(Duration),
     }
 
-    impl Act {
+    impl Action {
         fn read(word: &str) -> Option<Self> {
             match word.split_once(' ') {
                 None if word == "die" => Some(Self::Die),
@@ -79,14 +79,14 @@ mod armed {
         let Some(word) = fail::eval(name, Option::unwrap_or_default) else {
             return;
         };
-        let act = Act::read(&word)
+        let action = Action::read(&word)
             .unwrap_or_else(|| panic!("milestone {name}: {word:?} is nothing that can happen"));
-        warn!(name, ?act, "milestone");
-        match act {
-            Act::Die => signal(Signal::KILL),
-            Act::Stop => signal(Signal::STOP),
-            Act::Panic => panic!("milestone {name}"),
-            Act::Delay(wait) => tokio::time::sleep(wait).await,
+        warn!(name, ?action, "milestone");
+        match action {
+            Action::Die => signal(Signal::KILL),
+            Action::Stop => signal(Signal::STOP),
+            Action::Panic => panic!("milestone {name}"),
+            Action::Delay(wait) => tokio::time::sleep(wait).await,
         }
     }
 
@@ -103,16 +103,16 @@ mod armed {
 
         #[test]
         fn what_happens_is_read_from_a_word() {
-            for (word, act) in [
-                ("die", Some(Act::Die)),
-                ("stop", Some(Act::Stop)),
-                ("panic", Some(Act::Panic)),
-                ("delay 50", Some(Act::Delay(Duration::from_millis(50)))),
+            for (word, action) in [
+                ("die", Some(Action::Die)),
+                ("stop", Some(Action::Stop)),
+                ("panic", Some(Action::Panic)),
+                ("delay 50", Some(Action::Delay(Duration::from_millis(50)))),
                 ("delay", None),
                 ("delay x", None),
                 ("", None),
             ] {
-                assert_eq!(Act::read(word), act, "{word:?}");
+                assert_eq!(Action::read(word), action, "{word:?}");
             }
         }
     }

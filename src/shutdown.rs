@@ -1,12 +1,12 @@
 //! How a process ends: stop taking work, then a deadline.
 //!
 //! Every task of a service is spawned through [`Shutdown`], which waits for all of them. There are
-//! two steps. *Quiet* ends the loops that take work; what is in hand goes on. *Abort* comes when
+//! two steps. *Quiet* ends the loops that take work; tasks that have begun go on. *Abort* comes when
 //! the drain deadline has passed: what is still running is dropped, and its leases let another
 //! worker finish it.
 //!
-//! A task that panics is told in the log, and what it held is let go. A *loop* does what a process
-//! is for: one that panics, or ends while nobody wants an end, breaks the process, which its owner
+//! A task that panics is logged, and what it held is dropped. A *loop* does what a process is for: one
+//! that panics, or ends before the shutdown begins, breaks the process, which its owner
 //! then ends.
 
 use std::any::Any;
@@ -37,7 +37,7 @@ pub struct Shutdown {
 #[derive(Debug, Default)]
 struct Broken {
     why: OnceLock<String>,
-    told: CancellationToken,
+    signal: CancellationToken,
 }
 
 impl Shutdown {
@@ -76,7 +76,7 @@ impl Shutdown {
             if let Some(Err(panic)) = abort.run_until_cancelled(task).await {
                 error!(
                     panic = panic_message(&*panic),
-                    "a task panicked; what it had in hand is let go"
+                    "a task panicked; its leases are released"
                 );
             }
         })
@@ -102,13 +102,13 @@ impl Shutdown {
                 Some(Ok(())) | None => return,
             };
             let _ = broken.why.set(why);
-            broken.told.cancel();
+            broken.signal.cancel();
         });
     }
 
     /// Returns when a loop of this process has panicked, or has ended too early, and says which.
     pub async fn broken(&self) -> String {
-        self.broken.told.cancelled().await;
+        self.broken.signal.cancelled().await;
         self.broken.why.get().cloned().unwrap_or_default()
     }
 
@@ -123,7 +123,7 @@ impl Shutdown {
         }
     }
 
-    /// Begins the end if nobody has, then waits until every task has ended or `drain` has passed.
+    /// Begins the shutdown if it has not begun, then waits until every task has ended or `drain` has passed.
     /// Says whether all ended by themselves.
     pub async fn finish(&self, drain: Duration) -> bool {
         self.begin();
@@ -144,8 +144,7 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> &str {
     text.unwrap_or("without a message")
 }
 
-/// SIGTERM and SIGINT. They are heard from the moment on which this is made, and kept until
-/// somebody asks.
+/// SIGTERM and SIGINT, received from when this is made and kept until they are asked for.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -153,7 +152,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Hears them from now on; they no longer end the process by themselves.
+    /// Receives them from now on; they no longer end the process by themselves.
     ///
     /// # Errors
     /// When the handlers cannot be installed.
@@ -164,8 +163,8 @@ impl Signals {
         })
     }
 
-    /// Returns when one of them has come since the last was told.
-    pub async fn told(&mut self) {
+    /// Returns when one of them has come since the last call.
+    pub async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

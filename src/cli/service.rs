@@ -218,7 +218,7 @@ async fn run_until_signalled(
     drain: Duration,
 ) -> anyhow::Result<Status> {
     let broken = tokio::select! {
-        () = signals.told() => None,
+        () = signals.received() => None,
         why = shutdown.broken() => Some(why),
     };
     if let Some(why) = &broken {
@@ -244,7 +244,7 @@ async fn run_until_signalled(
 
 /// Aborts the work in progress at a second signal; never returns.
 pub(super) async fn abort_on_second_signal(signals: &mut Signals, shutdown: &Shutdown) {
-    signals.told().await;
+    signals.received().await;
     warn!("second signal: stopping at once");
     shutdown.abort().cancel();
     std::future::pending().await
@@ -257,6 +257,6 @@ pub(super) async fn unless_signalled<T>(
 ) -> anyhow::Result<T> {
     tokio::select! {
         started = start => started,
-        () = signals.told() => bail!("stopped by a signal before startup had finished"),
+        () = signals.received() => bail!("stopped by a signal before startup had finished"),
     }
 }

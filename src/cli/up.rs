@@ -32,7 +32,7 @@ pub(super) async fn run(
     print_ready(out, &running, &folder, begun)?;
     let services = running.services().clone();
     let broken = tokio::select! {
-        () = signals.told() => None,
+        () = signals.received() => None,
         broken = running.broken() => Some(broken),
     };
     if let Some(why) = &broken {

@@ -68,12 +68,12 @@ impl Readiness {
         let mut how = "ready".to_owned();
         if let Some(health) = &self.provider {
             let refusing = health.refusing();
-            let told = format!("the Machines API refuses us in {}", refusing.join(", "));
+            let refused = format!("the Machines API refuses us in {}", refusing.join(", "));
             if health.is_refused_everywhere() {
-                return Err(told);
+                return Err(refused);
             }
             if !refusing.is_empty() {
-                how = format!("{how}, but {told}");
+                how = format!("{how}, but {refused}");
             }
         }
         if let Some(why) = self.keys.as_ref().and_then(|keys| keys.unready()) {

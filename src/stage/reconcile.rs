@@ -171,8 +171,7 @@ fn is_due(view: &RunRecord, suspicion: Suspicion, limits: BootLimits, began: Uni
     from < began
 }
 
-/// Deletes an orphan, after a check that it is ours and still has no run. Says whose it is, as far as
-/// can be told.
+/// Deletes an orphan, after a check that it is ours and still has no run. Returns to whom it belongs.
 ///
 /// # Errors
 /// When the provider or Redis does not answer.

@@ -49,7 +49,7 @@ pub fn start(filter: &str, format: LogFormat) -> Result<(), Error> {
         .with_writer(|| plain::OneLine(std::io::stderr()));
     let started = match format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        // Left alone on a terminal, the builder itself looks for NO_COLOR.
+        // On a terminal the builder itself honours NO_COLOR.
         LogFormat::Text if std::io::stderr().is_terminal() => builder.try_init(),
         LogFormat::Text => builder.with_ansi(false).try_init(),
     };

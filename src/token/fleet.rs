@@ -1,7 +1,7 @@
 //! Whether the processes of a fleet sign and verify with the same keys.
 //!
 //! A worker whose key no endpoint has boots machines whose results are all refused, and nothing
-//! but the deadline would tell. So each process tells the fingerprints of its keys and hears those
+//! but the deadline would tell. So each process publishes the fingerprints of its keys and reads those
 //! of the others.
 
 use std::fmt;

@@ -22,7 +22,7 @@ use crate::run::id::{Attempt, Nonce, RunId};
 const VERSION: &str = "cd2";
 const WITHOUT_NONCE: &str = "cd1";
 
-/// Longest token that is looked at, in bytes: version, 16 of key id, 64 of run id, 10 and 20 of
+/// Longest token that is checked, in bytes: version, 16 of key id, 64 of run id, 10 and 20 of
 /// numbers, 32 of nonce, 43 of HMAC, and the dots.
 pub const TOKEN_MAX_BYTES: usize = 3 + 16 + 64 + 10 + 20 + Nonce::LENGTH + 43 + 6;
 
@@ -106,7 +106,7 @@ impl KeyRing {
         }
     }
 
-    /// Each key's id and fingerprint: eight digits that tell keys apart and do not tell a key.
+    /// Each key's id and fingerprint: eight digits that distinguish keys and do not reveal one.
     #[must_use]
     pub fn fingerprints(&self) -> Vec<(String, String)> {
         let keys = self.0.iter();
@@ -153,7 +153,7 @@ impl KeyRing {
     }
 
     /// What a token grants or granted, after a check of its HMAC, in constant time. Its expiry is
-    /// not looked at: this tells who made it, not what may be done with it.
+    /// not checked: this shows who made it, not what may be done with it.
     ///
     /// # Errors
     /// [`Invalid`], whatever is wrong.
