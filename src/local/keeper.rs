@@ -167,7 +167,12 @@ async fn follow(
     let _end_relay = ended.clone().drop_guard();
     if let (Some(listener), Some(relay)) = (running.take_listener(), &shared.parts().relay) {
         let (relay, ended) = (relay.clone(), ended.clone());
-        let token = machine.config.env.0.get(RUN_TOKEN).map(|token| token.as_str().into());
+        let token = machine
+            .config
+            .env
+            .0
+            .get(RUN_TOKEN)
+            .map(|token| token.as_str().into());
         let relaying = async move { relay.serve(listener, token, ended).await };
         shared.parts().shutdown.spawn(relaying);
     }

@@ -396,7 +396,8 @@ mod tests {
         let (ended, tasks) = (CancellationToken::new(), Shutdown::new());
         let (serving, until) = (relay.clone(), ended.clone());
         tasks.spawn(async move { serving.serve(listener, Some("own".into()), until).await });
-        let post = |token: &str| format!("POST / HTTP/1.1\r\nauthorization: Bearer {token}\r\n\r\n");
+        let post =
+            |token: &str| format!("POST / HTTP/1.1\r\nauthorization: Bearer {token}\r\n\r\n");
         let own = post("own");
         let answer = send(address, own.as_bytes()).await.expect("carried");
         assert_eq!(answer, own.as_bytes());
@@ -404,7 +405,10 @@ mod tests {
         let answer = send(address, pipelined.as_bytes()).await.expect("answered");
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
-        assert!(answer.ends_with(r#"{"error":"the token is not valid"}"#), "{answer}");
+        assert!(
+            answer.ends_with(r#"{"error":"the token is not valid"}"#),
+            "{answer}"
+        );
         ended.cancel();
         assert!(tasks.finish(Duration::from_secs(10)).await);
     }

@@ -205,6 +205,8 @@ pub async fn perform(
     Ok(Performed::Done)
 }
 
+/// Whether a failed call got no answer, so that the provider may be down.
+fn has_no_answer(error: &machines::Error) -> bool {
     match error.certainty() {
         Certainty::Unknown => true,
         Certainty::NothingSent => matches!(error, machines::Error::NotSent { .. }),

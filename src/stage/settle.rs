@@ -79,7 +79,11 @@ pub async fn settle_missing(core: &Core, id: &RunId) -> Result<Transition, Error
             run_id = id.as_str(),
             "the state of a settled run is missing from redis"
         ),
-        Transition::Repeated | Transition::OverBudget | Transition::Older | Transition::Refused | Transition::Unknown => {}
+        Transition::Repeated
+        | Transition::OverBudget
+        | Transition::Older
+        | Transition::Refused
+        | Transition::Unknown => {}
     }
     Ok(act)
 }

@@ -98,7 +98,7 @@ async fn signed_deadline(deps: &Deps, app: &str, id: &str) -> Result<Option<Unix
             let grant = owner::signed(deps, &machine);
             Ok(grant.map(|grant| grant.expires_s.saturating_mul(1000)))
         }
-        Err(error) if judge(Call::Get, &error).decision == Decision::Gone => Ok(None),
+        Err(error) if judge(Call::Get, &error) == Decision::Gone => Ok(None),
         Err(error) => Err(Error::Machines(error)),
     }
 }

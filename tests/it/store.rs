@@ -6,8 +6,8 @@ use std::time::Duration;
 use cofferdam::run::id::{Attempt, RunId};
 use cofferdam::run::outcome::{Ending, ReasonCode};
 use cofferdam::run::phase::MachineRef;
-use cofferdam::stage::intake::{IntakeCounts, intake};
 use cofferdam::stage::Core;
+use cofferdam::stage::intake::{IntakeCounts, intake};
 use cofferdam::stage::settle::settle;
 use cofferdam::store::acts::{
     Claim, Claimed, Entered, FleetLimits, Requeue, Settlement, Stop, Transition, Work,

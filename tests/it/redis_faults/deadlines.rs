@@ -63,11 +63,15 @@ async fn a_redis_that_is_away_lets_no_machine_outlive_its_deadline() {
     let (fleet, worker, since) = hanging(&server).await;
     server.stop();
     // The worker does it, before the Machines server would do it by itself.
-    until_within(TIMEOUT + BOUND, "the worker to delete all of them", async || {
-        let said = worker.said();
-        let deleted = said.matches("the signed deadline passed").count();
-        (deleted >= RUNS).then_some(()).ok_or(said)
-    })
+    until_within(
+        TIMEOUT + BOUND,
+        "the worker to delete all of them",
+        async || {
+            let said = worker.said();
+            let deleted = said.matches("the signed deadline passed").count();
+            (deleted >= RUNS).then_some(()).ok_or(said)
+        },
+    )
     .await;
     gone_in_time(&fleet, since).await;
     server.resume();
