@@ -30,6 +30,7 @@ use crate::config::Runs;
 use crate::machines::{self, Certainty, Client};
 use crate::milestone::milestone;
 use crate::run::budget;
+use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Duty;
 use crate::run::request::Limits;
@@ -39,7 +40,7 @@ use crate::stage::lease::LeaseGuard;
 use crate::stage::settle::settle;
 use crate::stage::spec::GuestUrls;
 use crate::stage::teardown::TornDown;
-use crate::store::codec::RunRecord;
+use crate::store::codec::{RunRecord, SettledRun};
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::token::KeyRing;
@@ -160,11 +161,65 @@ pub enum Performed {
     CapacityFreed,
 }
 
+/// What may be owed, as far as it is known.
+#[derive(Clone, Debug)]
+pub enum Owed {
+    /// Whatever the run owes in its state.
+    Run(Box<RunRecord>),
+    /// A tear-down.
+    Teardown(Box<SettledRun>),
+}
+
+impl From<RunRecord> for Owed {
+    fn from(run: RunRecord) -> Self {
+        match run.settled() {
+            Some(settled) => Self::Teardown(Box::new(settled)),
+            None => Self::Run(Box::new(run)),
+        }
+    }
+}
+
+impl Owed {
+    /// For which run.
+    #[must_use]
+    pub fn id(&self) -> &RunId {
+        match self {
+            Self::Run(run) => &run.id,
+            Self::Teardown(run) => &run.id,
+        }
+    }
+
+    /// The attempt that the run is at.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        match self {
+            Self::Run(run) => Attempt(run.attempt),
+            Self::Teardown(run) => run.attempt,
+        }
+    }
+
+    /// What is owed.
+    #[must_use]
+    pub fn duty(&self) -> Duty {
+        match self {
+            Self::Run(run) => run.phase().owes(),
+            Self::Teardown(_) => Duty::Teardown,
+        }
+    }
+}
+
 /// Does what a run owes now: the one way forward, at once and late.
 ///
 /// # Errors
 /// When Redis or the provider does not do its part; it stays owed.
-pub async fn perform(
+pub async fn perform(deps: &Deps, owed: &Owed, lease: &LeaseGuard) -> Result<Performed, Error> {
+    match owed {
+        Owed::Run(run) => perform_run(deps, run, lease).await,
+        Owed::Teardown(run) => perform_teardown(deps, run).await,
+    }
+}
+
+async fn perform_run(
     deps: &Deps,
     view: &RunRecord,
     lease: &LeaseGuard,
@@ -192,15 +247,20 @@ pub async fn perform(
                 return Ok(Performed::CapacityFreed);
             }
         }
-        Duty::Teardown => match teardown::teardown(deps, view).await? {
-            TornDown::Closed { runs_wait: true } => return Ok(Performed::CapacityFreed),
-            TornDown::Later { again_at_ms } => {
-                deps.core.store.reschedule(&view.id, again_at_ms).await?;
-                milestone!("teardown::deferred");
-            }
-            TornDown::Closed { runs_wait: false } | TornDown::NotOwed => {}
-        },
-        Duty::Boot | Duty::Await | Duty::Nothing => {}
+        // A tear-down comes as such.
+        Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => {}
+    }
+    Ok(Performed::Done)
+}
+
+async fn perform_teardown(deps: &Deps, run: &SettledRun) -> Result<Performed, Error> {
+    match teardown::teardown(deps, run).await? {
+        TornDown::Closed { runs_wait: true } => return Ok(Performed::CapacityFreed),
+        TornDown::Later { again_at_ms } => {
+            deps.core.store.reschedule(&run.id, again_at_ms).await?;
+            milestone!("teardown::deferred");
+        }
+        TornDown::Closed { runs_wait: false } | TornDown::NotOwed => {}
     }
     Ok(Performed::Done)
 }

@@ -102,11 +102,22 @@ fn has_machine(view: &RunRecord, attempt: Attempt) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::codec::of_wakeup;
+    use crate::store::codec::{FIELDS, Text, record};
 
     #[test]
     fn a_settled_run_still_has_its_machine_and_no_other() {
-        let view = of_wakeup("pr-17 2  completed 1700000000000 app m i").expect("a wakeup");
+        let fields = [
+            ("state", "settled"),
+            ("attempt", "2"),
+            ("outcome", "completed"),
+        ];
+        let value = |name: &&str| fields.iter().find(|(field, _)| field == name);
+        let values = FIELDS
+            .iter()
+            .map(|name| value(name).map(|(_, word)| Text((*word).into())));
+        let view = record(&"pr-17".parse().unwrap(), values.collect())
+            .unwrap()
+            .unwrap();
         assert!(has_machine(&view, Attempt(2)));
         assert!(!has_machine(&view, Attempt(1)));
         assert!(!has_machine(&view, Attempt(3)));

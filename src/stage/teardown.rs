@@ -15,11 +15,11 @@ use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
-use crate::run::phase::{MachineRef, Phase};
+use crate::run::phase::MachineRef;
 use crate::stage::breaker::{Circuit, OPEN_MAX};
 use crate::stage::{Deps, Error, has_no_answer, pause, spec};
 use crate::store::acts::{Entered, Transition};
-use crate::store::codec::RunRecord;
+use crate::store::codec::{RunRecord, SettledRun};
 
 /// Calls of one kind before the tear-down is left for later.
 const TRIES_MAX: u32 = 4;
@@ -54,15 +54,15 @@ pub enum TornDown {
 ///
 /// # Errors
 /// When a call or Redis fails for longer than a few tries. The tear-down stays owed.
-pub async fn teardown(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
-    let app = view.app.as_deref().unwrap_or_default();
+pub async fn teardown(deps: &Deps, run: &SettledRun) -> Result<TornDown, Error> {
+    let app = run.app.as_str();
     let now = deps.core.clock.now_ms();
     let circuit = deps.health.breakers.acquire(app, None, now);
     if let Circuit::Open(until) = circuit {
         let again_at_ms = until.min(budget::after(now, OPEN_MAX));
         return Ok(TornDown::Later { again_at_ms });
     }
-    let outcome = delete_and_close(deps, view).await;
+    let outcome = delete_and_close(deps, run).await;
     match &outcome {
         // A tear-down proves little of whether an app can boot: it closes no circuit but its own
         // trial's.
@@ -75,25 +75,17 @@ pub async fn teardown(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> 
     outcome
 }
 
-async fn delete_and_close(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
-    let Phase::Settled {
-        attempt,
-        outcome,
-        app,
-        machine,
-    } = view.phase()
-    else {
-        return Ok(TornDown::NotOwed);
-    };
-    match machine {
-        Some(machine) => stop_and_delete(deps, machine, grace(deps, *outcome)).await?,
+async fn delete_and_close(deps: &Deps, run: &SettledRun) -> Result<TornDown, Error> {
+    let grace = grace(deps, run.outcome);
+    match &run.machine {
+        Some(machine) => stop_and_delete(deps, machine, grace).await?,
         None => {
-            let name = machine_name(&view.id, *attempt, view.nonce.as_ref());
-            match find(deps, app, &view.id, &name).await? {
-                Some(machine) => stop_and_delete(deps, &machine, grace(deps, *outcome)).await?,
+            let name = machine_name(&run.id, run.attempt, run.nonce.as_ref());
+            match find(deps, &run.app, &run.id, &name).await? {
+                Some(machine) => stop_and_delete(deps, &machine, grace).await?,
                 // While the create call may be on its way, a missing machine proves nothing.
                 None => {
-                    let until = view.boot_until_ms.unwrap_or(0);
+                    let until = run.boot_until_ms.unwrap_or(0);
                     if deps.core.clock.now_ms() < until {
                         return Ok(TornDown::Later { again_at_ms: until });
                     }
@@ -101,7 +93,7 @@ async fn delete_and_close(deps: &Deps, view: &RunRecord) -> Result<TornDown, Err
             }
         }
     }
-    close(deps, view).await
+    close(deps, run).await
 }
 
 /// Deletes the machine of a run's attempt, whatever its state, and leaves the run as it is.
@@ -237,23 +229,23 @@ async fn find(
     }
 }
 
-async fn close(deps: &Deps, view: &RunRecord) -> Result<TornDown, Error> {
+async fn close(deps: &Deps, run: &SettledRun) -> Result<TornDown, Error> {
     let core = &deps.core;
     let now = core.clock.now_ms();
     let retention = core.runs.retention;
     let (act, runs_wait) = core
         .store
-        .close(&view.id, view.boot(), now, retention)
+        .close(&run.id, run.boot(), now, retention)
         .await?;
     milestone!("teardown::closed");
     if act != Transition::Done(Entered::Closed) {
         return Ok(TornDown::NotOwed);
     }
-    info!(run_id = view.id.as_str(), "closed");
-    let settled_at = view.settled_at_ms.unwrap_or(now);
+    info!(run_id = run.id.as_str(), "closed");
+    let settled_at = run.settled_at_ms.unwrap_or(now);
     let took = budget::left(settled_at, now);
     core.metrics.teardown_duration.observe(took.as_secs_f64());
-    if let Some(running_at) = view.running_at_ms {
+    if let Some(running_at) = run.running_at_ms {
         let took = budget::left(running_at, settled_at);
         core.metrics.result_duration.observe(took.as_secs_f64());
     }

@@ -119,10 +119,69 @@ impl RunRecord {
         }
     }
 
+    /// What its tear-down needs, when one is owed.
+    #[must_use]
+    pub fn settled(&self) -> Option<SettledRun> {
+        let Phase::Settled {
+            attempt,
+            outcome,
+            app,
+            machine,
+        } = &self.phase
+        else {
+            return None;
+        };
+        Some(SettledRun {
+            id: self.id.clone(),
+            attempt: *attempt,
+            nonce: self.nonce.clone(),
+            outcome: *outcome,
+            app: app.clone(),
+            machine: machine.clone(),
+            boot_until_ms: self.boot_until_ms,
+            settled_at_ms: self.settled_at_ms,
+            running_at_ms: self.running_at_ms,
+        })
+    }
+
     /// Where the run stands.
     #[must_use]
     pub fn phase(&self) -> &Phase {
         &self.phase
+    }
+}
+
+/// A settled run, as far as its tear-down needs it: read from its hash, or carried by a wakeup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettledRun {
+    /// Which run.
+    pub id: RunId,
+    /// Which attempt it was.
+    pub attempt: Attempt,
+    /// Unique to its request.
+    pub nonce: Option<Nonce>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The app in which a machine may be.
+    pub app: String,
+    /// The machine, if the create call has answered.
+    pub machine: Option<MachineRef>,
+    /// Until when its create call may still be on its way.
+    pub boot_until_ms: Option<UnixMs>,
+    /// When its result was published.
+    pub settled_at_ms: Option<UnixMs>,
+    /// When the provider had its machine.
+    pub running_at_ms: Option<UnixMs>,
+}
+
+impl SettledRun {
+    /// The boot that it ended at.
+    #[must_use]
+    pub fn boot(&self) -> BootId<'_> {
+        BootId {
+            attempt: self.attempt,
+            nonce: self.nonce.as_ref(),
+        }
     }
 }
 
@@ -156,22 +215,33 @@ pub(crate) fn record(id: &RunId, values: Vec<Option<Text>>) -> Result<Option<Run
     assemble(id, hash).map(Some)
 }
 
-/// A settled run as its wakeup has it (`settle.lua`): what its tear-down needs, and no more.
-pub(crate) fn of_wakeup(entry: &str) -> Option<RunRecord> {
-    const WORDS: [&str; 8] = [
-        "attempt",
-        "nonce",
-        "outcome",
-        "settled_at_ms",
-        "app",
-        "machine_id",
-        "instance_id",
-        "running_at_ms",
-    ];
-    let (id, words) = entry.split_once(' ')?;
-    let fields = WORDS.into_iter().zip(words.split(' ').map(str::to_owned));
-    let state = ("state", State::Settled.as_str().to_owned());
-    assemble(&id.parse().ok()?, fields.chain([state]).collect()).ok()
+/// What the wakeup of a tear-down carries (`settle.lua`): words with spaces between, of which those
+/// that are not known are empty or, at the end, absent.
+pub(crate) fn of_wakeup(entry: &str) -> Option<SettledRun> {
+    let mut words = entry.split(' ');
+    let id = words.next()?.parse().ok()?;
+    let attempt = Attempt(words.next()?.parse().ok()?);
+    let nonce = words.next()?.parse().ok();
+    let outcome = Outcome::parse(words.next()?)?;
+    let settled_at_ms = words.next()?.parse().ok();
+    let app = words.next()?.to_owned();
+    let machine = MachineRef {
+        app: app.clone(),
+        id: words.next()?.to_owned(),
+        instance_id: words.next().map(str::to_owned),
+        region: None,
+    };
+    Some(SettledRun {
+        id,
+        attempt,
+        nonce,
+        outcome,
+        app,
+        machine: Some(machine),
+        boot_until_ms: None,
+        settled_at_ms,
+        running_at_ms: words.next().and_then(|ms| ms.parse().ok()),
+    })
 }
 
 fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<RunRecord, Error> {
@@ -262,4 +332,25 @@ pub(crate) fn result_parts(run: &RunId, ending: &Ending) -> [String; 3] {
 /// A value of ours as JSON.
 pub(crate) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wakeup_carries_what_the_tear_down_needs_and_its_nonce() {
+        let nonce = "0".repeat(Nonce::LENGTH);
+        let entry = format!("pr-17 2 {nonce} completed 1700000000000 app m i 1699999990000");
+        let settled = of_wakeup(&entry).unwrap();
+        assert_eq!(settled.attempt, Attempt(2));
+        assert_eq!(settled.nonce, nonce.parse().ok());
+        assert_eq!(settled.machine.unwrap().instance_id.as_deref(), Some("i"));
+        assert_eq!(settled.running_at_ms, Some(1_699_999_990_000));
+        let without = of_wakeup("pr-17 2  failed 1700000000000 app m").unwrap();
+        assert_eq!((without.nonce, without.running_at_ms), (None, None));
+        for other in ["", "pr-17", "pr-17 2 completed"] {
+            assert_eq!(of_wakeup(other), None, "{other:?}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 
 use crate::store::Store;
-use crate::store::codec::{self, RunRecord, Text};
+use crate::store::codec::{self, SettledRun, Text};
 use crate::store::error::Error;
 
 /// What stands on the list instead of a run's id when there may be capacity for a boot. No run has
@@ -24,7 +24,7 @@ pub enum Wakeup {
     /// Something is owed for the run of that id.
     Run(String),
     /// The tear-down of a run is owed, and this is what it needs.
-    Teardown(Box<RunRecord>),
+    Teardown(Box<SettledRun>),
     /// There may be capacity for another boot.
     Capacity,
 }

@@ -215,7 +215,7 @@ impl Sweeper {
             for view in overdue.runs {
                 let permit = self.tasks.overdue_permits.clone().acquire_owned().await;
                 if let Ok(permit) = permit {
-                    self.tasks.perform(view, now, permit);
+                    self.tasks.perform(view.into(), now, permit);
                 }
             }
             if all {

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::RunId;
+use crate::stage::Owed;
 use crate::stage::intake as take_in;
 use crate::store::Error;
 use crate::store::acts::{Claim, FleetLimits, Stop};
@@ -337,9 +338,9 @@ async fn handle_wakeups(
         match call {
             Wakeup::Capacity => tasks.may_boot.notify_one(),
             Wakeup::Run(id) => ids.extend(id.parse().ok()),
-            Wakeup::Teardown(view) => {
+            Wakeup::Teardown(run) => {
                 if let Some(permit) = permits.pop() {
-                    tasks.perform(*view, now, permit);
+                    tasks.perform(Owed::Teardown(run), now, permit);
                 }
             }
         }
@@ -350,7 +351,7 @@ async fn handle_wakeups(
     }
     for view in views.into_iter().flatten() {
         if let Some(permit) = permits.pop() {
-            tasks.perform(view, now, permit);
+            tasks.perform(view.into(), now, permit);
         }
     }
     Ok(())

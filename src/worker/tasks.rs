@@ -16,9 +16,8 @@ use crate::shutdown::Shutdown;
 use crate::stage::boot::{Begin, Booted, boot};
 use crate::stage::breaker::Circuit;
 use crate::stage::lease::LeaseGuard;
-use crate::stage::{Deps, Performed, perform};
+use crate::stage::{Deps, Owed, Performed, perform};
 use crate::store::acts::{Claimed, FleetLimits, Work};
-use crate::store::codec::RunRecord;
 use crate::telemetry::TaskKind;
 
 /// A run for which a task of this worker holds the lease.
@@ -186,27 +185,22 @@ impl Tasks {
     }
 
     /// Does what a run owes, in a task of its own. The run was read at `now`.
-    pub(crate) fn perform(
-        self: &Arc<Self>,
-        view: RunRecord,
-        now: UnixMs,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let attempt = Attempt(view.attempt);
+    pub(crate) fn perform(self: &Arc<Self>, owed: Owed, now: UnixMs, permit: OwnedSemaphorePermit) {
+        let (id, attempt) = (owed.id().clone(), owed.attempt());
         let tasks = self.clone();
-        let work = match view.phase().owes() {
+        let work = match owed.duty() {
             Duty::ResumeBoot => Work::Boot,
             Duty::Boot | Duty::Await | Duty::Teardown | Duty::Nothing => Work::Duty,
         };
-        let leased = self.new_lease(&view.id, attempt, work, None, now);
+        let leased = self.new_lease(&id, attempt, work, None, now);
         // A run that has a task is done once more after it.
         let Some((lease, guard)) = self.insert(leased, TaskKind::Teardown) else {
             return;
         };
-        let span = info_span!("perform", run_id = view.id.as_str(), attempt = attempt.0);
+        let span = info_span!("perform", run_id = id.as_str(), attempt = attempt.0);
         // Boxed because the future is large and would be copied several times.
         let task = Box::pin(async move {
-            match perform(&tasks.deps, &view, &lease).await {
+            match perform(&tasks.deps, &owed, &lease).await {
                 Ok(Performed::CapacityFreed) => tasks.wake_dispatch().await,
                 Ok(Performed::Done) => {}
                 Err(error) => warn!(%error, "not done; due again when its lease ends"),
@@ -214,7 +208,7 @@ impl Tasks {
             let notified = guard.release();
             drop(permit);
             if notified {
-                tasks.perform_owed(&view.id).await;
+                tasks.perform_owed(&id).await;
             }
         });
         self.shutdown.spawn(task.instrument(span));
@@ -242,7 +236,7 @@ impl Tasks {
         let view = self.deps.core.store.record(id).await;
         milestone!("tasks::read_again");
         match view {
-            Ok(Some(view)) => self.perform(view, now, permit),
+            Ok(Some(view)) => self.perform(view.into(), now, permit),
             Ok(None) => {}
             Err(error) => warn!(%error, "not read again; due when its lease ends"),
         }
