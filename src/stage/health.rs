@@ -42,7 +42,8 @@ impl ProviderHealth {
         if known.is_none() {
             error!(
                 app,
-                message, "the Machines API refuses us; booting stops, requests are kept"
+                error = message,
+                "the Machines API refuses us; booting stops, requests are kept"
             );
         }
     }

@@ -195,8 +195,9 @@ async fn send(plan: &Plan, entries: &[Entry], link: &mut Link, sent: &mut Sent) 
             }
             // A request without an id is another run each time, and one with an id is if Redis has
             // forgotten the first.
-            if *stream == "runs" {
-                let request: Value = serde_json::from_str(value).unwrap();
+            if *stream == "runs"
+                && let Ok(request) = serde_json::from_str::<Value>(value)
+            {
                 let id = request["id"].as_str().map(str::to_owned);
                 sent.accepted.insert(id.unwrap_or(entry));
             }

@@ -249,3 +249,28 @@ fn a_word_is_found_whole() {
     );
     assert_eq!(words_after("config::redis::X", "redis::").next(), None);
 }
+
+/// The text of a log call is its `message`. A field of that name, whose words may come from outside,
+/// would be printed as that text.
+#[test]
+fn no_log_call_has_a_field_called_message() {
+    let mut faults = Vec::new();
+    for file in files() {
+        let code: Vec<&str> = file.code().map(|(_, line)| line).collect();
+        let code = code.join("\n");
+        for word in ["error!(", "warn!(", "info!(", "debug!("] {
+            for call in code.split(word).skip(1) {
+                let call = call.split(");").next().unwrap_or_default();
+                let fields = call.split('"').next().unwrap_or_default();
+                let is_there = fields.split(',').any(|field| {
+                    let name = field.split('=').next().unwrap_or_default();
+                    name.trim().trim_start_matches(['%', '?']) == "message"
+                });
+                if is_there {
+                    faults.push(format!("{}: {}", file.path, call.trim()));
+                }
+            }
+        }
+    }
+    assert_none(&faults);
+}

@@ -11,13 +11,13 @@ const LOOPS: &[(&str, &[&str])] = &[
         &[
             "intake",
             "control",
-            "pump",
-            "bell",
+            "dispatch",
+            "wakeups",
             "renew",
             "overdue",
-            "surveys",
+            "reconcile",
             "housekeeping",
-            "mending",
+            "repair",
             "census",
             "clock",
             "keys",
@@ -27,7 +27,7 @@ const LOOPS: &[(&str, &[&str])] = &[
     ("serve", &["endpoint", "clock", "keys", "admin"]),
     ("machines", &["machines"]),
     // One of each of its parts.
-    ("up", &["pump", "census", "endpoint", "machines"]),
+    ("up", &["dispatch", "census", "endpoint", "machines"]),
 ];
 
 /// What names follow these words in the source.
@@ -78,7 +78,7 @@ mod armed {
         assert_eq!(status.code(), Some(1), "{name}: {said}");
         let told = said
             .lines()
-            .find(|line| line.contains("ERROR") && line.contains("broken"));
+            .find(|line| line.contains("ERROR") && line.contains("has failed"));
         let why = format!("the loop {name} panicked: milestone loop::{name}");
         assert!(told.is_some_and(|line| line.contains(&why)), "{said}");
     }

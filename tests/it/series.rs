@@ -19,25 +19,25 @@ const BOUND: Duration = Duration::from_secs(60);
 /// Beginnings of series that stay at zero here, and why.
 const EXEMPT: &[(&str, &str)] = &[
     (
-        "endpoint_answers_total{code=\"408\"}",
+        "endpoint_responses_total{code=\"408\"}",
         "a body that takes half a minute",
     ),
     (
-        "endpoint_answers_total{code=\"503\"}",
+        "endpoint_responses_total{code=\"503\"}",
         "redis_faults take Redis away",
     ),
     (
-        "endpoint_answers_total{code=\"other\"}",
+        "endpoint_responses_total{code=\"other\"}",
         "there is no other answer",
     ),
     (
         "redis_errors_total{",
         "redis_faults make them; words are in a table of store::error",
     ),
-    ("runs_vanished_total", "ids makes runs vanish"),
+    ("runs_missing_total", "ids makes runs vanish"),
     ("clock_jumps_total", "times makes the clock jump"),
     (
-        "results_kept_back_seconds",
+        "results_past_retention_seconds",
         "results must be older than their retention",
     ),
     (
@@ -145,7 +145,7 @@ impl Scene {
         self.submit("cancelled", guest("hangs")).await;
         self.reaches("cancelled", "running").await;
         self.submit("cancelled", guest("exits")).await;
-        self.moves("ids_taken_total").await;
+        self.moves("id_conflicts_total").await;
         let raw = self.fleet.raw().await;
         raw.add("control", &[("cancel", "cancelled")]).await;
         for id in ["completes", "fails", "late", "refused", "cancelled"] {
@@ -232,7 +232,7 @@ impl Scene {
             self.submit(&format!("held-{n}"), held.clone()).await;
         }
         for series in [
-            "tenants_held",
+            "tenants_blocked",
             "runs_queued",
             "oldest_queued_age_seconds",
             "intake_stopped",
@@ -250,7 +250,7 @@ impl Scene {
         let stays = "delete name=sandbox-*: refuse status=500";
         self.fleet.put_faults(&[stays]).await;
         self.submit("stays", guest("stays")).await;
-        self.moves("teardowns_owed").await;
+        self.moves("teardowns_pending").await;
         self.moves("machines_in_flight").await;
         self.fleet.put_faults(&[]).await;
         self.reaches("stays", "closed").await;
@@ -259,9 +259,9 @@ impl Scene {
         let foreign = json!({"name": "sandbox-db", "config": {"image": "host",
             "env": {"SIMULATED_GUEST": "hangs"}, "init": {"cmd": ["true"]}}});
         self.fleet.make_machine(&foreign).await;
-        self.moves("machines_without_run").await;
-        self.moves("machines_without_run_removed_total").await;
-        self.moves("machines_foreign").await;
+        self.moves("orphan_machines").await;
+        self.moves("orphan_machines_deleted_total").await;
+        self.moves("foreign_machines").await;
     }
 }
 

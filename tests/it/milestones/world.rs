@@ -319,7 +319,7 @@ impl Doomed {
 
     fn check_death(&self, status: ExitStatus) {
         let said = self.process.said();
-        let name = format!("\"name\":\"{}\",\"act\":\"Die\"", self.point.name);
+        let name = format!("\"name\":\"{}\",\"action\":\"Die\"", self.point.name);
         let is_there = said.contains(&name);
         let killed = Some(Signal::KILL.as_raw());
         assert!(

@@ -87,7 +87,7 @@ async fn a_refused_token_stops_booting_keeps_requests_is_told_once_and_ends_by_i
     assert_eq!(errors.len(), 1, "{errors:#?}");
     let text = errors[0].to_string();
     assert!(text.contains("token validation error"), "{text}");
-    let again = "the Machines API takes our calls again";
+    let again = "the Machines API accepts our calls again";
     assert_eq!(lines(&said, "message", again).len(), 1, "{said}");
     worker.finish().await;
     fleet.finish().await;
