@@ -290,7 +290,7 @@ async fn retry_or_settle(
     info!(
         run_id = view.id.as_str(),
         attempt = attempt.0,
-        message,
+        reason = message,
         "queued again for another machine"
     );
     let now = deps.core.clock.now_ms();
