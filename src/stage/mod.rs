@@ -1,5 +1,5 @@
 //! The steps of the pipeline, one file each, in the order of the flow: [`intake`], [`boot`],
-//! [`report`], [`teardown`]; [`settle`], the end of a run without a result; [`reconcile`], which finds
+//! [`report`], [`teardown`]; [`mod@settle`], the end of a run without a result; [`reconcile`], which finds
 //! what slipped through; and [`control`], which carries out orders from outside.
 //!
 //! A step is a function over the doors. It can be run twice, and by any worker: what is owed is
