@@ -89,6 +89,12 @@ async fn only_the_worker_that_sweeps_counts_the_fleet() {
     let raw = fleet.raw().await;
     raw.add("control", &[("pause", "*")]).await;
     let (first, admin) = fleet.worker().await;
+    // The loop that takes requests does not wait for the one that takes orders.
+    let paused = async || match raw.say::<i64>("HEXISTS", "settings", &["paused"]).await {
+        1 => Ok(()),
+        other => Err(other.to_string()),
+    };
+    until_within(Duration::from_secs(60), "the pause", paused).await;
     fleet
         .tool(&["submit", "--id", "waits", "--", "true"])
         .done();
