@@ -59,7 +59,9 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt
 /// Whether a text is one word that needs no quotes.
 fn is_word(text: &str) -> bool {
     let is_plain = |c: char| !c.is_whitespace() && !is_control(c) && !matches!(c, '"' | '=');
-    !text.is_empty() && text.chars().all(is_plain)
+    // Nearly every value is plain ASCII, and a run writes many.
+    let is_usual = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=');
+    !text.is_empty() && (text.as_bytes().iter().all(is_usual) || text.chars().all(is_plain))
 }
 
 /// Whether a text is one quoted text, with every quote and backslash inside it escaped, as strings
@@ -89,6 +91,13 @@ pub(crate) struct OneLine<W>(pub(crate) W);
 
 impl<W: Write> Write for OneLine<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let is_harmless = |byte: &u8| matches!(byte, b' '..=b'~' | b'\x1b');
+        if let Some((b'\n', line)) = event.split_last()
+            && line.iter().all(is_harmless)
+        {
+            self.0.write_all(event)?;
+            return Ok(event.len());
+        }
         let text = String::from_utf8_lossy(event);
         let (line, end) = match text.strip_suffix('\n') {
             Some(line) => (line, "\n"),
