@@ -80,7 +80,12 @@ const HOMES: &[(&str, &[&str])] = &[
     ("anyhow::", &["cli/", "main.rs"]),
     (
         "Command::new",
-        &["up/", "crates/sandbox/", "crates/images/src/confined/"],
+        &[
+            "up/",
+            "crates/sandbox/",
+            "crates/images/src/confined/",
+            "crates/guest/",
+        ],
     ),
 ];
 

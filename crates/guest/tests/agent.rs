@@ -292,3 +292,23 @@ fn input_is_fed_and_artifacts_are_put_within_their_bound() {
     );
     assert_eq!(told.len(), 2);
 }
+
+#[test]
+fn the_program_for_machines_is_small_and_needs_nothing_of_its_image() {
+    let program = cofferdam_guest::PROGRAM;
+    assert!(program.len() <= 2 << 20, "{} bytes", program.len());
+    // Of the segments of this ELF file (elf(5)) none names an interpreter: nothing else is loaded.
+    let number = |at: usize| usize::from(program[at]) + (usize::from(program[at + 1]) << 8);
+    let (headers, size, count) = (number(0x20), number(0x36), number(0x38));
+    let kinds: Vec<usize> = (0..count)
+        .map(|index| number(headers + index * size))
+        .collect();
+    assert!(kinds.contains(&1) && !kinds.contains(&3), "{kinds:?}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent");
+    fs::write(&path, program).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&path, mode).unwrap();
+    let output = Command::new(&path).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+}
