@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 use std::fs;
 use std::net::TcpListener as Listener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -201,6 +203,8 @@ impl Fleet {
             match leaving.ended() {
                 // 1: told to end before it had reached Redis.
                 Some(status) if matches!(status.code(), Some(0 | 1)) => {}
+                Some(status)
+                    if leaving.was_young && status.signal() == Some(Signal::TERM.as_raw()) => {}
                 Some(status) => {
                     let trouble = format!("{} was told to end and did, {status}", leaving.name);
                     self.troubles.push(trouble);

@@ -17,6 +17,7 @@ pub(crate) struct Process {
     env: Vec<(String, String)>,
     log: PathBuf,
     child: Option<Child>,
+    started: Instant,
     /// How often it was started.
     pub(crate) starts: u32,
 }
@@ -27,7 +28,12 @@ pub(crate) struct Leaving {
     pub(crate) name: String,
     child: Child,
     since: Instant,
+    /// It had just been started: the signal may have come before the program could handle it.
+    pub(crate) was_young: bool,
 }
+
+/// How soon after its start a program on a busy host may not handle a signal yet.
+const YOUNG: Duration = Duration::from_secs(2);
 
 impl Process {
     /// A process that is not started yet. What it says goes to a file in `folder`.
@@ -45,6 +51,7 @@ impl Process {
             env: env.to_vec(),
             log: folder.join(format!("{name}.log")),
             child: None,
+            started: Instant::now(),
             starts: 0,
         }
     }
@@ -68,6 +75,7 @@ impl Process {
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         self.child = Some(command.spawn().unwrap());
+        self.started = Instant::now();
         self.starts += 1;
     }
 
@@ -102,6 +110,7 @@ impl Process {
             name: self.name.clone(),
             child,
             since: Instant::now(),
+            was_young: self.started.elapsed() < YOUNG,
         })
     }
 
