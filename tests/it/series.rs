@@ -225,7 +225,8 @@ impl Scene {
     /// What waits, and what stays.
     async fn waits(&self) {
         let raw = self.fleet.raw().await;
-        raw.add("control", &[("pause", "held")]).await;
+        // Paused before the first is read: the two streams are read side by side.
+        self.fleet.tool(&["tenants", "pause", "held"]).done();
         let ballast = "x".repeat(40_000);
         let held = json!({"cmd": ["true"], "tenant": "held", "input": ballast});
         for n in 0..2 {
