@@ -288,7 +288,7 @@ impl Images {
 fn local_default(name: &str) -> Option<&'static str> {
     [
         (&table::APPS, "sandboxes"),
-        (&table::GUEST_URL, "http://127.0.0.1:8080"),
+        (&table::GUEST_URL, "http://127.0.0.1:4281"),
         (&table::IMAGE, "host"),
         (&table::BOOT_RATE, "0"),
         (&table::SWEEP_S, "2"),

@@ -107,7 +107,7 @@ settings! {
         "File that holds `COFFERDAM_SIGNING_KEYS`, instead of that setting.",
         "As for `REDIS_URL_FILE`.";
     GUEST_URL = "COFFERDAM_GUEST_URL", Required,
-        "Base URL under which guests reach the endpoint. `up` with its own server: `http://127.0.0.1:8080`.",
+        "Base URL under which guests reach the endpoint. In machines of the local server, `http://127.0.0.1:PORT` with a port of 1024 or more that guests do not need themselves. `up` with its own server: `http://127.0.0.1:4281`.",
         "It depends on the network the machines are in.";
     LISTEN = "COFFERDAM_LISTEN", Text("[::]:8080"),
         "Where the endpoint for guests listens. `up` takes a free local port when this is unset.",
@@ -209,7 +209,7 @@ settings! {
         "Where the local Machines server listens. `up` takes a free local port when this is unset.",
         "Local only: whoever reaches it can start processes here. The port is the real API's.";
     MACHINES_ENDPOINT = "COFFERDAM_MACHINES_ENDPOINT", Text("127.0.0.1:8080"),
-        "The endpoint's `host:port` as the local server reaches it; inside every local machine it is `http://127.0.0.1:8080`.",
+        "The endpoint's `host:port` as the local server reaches it; inside a local machine it is where `SANDBOX_RESULT_URL` points to, if that is a port of 127.0.0.1, else `http://127.0.0.1:8080`.",
         "Where `serve` listens when both run on one host.";
     MACHINES_REGIONS = "COFFERDAM_MACHINES_REGIONS", Absent,
         "Regions that the local Machines server has, comma separated; any plausible code is taken, and echoed, if unset.",

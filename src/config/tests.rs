@@ -134,7 +134,7 @@ fn up_alone_needs_nothing_but_a_home() {
         .parse(Up::parse)
         .unwrap();
     assert_eq!(up.apps, ["sandboxes"]);
-    assert_eq!(up.guest_url.as_str(), "http://127.0.0.1:8080/");
+    assert_eq!(up.guest_url.as_str(), "http://127.0.0.1:4281/");
     assert_eq!(up.runs.image.as_deref(), Some("host"));
     assert_eq!(up.runs.boot_rate, 0.0);
     assert!(up.redis_url.is_none() && up.api_url.is_none() && up.token.is_none());

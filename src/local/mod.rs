@@ -24,8 +24,9 @@
 //! - Configurations with mounts, several processes or containers, schedules, swap, terminals or
 //!   graphics processors are refused with 400. Services, checks, metrics, statics and DNS
 //!   settings are kept and shown, and have no effect.
-//! - Machines reach one thing, the endpoint, at `http://127.0.0.1:8080`. Their `private_ip` is for
-//!   show, and `FLY_PUBLIC_IP` is not set.
+//! - Machines reach one thing, the endpoint, at the port of 127.0.0.1 that their
+//!   `SANDBOX_RESULT_URL` names, else 8080. Their `private_ip` is for show, and `FLY_PUBLIC_IP` is
+//!   not set.
 //! - Every machine's metadata says what keeps it apart and what limits it (`cofferdam_isolation`,
 //!   `cofferdam_limits`), and exit events tell beside `exit_event`, under `cofferdam`, what is
 //!   known more exactly.

@@ -21,7 +21,7 @@ pub struct ServerSettings {
     /// Its regions; a machine that names none goes to the first. When there are none it takes any
     /// plausible code, and echoes it.
     pub regions: Vec<String>,
-    /// What machines reach at `http://127.0.0.1:8080`: `host:port`, or an `http` URL. They reach
+    /// What machines reach at a port of their own 127.0.0.1: `host:port`, or an `http` URL. They reach
     /// nothing at all when there is none.
     pub endpoint: Option<String>,
     /// The hosts that requests may name.

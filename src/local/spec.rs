@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use url::Url;
 
 use crate::local::check;
 use crate::local::image::Image;
@@ -15,6 +16,16 @@ use cofferdam_sandbox::{GuestFile, Spec};
 
 /// Where programs are looked for when neither image nor request says.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where a guest's own files go, unless image or request says otherwise.
+const HOME: &str = "/workspace";
+
+/// The variable that tells guests where the endpoint is.
+const RESULT_URL: &str = "SANDBOX_RESULT_URL";
+/// Where a machine finds the endpoint whose environment names no port of its own for it.
+const USUAL_PORT: u16 = 8080;
+/// The first port that a program without rights may listen at.
+const PORT_MIN: u16 = 1024;
 
 /// Permission bits of a file when the request has none.
 const FILE_MODE: u32 = 0o644;
@@ -49,11 +60,13 @@ pub(crate) fn argv(config: &MachineConfig, image: &Image) -> Result<Vec<String>,
 pub(crate) fn build(machine: &MachineRecord) -> Result<Spec, Refusal> {
     let config = &*machine.config;
     let size = check::size(config)?;
+    let env = env(machine, size.memory_mb);
     Ok(Spec {
         id: machine.id.clone(),
         root: machine.image.root.clone(),
         argv: argv(config, &machine.image)?,
-        env: env(machine, size.memory_mb),
+        port: port(&env),
+        env,
         workdir: machine.image.workdir.clone(),
         files: config.files.iter().map(file).collect::<Result<_, _>>()?,
         memory_mb: size.memory_mb,
@@ -64,7 +77,8 @@ pub(crate) fn build(machine: &MachineRecord) -> Result<Spec, Refusal> {
 /// The image's environment, the request's over it, and over both what the service sets itself.
 /// `FLY_PUBLIC_IP` is left out, since there is none.
 fn env(machine: &MachineRecord, memory_mb: u64) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+    let usual = [("PATH", PATH), ("HOME", HOME)];
+    let mut env = BTreeMap::from(usual.map(|(name, value)| (name.to_owned(), value.to_owned())));
     env.extend(machine.image.env.iter().cloned());
     env.extend(machine.config.env.0.clone());
     let image = machine.config.image.clone().unwrap_or_default();
@@ -82,6 +96,15 @@ fn env(machine: &MachineRecord, memory_mb: u64) -> BTreeMap<String, String> {
         set("FLY_PROCESS_GROUP", group);
     }
     env
+}
+
+/// The port inside the machine that leads to the endpoint: the one that its guest is told of, so that
+/// every other is the guest's own.
+fn port(env: &BTreeMap<String, String>) -> u16 {
+    let told = env.get(RESULT_URL).and_then(|url| Url::parse(url).ok());
+    let here = told.filter(|url| matches!(url.host_str(), Some("127.0.0.1" | "localhost")));
+    let port = here.and_then(|url| url.port_or_known_default());
+    port.filter(|port| *port >= PORT_MIN).unwrap_or(USUAL_PORT)
 }
 
 fn file(file: &File) -> Result<GuestFile, Refusal> {
@@ -144,6 +167,23 @@ mod tests {
     }
 
     #[test]
+    fn the_endpoint_is_at_the_port_that_the_guest_is_told_of() {
+        for (url, expected) in [
+            ("http://127.0.0.1:4281/results", 4281),
+            ("http://localhost:4281/results", 4281),
+            ("http://127.0.0.1:8080/results", 8080),
+            // Not at a place in the machine, not at one that a guest may have, and not at any.
+            ("http://front.flycast:9000/results", 8080),
+            ("http://127.0.0.1/results", 8080),
+            ("", 8080),
+        ] {
+            let env = BTreeMap::from([(RESULT_URL.to_owned(), url.to_owned())]);
+            assert_eq!(port(&env), expected, "{url}");
+        }
+        assert_eq!(port(&BTreeMap::new()), 8080);
+    }
+
+    #[test]
     fn the_environment_is_layered_and_has_no_token() {
         let mut machine = machine_that_was(&["created"]);
         machine.image = Arc::new(image());
@@ -161,6 +201,7 @@ mod tests {
         assert_eq!(get("FLY_IMAGE_REF"), Some("tools:v1"));
         assert_eq!(get("FLY_VM_MEMORY_MB"), Some("256"));
         assert_eq!(get("FLY_API_TOKEN"), None);
+        assert_eq!(get("HOME"), Some("/workspace"));
         assert_eq!(spec.workdir.as_deref(), Some("/srv"));
         assert_eq!(spec.files[0].bytes, "hi");
         assert_eq!((spec.files[0].mode, spec.files[1].mode), (0o644, 0o755));

@@ -133,6 +133,7 @@ fn file(file: &crate::run::request::File) -> wire::File {
     wire::File {
         guest_path: file.guest_path.clone(),
         raw_value: Some(file.raw_value.clone()),
+        mode: file.mode,
         ..wire::File::default()
     }
 }
@@ -153,7 +154,7 @@ mod tests {
             max_memory_mb: 16384,
         };
         let json = r#"{"image":"busybox","cmd":["sh","-c","true"],"env":{"A":"b"},
-            "files":[{"guest_path":"/a","raw_value":"YQ=="}],"region":"ams,eu"}"#;
+            "files":[{"guest_path":"/a","raw_value":"YQ==","mode":493}],"region":"ams,eu"}"#;
         let request = RunRequest::parse(json, &limits).unwrap();
         let run = Claimed {
             id: "pr-17".parse().unwrap(),
@@ -185,7 +186,7 @@ mod tests {
                         "SANDBOX_DEADLINE": "1700000000",
                     },
                     "init": {"cmd": ["sh", "-c", "true"]},
-                    "files": [{"guest_path": "/a", "raw_value": "YQ=="}],
+                    "files": [{"guest_path": "/a", "raw_value": "YQ==", "mode": 493}],
                     "auto_destroy": true,
                     "restart": {"policy": "no"},
                     "stop_config": {"signal": "SIGTERM", "timeout": "5s"},

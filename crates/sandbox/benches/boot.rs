@@ -97,6 +97,7 @@ async fn machine(engine: &Engine) -> (Duration, Exit) {
         files: Vec::new(),
         memory_mb: 128,
         cpus: 1,
+        port: 8080,
     };
     let began = Instant::now();
     let running = engine.start(spec, sink).await.unwrap();

@@ -101,9 +101,9 @@ impl Engine {
 }
 
 impl Running {
-    /// The sandbox's own listener: what connects to 127.0.0.1:8080 inside of it. It is the only
-    /// thing a guest can reach, and whoever connects is this sandbox. Given out once; while it
-    /// is held, the sandbox's network stays, even after its end.
+    /// The sandbox's own listener: what connects to 127.0.0.1 inside of it, at the port of the
+    /// spec. It is the only thing a guest can reach, and whoever connects is this sandbox. Given
+    /// out once; while it is held, the sandbox's network stays, even after its end.
     pub fn take_listener(&mut self) -> Option<TcpListener> {
         match self {
             Self::Bubblewrap(running) => running.take_listener(),

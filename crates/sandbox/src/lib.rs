@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Spec ─▶ Engine ─▶ Running ─▶ Exit          Handle: signal, kill, exec, processes
-//!            │           └──▶ OutputSink, a listener at 127.0.0.1:8080
+//!            │           └──▶ OutputSink, a listener at 127.0.0.1
 //!            └──▶ Report: what holds on this host, found out by trying it
 //! ```
 //!

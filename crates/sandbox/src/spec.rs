@@ -25,6 +25,8 @@ pub struct Spec {
     pub memory_mb: u64,
     /// Processors' worth of time the sandbox may use.
     pub cpus: u32,
+    /// Port of the sandbox's own listener, at 127.0.0.1 inside of it; every other is the guest's.
+    pub port: u16,
 }
 
 /// Where a sandbox's root file system comes from. It is never writable by the guest.

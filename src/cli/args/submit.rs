@@ -21,7 +21,7 @@ pub(crate) struct Submit {
     /// A variable for the guest; can be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) env: Vec<String>,
-    /// A file for the machine; can be repeated
+    /// A file for the machine, or a folder with all its files, with their modes; can be repeated
     #[arg(long, value_name = "GUEST_PATH=FILE")]
     pub(crate) file: Vec<String>,
     /// Processors

@@ -1,5 +1,6 @@
 //! `submit`: one request from the arguments, or many from standard input.
 
+mod files;
 mod lines;
 mod request;
 mod wait;

@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::cli::args::submit::Submit;
 use crate::cli::status::WrongUse;
+use crate::cli::submit::files;
 use crate::clock::{Clock, UnixMs};
 use crate::run::budget;
 use crate::run::request::{File, Guest, Limits, RunRequest};
@@ -62,7 +61,7 @@ pub(crate) fn from_args(args: &Submit) -> anyhow::Result<String> {
             .map(|text| json("--input", text))
             .transpose()?,
         env: pairs("--env", &args.env)?,
-        files: files(&args.file)?,
+        files: read_files(&args.file)?,
         cmd: &args.cmd,
         guest: guest(args),
         region: args.region.as_deref(),
@@ -143,17 +142,9 @@ fn json(flag: &str, text: &str) -> anyhow::Result<Box<RawValue>> {
     Ok(value.map_err(|error| WrongUse::new(format!("{flag} is not JSON: {error}")))?)
 }
 
-fn files(args: &[String]) -> anyhow::Result<Vec<File>> {
-    let mut files = Vec::with_capacity(args.len());
-    for arg in args {
-        let (guest_path, path) = pair("--file", arg)?;
-        let bytes = std::fs::read(path).map_err(|error| unreadable("--file", path, &error))?;
-        files.push(File {
-            guest_path: guest_path.to_owned(),
-            raw_value: STANDARD.encode(bytes),
-        });
-    }
-    Ok(files)
+fn read_files(args: &[String]) -> anyhow::Result<Vec<File>> {
+    let pairs = args.iter().map(|arg| pair("--file", arg));
+    Ok(files::files(&pairs.collect::<Result<Vec<_>, _>>()?)?)
 }
 
 fn pairs<'a>(flag: &str, args: &'a [String]) -> Result<BTreeMap<&'a str, &'a str>, WrongUse> {

@@ -77,6 +77,9 @@ pub struct File {
     pub guest_path: String,
     /// Its contents in base64.
     pub raw_value: String,
+    /// Permission bits; the provider's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 /// A machine's size.
@@ -129,6 +132,8 @@ pub enum Refusal {
 pub const ENV_MAX: usize = 256;
 /// Most entries of `files`.
 pub const FILES_MAX: usize = 256;
+/// Largest `mode` of a file: the bits that `chmod` calls 777.
+pub const FILE_MODE_MAX: u32 = 0o777;
 /// Most words of `cmd`.
 pub const CMD_MAX: usize = 256;
 /// Largest `metadata`, in bytes of its JSON.
@@ -376,8 +381,16 @@ mod tests {
             "files: [0].raw_value",
         );
         check_refused(
-            r#"{"files":[{"guest_path":"/a","mode":1}]}"#,
-            "files: unknown field `mode`",
+            r#"{"files":[{"guest_path":"/a","raw_value":"","owner":1}]}"#,
+            "files: unknown field `owner`",
+        );
+        check_refused(
+            r#"{"files":[{"guest_path":"/a","raw_value":"","mode":755}]}"#,
+            "files: [0].mode must be 0 to 511",
+        );
+        check_refused(
+            r#"{"files":[{"guest_path":"/a","raw_value":"","mode":-1}]}"#,
+            "files: invalid value",
         );
         check_refused(
             r#"{"files":[{"guest_path":"/a","raw_value":""},{"guest_path":"/a","raw_value":""}]}"#,

@@ -11,7 +11,8 @@ use crate::run::id::{RunId, Tenant};
 use crate::run::json;
 use crate::run::request::fields::refuse;
 use crate::run::request::{
-    CMD_MAX, ENV_MAX, FILES_MAX, File, Guest, Limits, METADATA_MAX_BYTES, PRIORITY_LAST, Refusal,
+    CMD_MAX, ENV_MAX, FILE_MODE_MAX, FILES_MAX, File, Guest, Limits, METADATA_MAX_BYTES,
+    PRIORITY_LAST, Refusal,
 };
 use crate::run::size::CpuKind;
 
@@ -105,6 +106,11 @@ pub(super) fn files(list: Vec<File>) -> Result<Vec<File>, String> {
                     "[{index}].guest_path {path} and {earlier} cannot both be files"
                 ));
             }
+        }
+        if file.mode.is_some_and(|mode| mode > FILE_MODE_MAX) {
+            return Err(format!(
+                "[{index}].mode must be 0 to {FILE_MODE_MAX}, a decimal number as in the Machines API (0755 is 493)"
+            ));
         }
         if let Err(error) = STANDARD.decode(&file.raw_value) {
             return Err(format!("[{index}].raw_value is not base64: {error}"));

@@ -92,6 +92,33 @@ async fn a_machine_reaches_the_endpoint_at_its_own_address() {
 }
 
 #[tokio::test]
+async fn the_endpoint_is_where_the_guest_is_told_and_8080_is_its_own() {
+    let endpoint = Endpoint::open().await;
+    let address = format!("http://{}", endpoint.address);
+    let Some(server) = sandboxed_with(|settings| settings.endpoint = Some(address)).await else {
+        return;
+    };
+    let serve = "import os, socket\n\
+        own = socket.create_server(('', 8080))\n\
+        socket.create_connection(('localhost', 8080)).sendall(b'from itself')\n\
+        print(own.accept()[0].recv(64).decode(), os.environ['HOME'], flush=True)";
+    let post = POST.replace("8080", "4281");
+    let line = format!("{post} head -n 1 <&3; exec python3 -c \"$SERVE\"");
+    let config = json!({
+        "init": {"exec": ["/bin/bash", "-c", line]},
+        "env": {"SERVE": serve, "SANDBOX_RESULT_URL": "http://127.0.0.1:4281/results"},
+    });
+    let id = server.create(shell_with("", config)).await;
+    server.reach(&id, "stopped").await;
+    let log = server.log(&id).await;
+    let log: Vec<_> = log.iter().map(|line| line.trim()).collect();
+    assert_eq!(log, ["HTTP/1.1 201 Created", "from itself /workspace"]);
+    assert_eq!(endpoint.received().await.len(), 1);
+    server.end().await;
+    endpoint.tasks.abort().cancel();
+}
+
+#[tokio::test]
 async fn what_a_machine_sent_before_its_end_arrives() {
     let endpoint = Endpoint::open().await;
     let address = endpoint.address.clone();

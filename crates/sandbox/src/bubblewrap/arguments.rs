@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::bubblewrap::layout::{Layout, Step};
 use crate::bubblewrap::roots::{GUEST_ID, Source};
-use crate::bubblewrap::tree::INIT;
+use crate::bubblewrap::tree::{INIT, VAR_TMP};
 use crate::limits::Sizes;
 
 /// Everything that has been decided about a inputs.
@@ -49,7 +49,7 @@ pub(super) fn arguments(inputs: &Inputs<'_>) -> Vec<OsString> {
     }
     options.add(["--ro-bind".into(), inputs.init.clone().into(), INIT.into()]);
     options.kernel(inputs);
-    options.writable(inputs.sizes);
+    options.writable(inputs.sizes, inputs.layout.var_tmp);
     for step in &inputs.layout.files {
         options.step(step, inputs);
     }
@@ -70,6 +70,7 @@ pub(super) fn too_large<'a>(
 ) -> Option<&'a OsString> {
     let mut left = [
         ("/tmp", sizes.tmp),
+        (VAR_TMP, sizes.tmp),
         ("/workspace", sizes.workspace),
         ("/", sizes.workspace),
     ];
@@ -121,12 +122,14 @@ impl Options {
     }
 
     /// The file systems that the guest can write to, each with an end.
-    fn writable(&mut self, sizes: Sizes) {
-        for (size, mode, path) in [
+    fn writable(&mut self, sizes: Sizes, var_tmp: bool) {
+        let var_tmp = var_tmp.then_some((sizes.tmp, "1777", VAR_TMP));
+        let folders = [
             (sizes.shm, "1777", "/dev/shm"),
             (sizes.tmp, "1777", "/tmp"),
             (sizes.workspace, "0755", "/workspace"),
-        ] {
+        ];
+        for (size, mode, path) in folders.into_iter().chain(var_tmp) {
             self.words(&[
                 "--size",
                 &size.to_string(),
@@ -189,6 +192,7 @@ mod tests {
                 Step::Bind("/etc".into()),
                 Step::Folder("/mnt".into()),
             ],
+            var_tmp: true,
             files: vec![
                 Step::Over {
                     index: 1,
@@ -285,6 +289,7 @@ mod tests {
             find(&["--size", "1000", "--perms", "1777", "--tmpfs", "/dev/shm"]),
             find(&["--size", "2000", "--perms", "1777", "--tmpfs", "/tmp"]),
             find(&["--size", "3000", "--perms", "0755", "--tmpfs", "/workspace"]),
+            find(&["--size", "2000", "--perms", "1777", "--tmpfs", "/var/tmp"]),
             find(&["--perms", "0755", "--ro-bind-data", "22", "/etc/passwd"]),
             find(&["--perms", "0640", "--file", "21", "/workspace/a b"]),
             find(&["--remount-ro", "/dev", "--remount-ro", "/"]),
@@ -301,6 +306,7 @@ mod tests {
         let files = vec![file(0, "/tmp/a"), file(1, "/etc/b"), file(2, "/tmp/c")];
         let layout = Layout {
             image: Vec::new(),
+            var_tmp: false,
             files,
         };
         let sizes = Sizes {

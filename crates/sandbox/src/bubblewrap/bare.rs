@@ -1,6 +1,6 @@
 //! The same sandbox with no engine around it: what the engine's own cost is measured against.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,6 +15,7 @@ use crate::bubblewrap::core::Core;
 use crate::bubblewrap::launch::source;
 use crate::bubblewrap::layout::layout;
 use crate::bubblewrap::process::{self, Launch};
+use crate::bubblewrap::tree::Image;
 use crate::bubblewrap::view::View;
 use crate::limits::CPU_PERIOD_US;
 use crate::limits::Quota;
@@ -41,7 +42,8 @@ impl Core {
     fn bare_here(&self, view: &mut View, argv: Vec<String>) -> io::Result<Duration> {
         let uid = self.uids.as_ref().and_then(crate::uids::Uids::take);
         let (source, _own) = source(view, &Root::Host, &self.etc)?;
-        let layout = layout(&|folder| source.list(folder), &[]).map_err(io::Error::other)?;
+        let list = |folder: &OsStr| source.list(folder);
+        let layout = layout(&Image::new(&list), &[]).map_err(io::Error::other)?;
         let seccomp = process::memfd(c"filter", &self.filter)?;
         let (_status, told) = pipe_with(PipeFlags::CLOEXEC)?;
         let options = arguments(&Inputs {

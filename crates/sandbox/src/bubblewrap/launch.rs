@@ -5,6 +5,7 @@
 //! afterwards makes the kernel hold up every fork and exit on the host for some milliseconds. With
 //! version 2 only whole processes can be moved, and it is done while bubblewrap sets up.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
@@ -15,14 +16,15 @@ use std::sync::mpsc;
 use tokio::net::unix::pipe::Receiver;
 use tokio::task::spawn_blocking;
 
+use crate::bubblewrap::additions::{Addition, additions};
 use crate::bubblewrap::arguments::{self, File, Inputs};
 use crate::bubblewrap::core::Core;
-use crate::bubblewrap::layout::layout;
+use crate::bubblewrap::layout::{Layout, layout};
 use crate::bubblewrap::plan::Plan;
 use crate::bubblewrap::process::{self, Launch};
 use crate::bubblewrap::roots::{self, Source};
-use crate::bubblewrap::tree::INIT;
-use crate::bubblewrap::view::{OwnRoot, View};
+use crate::bubblewrap::tree::{INIT, Image, LISTEN};
+use crate::bubblewrap::view::{Folder, OwnRoot, View};
 use crate::cgroup::Group;
 use crate::control::{self, Waiting};
 use crate::error::Error;
@@ -209,7 +211,7 @@ impl Job {
     fn prepare(
         self: &Job,
         view: &mut View,
-        ends: Ends,
+        mut ends: Ends,
     ) -> Result<(Launch, Option<OwnRoot>), Error> {
         if let Root::Dir(image) = &self.spec.root
             && !image.is_dir()
@@ -219,26 +221,25 @@ impl Job {
         }
         let (source, own) = source(view, &self.spec.root, &self.core.etc)
             .map_err(Error::io("show the root file system"))?;
-        let paths: Vec<_> = self
-            .spec
-            .files
-            .iter()
-            .map(|file| file.path.as_str())
-            .collect();
-        let layout = layout(&|folder| source.list(folder), &paths)
-            .map_err(|fault| Error::Spec(fault.to_string()))?;
-        let lengths: Vec<_> = self
-            .spec
-            .files
-            .iter()
-            .map(|file| file.bytes.len())
-            .collect();
+        let lacks = match (&own, &self.spec.root) {
+            (None, Root::Dir(_)) => additions(&source),
+            _ => Vec::new(),
+        };
+        let (layout, lacks) = self.layout(&source, lacks)?;
+        let texts = lacks.iter().map(|addition| addition.text.as_slice());
+        let given = self.spec.files.iter().map(|file| &file.bytes[..]);
+        let lengths: Vec<_> = given.chain(texts.clone()).map(<[u8]>::len).collect();
         let too_large = arguments::too_large(&layout, &lengths, self.quota.sizes());
         if let Some(path) = too_large {
             let why = "is too large for the memory of the sandbox";
             return Err(Error::Spec(format!("file {} {why}", path.display())));
         }
+        for text in texts {
+            let copied = process::memfd(c"file", text).map_err(Error::io("copy the files"))?;
+            ends.contents.push(copied);
+        }
         let modes = self.spec.files.iter().map(|file| file.mode);
+        let modes = modes.chain(lacks.iter().map(|_| 0o644));
         let file = |(contents, mode): (&OwnedFd, u32)| File {
             contents: contents.as_raw_fd(),
             mode,
@@ -261,7 +262,11 @@ impl Job {
         let launch = Launch {
             program: self.core.bwrap.clone(),
             options,
-            command: vec![INIT.into()],
+            command: vec![
+                INIT.into(),
+                LISTEN.into(),
+                self.spec.port.to_string().into(),
+            ],
             keep: ends
                 .contents
                 .into_iter()
@@ -276,6 +281,36 @@ impl Job {
         };
         Ok((launch, own))
     }
+
+    /// Plans the root with the guest's files and, below them in the list, what its image lacks; the
+    /// latter is left out where it does not fit in.
+    fn layout(
+        &self,
+        source: &Source,
+        mut lacks: Vec<Addition>,
+    ) -> Result<(Layout, Vec<Addition>), Error> {
+        let list = |folder: &OsStr| source.list(folder);
+        let image = Image::new(&list);
+        let given: Vec<_> = self
+            .spec
+            .files
+            .iter()
+            .map(|file| file.path.as_str())
+            .collect();
+        lacks.retain(|addition| given.iter().all(|path| addition.path != *path));
+        if !lacks.is_empty() {
+            let added = lacks.iter().filter_map(|addition| addition.path.to_str());
+            let paths: Vec<_> = given.iter().copied().chain(added).collect();
+            if paths.len() == given.len() + lacks.len()
+                && let Ok(layout) = layout(&image, &paths)
+            {
+                return Ok((layout, lacks));
+            }
+        }
+        let planned = layout(&image, &given);
+        let planned = planned.map_err(|fault| Error::Spec(fault.to_string()))?;
+        Ok((planned, Vec::new()))
+    }
 }
 
 /// Where the entries of a root come from: overlays of the sandbox's own, where there can be any.
@@ -284,14 +319,14 @@ pub(super) fn source(
     root: &Root,
     etc: &Path,
 ) -> io::Result<(Source, Option<OwnRoot>)> {
-    let mut folders: Vec<(&str, &Path)> = Vec::new();
+    let mut folders = Vec::new();
     match root {
-        Root::Dir(image) => folders.push((IMAGE, image)),
+        Root::Dir(image) => folders.push((IMAGE, Folder::Image(image))),
         Root::Host => {
-            for folder in roots::host_folders() {
-                folders.push(folder);
+            for (name, folder) in roots::host_folders() {
+                folders.push((name, Folder::Whole(folder)));
             }
-            folders.push((ETC, etc));
+            folders.push((ETC, Folder::Whole(etc)));
         }
     }
     let own = view.overlay(&folders)?;

@@ -8,11 +8,10 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io;
 
 use crate::bubblewrap::path::{join, starts};
 use crate::bubblewrap::resolve::resolve;
-use crate::bubblewrap::tree::{BINDS_MAX, Entry, Image, Kind, RootError, is_reserved, is_writable};
+use crate::bubblewrap::tree::{BINDS_MAX, Image, Kind, RootError, is_reserved, is_writable};
 
 /// The most entries of a folder that is opened up for a file.
 const ENTRIES_MAX: usize = 256;
@@ -42,16 +41,13 @@ pub(super) enum Step {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) image: Vec<Step>,
+    /// Whether `/var/tmp` can be made a writable folder.
+    pub(super) var_tmp: bool,
     pub(super) files: Vec<Step>,
 }
 
-/// Plans the root of an image for files at these paths. `list` gives the entries of a folder of
-/// the image by its path in the guest (`/` for the root).
-pub(super) fn layout(
-    list: &dyn Fn(&OsStr) -> io::Result<Vec<Entry>>,
-    files: &[&str],
-) -> Result<Layout, RootError> {
-    let image = Image { list };
+/// Plans the root of an image for files at these paths.
+pub(super) fn layout(image: &Image<'_>, files: &[&str]) -> Result<Layout, RootError> {
     let mut plan = Layout::default();
     let mut open = BTreeSet::from([OsString::from("/")]);
     let mut taken = BTreeSet::new();
@@ -60,7 +56,7 @@ pub(super) fn layout(
             path: (*path).to_owned(),
             why,
         };
-        let target = resolve(&image, path, &refuse)?;
+        let target = resolve(image, path, &refuse)?;
         if !taken.insert(target.path.clone()) {
             return Err(refuse("two files have this path".into()));
         }
@@ -78,8 +74,29 @@ pub(super) fn layout(
         open.extend(target.opens);
     }
     refuse_nesting(&taken)?;
-    fill(&image, OsStr::new("/"), &open, &mut plan.image)?;
+    plan.var_tmp = opens_var_tmp(image, &mut open)?;
+    fill(image, OsStr::new("/"), &open, &mut plan.image)?;
     Ok(plan)
+}
+
+/// Whether a file system can be mounted at `/var/tmp`; opens `/var` up where it has no such folder.
+fn opens_var_tmp(image: &Image<'_>, open: &mut BTreeSet<OsString>) -> Result<bool, RootError> {
+    let var = OsStr::new("/var");
+    match image.find(OsStr::new("/"), OsStr::new("var"))? {
+        None => return Ok(true),
+        Some(Kind::Folder { .. }) => {}
+        // Through a link it would be mounted wherever that leads to.
+        Some(_) => return Ok(false),
+    }
+    let tmp = image.find(var, OsStr::new("tmp"))?;
+    if matches!(tmp, Some(Kind::Folder { .. })) {
+        return Ok(true);
+    }
+    let few = image.entries(var)?.len() <= ENTRIES_MAX;
+    if few {
+        open.insert(var.to_owned());
+    }
+    Ok(few)
 }
 
 /// Writes the steps for all of a folder that stands in memory.
@@ -99,19 +116,22 @@ fn fill(
             ),
         });
     }
-    for entry in entries {
+    for entry in entries.iter() {
         let path = join(folder, &entry.name);
         if is_writable(&path) || is_reserved(&path) {
             continue;
         }
-        match entry.kind {
+        match &entry.kind {
             Kind::Folder { .. } if open.contains(&path) => {
                 steps.push(Step::Folder(path.clone()));
                 fill(image, &path, open, steps)?;
             }
             Kind::Folder { empty: true } => steps.push(Step::Folder(path)),
             Kind::Folder { empty: false } | Kind::File => steps.push(Step::Bind(path)),
-            Kind::Link(target) => steps.push(Step::Link { target, path }),
+            Kind::Link(target) => steps.push(Step::Link {
+                target: target.clone(),
+                path,
+            }),
             Kind::Other => {}
         }
     }
@@ -143,8 +163,10 @@ fn refuse_nesting(paths: &BTreeSet<OsString>) -> Result<(), RootError> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::io;
 
     use super::*;
+    use crate::bubblewrap::tree::Entry;
 
     /// A small image: folders by path, `name/` for a folder, `name/…` for one that is not empty,
     /// `name>target` for a link, `name!` for a device.
@@ -207,7 +229,7 @@ mod tests {
                 .ok_or(io::ErrorKind::NotFound)?;
             Ok(entries.iter().map(|text| entry(text)).collect())
         };
-        layout(&list, files)
+        layout(&Image::new(&list), files)
     }
 
     fn show(steps: &[Step]) -> Vec<String> {
@@ -331,8 +353,9 @@ mod tests {
                 _ => (0..=ENTRIES_MAX).map(|n| entry(&format!("f{n}"))).collect(),
             })
         };
-        assert!(layout(&list, &["/other/file", "/many/f1"]).is_ok());
-        let refused = layout(&list, &["/many/new"]).unwrap_err().to_string();
+        let image = Image::new(&list);
+        assert!(layout(&image, &["/other/file", "/many/f1"]).is_ok());
+        let refused = layout(&image, &["/many/new"]).unwrap_err().to_string();
         assert!(
             refused.contains("/many") && refused.contains("257 entries"),
             "{refused}"

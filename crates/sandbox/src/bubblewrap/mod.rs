@@ -5,14 +5,15 @@
 //! hole in the kernel that can be reached through the filter ends the isolation, and nothing here
 //! calls it a virtual machine.
 //!
-//! In reading order: [`path`], [`tree`], [`resolve`], [`layout`], [`roots`] and [`arguments`] decide
-//! what a sandbox sees; [`starter`], [`view`] and [`process`] start bubblewrap; [`plan`], [`launch`] and
+//! In reading order: [`path`], [`tree`], [`resolve`], [`layout`], [`roots`], [`additions`] and
+//! [`arguments`] decide what a sandbox sees; [`starter`], [`view`] and [`process`] start bubblewrap; [`plan`], [`launch`] and
 //! [`boot`] bring a sandbox up, [`running`] is one that runs, [`supervisor`] follows it to its end;
 //! [`core`] is what all share; [`open`] and [`trial`] find out what this host can do.
 //!
 //! Not here: a daemon, a helper process, a shell, a mount that the host can see. All that a server
 //! that is killed can leave behind are control groups, and the next one removes them.
 
+mod additions;
 mod arguments;
 mod bare;
 mod boot;

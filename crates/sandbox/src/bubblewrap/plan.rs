@@ -10,6 +10,8 @@ use crate::spec::{OutputSink, Spec};
 pub(super) const DEFAULT_WORKDIR: &str = "/workspace";
 /// The most files placed in one sandbox.
 const FILES_MAX: usize = 256;
+/// The first port that needs no rights.
+const PORT_MIN: u16 = 1024;
 
 /// What a boot works on.
 pub(super) struct Plan {
@@ -76,6 +78,11 @@ pub(super) fn check(spec: &Spec) -> Result<(), String> {
     }
     if spec.memory_mb == 0 || spec.cpus == 0 {
         return Err("memory_mb and cpus must not be 0".into());
+    }
+    if spec.port < PORT_MIN {
+        return Err(format!(
+            "port is below {PORT_MIN}, where nothing in a sandbox may listen"
+        ));
     }
     Ok(())
 }

@@ -26,16 +26,18 @@ const HOST_ENTRIES: [&str; 7] = [
 const LIBRARIES: &str = "ld.so.cache";
 const ALTERNATIVES: &str = "alternatives";
 
+/// Users, groups and addresses that a sandbox knows by name.
+pub(super) const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+    machine:x:1000:1000:machine:/workspace:/bin/sh\n\
+    nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n";
+pub(super) const GROUP: &str = "root:x:0:\nmachine:x:1000:\nnogroup:x:65534:\n";
+pub(super) const HOSTS: &str = "127.0.0.1 localhost machine\n";
+
 /// Files of a sandbox's `/etc` on the host's root.
 const ETC: [(&str, &str); 4] = [
-    (
-        "passwd",
-        "root:x:0:0:root:/root:/bin/sh\n\
-         machine:x:1000:1000:machine:/workspace:/bin/sh\n\
-         nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
-    ),
-    ("group", "root:x:0:\nmachine:x:1000:\nnogroup:x:65534:\n"),
-    ("hosts", "127.0.0.1 localhost machine\n"),
+    ("passwd", PASSWD),
+    ("group", GROUP),
+    ("hosts", HOSTS),
     (
         "nsswitch.conf",
         "passwd: files\ngroup: files\nhosts: files\n",

@@ -1,15 +1,21 @@
 //! A root file system as the planning sees it: entries of folders, and what in it is not the
 //! image's to fill.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::rc::Rc;
 
 /// The writable folders, each a file system of its own in memory; and the two that are not the
 /// image's to fill.
-pub(super) const WRITABLE: [&str; 2] = ["/workspace", "/tmp"];
+pub(super) const WRITABLE: [&str; 3] = ["/workspace", "/tmp", VAR_TMP];
+pub(super) const VAR_TMP: &str = "/var/tmp";
 const KERNEL: [&str; 2] = ["/proc", "/dev"];
 /// Where the first program stands.
 pub(super) const INIT: &str = "/.init";
+/// Tells it that it is the first program; the port of the listener follows.
+pub(super) const LISTEN: &str = "listen";
 
 /// The most mounts in one root.
 pub(super) const BINDS_MAX: usize = 512;
@@ -44,25 +50,39 @@ pub(super) enum RootError {
     Large,
 }
 
-/// An image, by the entries of its folders.
+/// An image, by the entries of its folders. Each folder is read once.
 pub(super) struct Image<'a> {
-    pub(super) list: &'a dyn Fn(&OsStr) -> io::Result<Vec<Entry>>,
+    list: List<'a>,
+    read: RefCell<HashMap<OsString, Rc<[Entry]>>>,
 }
 
-impl Image<'_> {
-    pub(super) fn find(&self, folder: &OsStr, name: &OsStr) -> Result<Option<Kind>, RootError> {
-        let entries = self.entries(folder)?;
-        Ok(entries
-            .into_iter()
-            .find(|entry| entry.name == name)
-            .map(|entry| entry.kind))
+/// Gives the entries of a folder of an image by its path in the guest (`/` for the root).
+pub(super) type List<'a> = &'a dyn Fn(&OsStr) -> io::Result<Vec<Entry>>;
+
+impl<'a> Image<'a> {
+    pub(super) fn new(list: List<'a>) -> Self {
+        let read = RefCell::default();
+        Self { list, read }
     }
 
-    pub(super) fn entries(&self, folder: &OsStr) -> Result<Vec<Entry>, RootError> {
-        (self.list)(folder).map_err(|source| RootError::Read {
+    pub(super) fn find(&self, folder: &OsStr, name: &OsStr) -> Result<Option<Kind>, RootError> {
+        let entries = self.entries(folder)?;
+        let found = entries.iter().find(|entry| entry.name == name);
+        Ok(found.map(|entry| entry.kind.clone()))
+    }
+
+    pub(super) fn entries(&self, folder: &OsStr) -> Result<Rc<[Entry]>, RootError> {
+        if let Some(entries) = self.read.borrow().get(folder) {
+            return Ok(Rc::clone(entries));
+        }
+        let entries = (self.list)(folder).map_err(|source| RootError::Read {
             folder: folder.display().to_string(),
             source,
-        })
+        })?;
+        let entries: Rc<[Entry]> = entries.into();
+        let known = Rc::clone(&entries);
+        self.read.borrow_mut().insert(folder.to_owned(), known);
+        Ok(entries)
     }
 }
 

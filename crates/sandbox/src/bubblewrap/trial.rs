@@ -180,6 +180,7 @@ async fn run(
         files: Vec::new(),
         memory_mb: MEMORY_MB,
         cpus: 1,
+        port: 8080,
     };
     let quota = Quota {
         processes: PROCESSES,

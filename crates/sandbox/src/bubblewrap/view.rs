@@ -20,6 +20,9 @@ use std::thread;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 
+use crate::bubblewrap::additions::{Addition, additions, write_layer};
+use crate::bubblewrap::roots::Source;
+
 /// The most images one view shows at once.
 const SHOWN_MAX: usize = 256;
 /// An empty folder of the view: an overlay that nobody can write to needs a second layer.
@@ -30,6 +33,8 @@ const EMPTY: &str = "empty";
 pub(super) struct View {
     place: Option<PathBuf>,
     shown: HashMap<PathBuf, PathBuf>,
+    /// What an image lacks, by the image's place here, as a folder beside it.
+    layers: HashMap<PathBuf, PathBuf>,
     count: u64,
     /// Where overlays go to be taken away; `None` when there can be none.
     overlays: Option<mpsc::Sender<OwnFolders>>,
@@ -40,6 +45,14 @@ pub(super) struct View {
 pub(super) struct OwnRoot {
     folders: OwnFolders,
     remover: mpsc::Sender<OwnFolders>,
+}
+
+/// A folder of the host as a sandbox is to see it.
+pub(super) enum Folder<'a> {
+    /// As it is.
+    Whole(&'a Path),
+    /// With what an image lacks.
+    Image(&'a Path),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -56,6 +69,7 @@ impl View {
         let mut view = Self {
             place,
             shown: HashMap::new(),
+            layers: HashMap::new(),
             count: 0,
             overlays: None,
         };
@@ -81,7 +95,7 @@ impl View {
         match self.shown.get(path) {
             Some(shown) if same(shown) => return Ok(shown.clone()),
             // The image was removed and another one has its name.
-            Some(shown) => drop(rustix::mount::unmount(shown, UnmountFlags::DETACH)),
+            Some(shown) => hide(&shown.clone(), &mut self.layers),
             None if self.shown.len() >= SHOWN_MAX => self.hide_all(),
             None => {}
         }
@@ -110,13 +124,22 @@ impl View {
 
     /// Shows folders of the host as overlays, each by its name below one new folder; `None` where
     /// there can be none.
-    pub(super) fn overlay(&mut self, folders: &[(&str, &Path)]) -> io::Result<Option<OwnRoot>> {
+    pub(super) fn overlay(
+        &mut self,
+        folders: &[(&str, Folder<'_>)],
+    ) -> io::Result<Option<OwnRoot>> {
         let (Some(place), Some(remover)) = (self.place.clone(), self.overlays.clone()) else {
             return Ok(None);
         };
         let mut lower = Vec::new();
-        for (name, path) in folders {
-            lower.push((*name, self.show(path)?));
+        for (name, folder) in folders {
+            let (Folder::Whole(path) | Folder::Image(path)) = folder;
+            let shown = self.show(path)?;
+            let added = match folder {
+                Folder::Whole(_) => None,
+                Folder::Image(_) => self.layer(&place, &shown),
+            };
+            lower.push((*name, shown, added));
         }
         let above = self.next(&place);
         fs::DirBuilder::new().mode(0o755).create(&above)?;
@@ -129,13 +152,40 @@ impl View {
         };
         // Only this thread has this working folder: its file system view is not shared.
         rustix::process::chdir(&place)?;
-        for (name, shown) in lower {
+        let inside = |path: PathBuf| path.strip_prefix(&place).unwrap_or(&path).to_owned();
+        for (name, shown, added) in lower {
             let at = own.path().join(name);
             fs::DirBuilder::new().mode(0o755).create(&at)?;
             own.folders.mounted.push(at.clone());
-            mount_overlay(shown.strip_prefix(&place).unwrap_or(&shown), &at)?;
+            let layers = match added {
+                Some(added) => [inside(added), inside(shown)],
+                None => [inside(shown), EMPTY.into()],
+            };
+            mount_overlay(&layers, &at)?;
         }
         Ok(Some(own))
+    }
+
+    /// A folder with what an image lacks, to be laid over it; `None` when that is nothing.
+    fn layer(&mut self, place: &Path, image: &Path) -> Option<PathBuf> {
+        if let Some(layer) = self.layers.get(image) {
+            return Some(layer.clone()).filter(|layer| layer != image);
+        }
+        let found = additions(&Source::Image(image.to_owned()));
+        let layer = self.next(place);
+        let made = match found.is_empty() {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => mount_layer(&layer, image, &found),
+        };
+        if let Err(error) = &made
+            && !found.is_empty()
+        {
+            tracing::warn!(%error, "an image is shown without the names that it lacks");
+        }
+        // An image without a layer stands for its own.
+        let layer = made.map_or_else(|_| image.to_owned(), |()| layer);
+        self.layers.insert(image.to_owned(), layer);
+        self.layer(place, image)
     }
 
     /// Whether overlays can be had, found out by making one of the host's programs: the kernel
@@ -145,7 +195,7 @@ impl View {
         let at = place.join("trial");
         fs::DirBuilder::new().mode(0o755).create(&at).ok()?;
         rustix::process::chdir(place).ok()?;
-        mount_overlay(Path::new("/usr"), &at).ok()?;
+        mount_overlay(&["/usr".into(), EMPTY.into()], &at).ok()?;
         rustix::mount::unmount(&at, UnmountFlags::DETACH).ok()?;
         fs::remove_dir(&at).ok()?;
         let (remover, removals) = mpsc::channel::<OwnFolders>();
@@ -166,6 +216,7 @@ impl View {
     fn restore(&mut self, place: &Path) -> io::Result<()> {
         if !is_mounted(place) {
             self.shown.clear();
+            self.layers.clear();
             mount_view(place)?;
         }
         Ok(())
@@ -173,7 +224,7 @@ impl View {
 
     fn hide_all(&mut self) {
         for shown in self.shown.drain().map(|(_, shown)| shown) {
-            let _ = rustix::mount::unmount(shown, UnmountFlags::DETACH);
+            hide(&shown, &mut self.layers);
         }
     }
 }
@@ -194,11 +245,36 @@ impl Drop for OwnRoot {
 impl OwnFolders {
     fn remove(self) {
         for mounted in self.mounted {
-            let _ = rustix::mount::unmount(&mounted, UnmountFlags::DETACH);
-            let _ = fs::remove_dir(&mounted);
+            unmount(&mounted);
         }
         let _ = fs::remove_dir(&self.above);
     }
+}
+
+/// Takes what was shown there away, and what was laid over it. Overlays that are in use keep both.
+fn hide(shown: &Path, layers: &mut HashMap<PathBuf, PathBuf>) {
+    unmount(shown);
+    match layers.remove(shown) {
+        Some(layer) if layer != shown => unmount(&layer),
+        _ => {}
+    }
+}
+
+fn unmount(at: &Path) {
+    let _ = rustix::mount::unmount(at, UnmountFlags::DETACH);
+    let _ = fs::remove_dir(at);
+}
+
+/// A file system of its own, so that overlays keep it as long as they need it.
+fn mount_layer(at: &Path, image: &Path, found: &[Addition]) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o755).create(at)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount("cofferdam", at, "tmpfs", flags, c"mode=0755,size=256k")?;
+    let written = write_layer(at, image, found);
+    if written.is_err() {
+        unmount(at);
+    }
+    written
 }
 
 fn is_mounted(place: &Path) -> bool {
@@ -228,10 +304,10 @@ fn mount_view(place: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o755).create(place.join(EMPTY))
 }
 
-/// `lower` is relative to the working folder, so that the sandbox's list of mounts does not tell
-/// where on the host its files are.
-fn mount_overlay(lower: &Path, at: &Path) -> io::Result<()> {
-    let options = format!("lowerdir={}:{EMPTY}", lower.display());
+/// The layers, topmost first, are relative to the working folder, so that the sandbox's list of
+/// mounts does not tell where on the host its files are.
+fn mount_overlay([upper, lower]: &[PathBuf; 2], at: &Path) -> io::Result<()> {
+    let options = format!("lowerdir={}:{}", upper.display(), lower.display());
     let options = std::ffi::CString::new(options)?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount("cofferdam", at, "overlay", flags, options.as_c_str())?;

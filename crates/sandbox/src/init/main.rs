@@ -19,7 +19,7 @@ mod wire;
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -30,17 +30,21 @@ use std::thread;
 use wire::TO_INIT_MAX_BYTES;
 use wire::{Ending, Event, FROM_INIT_MAX_BYTES, Failure, Frame, Program, Request, Step};
 
-/// Where the guest finds the one thing it can reach.
-const ENDPOINT: &str = "127.0.0.1:8080";
+/// What the first program of a sandbox is started with; the port of the listener follows. The guest
+/// finds the one thing it can reach there, at 127.0.0.1.
+const LISTEN: &str = "listen";
 /// Init's threads read, write and wait; they need little.
 const STACK_BYTES: usize = 64 << 10;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    match arguments.next() {
-        None => {}
-        Some(name) => return trial::run(&name, arguments.next()),
+    let (name, argument) = (arguments.next().unwrap_or_default(), arguments.next());
+    if name != LISTEN {
+        return trial::run(&name, argument);
     }
+    let Some(port) = argument.and_then(|text| text.parse().ok()) else {
+        exit(2);
+    };
     // First of all: nothing of our own is open yet.
     let strays = refuse_inherited_descriptors();
     let Ok(control) = io::stdin().as_fd().try_clone_to_owned() else {
@@ -48,18 +52,19 @@ fn main() {
     };
     let reporter = Reporter(Arc::new(Mutex::new(UnixStream::from(control))));
     let lived = strays.map_err(|error| prepare("inherited descriptors", &error));
-    if let Err(failure) = lived.and_then(|()| live(&reporter)) {
+    if let Err(failure) = lived.and_then(|()| live(&reporter, port)) {
         reporter.report(&Event::Failed(failure));
         exit(1);
     }
 }
 
 /// From the first instruction to the guest's start, then serves execs until the server goes.
-fn live(reporter: &Reporter) -> Result<(), Failure> {
+fn live(reporter: &Reporter, port: u16) -> Result<(), Failure> {
     let mut requests = reporter
         .requests()
         .map_err(|error| prepare("the control socket", &error))?;
-    let listener = TcpListener::bind(ENDPOINT).map_err(|error| prepare("the listener", &error))?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .map_err(|error| prepare("the listener", &error))?;
     reporter.report(&Event::Ready {
         listener: number(&listener),
     });

@@ -186,6 +186,7 @@ pub(super) fn spec(argv: &[&str]) -> Spec {
         files: Vec::new(),
         memory_mb: 128,
         cpus: 1,
+        port: 8080,
     }
 }
 

@@ -19,6 +19,33 @@ fn speaker(word: &str) -> cofferdam_sandbox::Spec {
 }
 
 #[tokio::test]
+async fn every_port_but_the_listeners_is_the_guests() {
+    let lab = Lab::open().await;
+    let serve = "import socket\n\
+        own = socket.create_server(('0.0.0.0', 8080))\n\
+        there = socket.create_connection(('127.0.0.1', 4281)); there.sendall(b'there')\n\
+        here = socket.create_connection(('localhost', 8080)); own.accept(); print('both')";
+    let mut spec = python(serve);
+    spec.port = 4281;
+    let (mut running, output) = lab.start(spec).await;
+    let listener = running.take_listener().unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    assert_eq!(running.wait().await.code, Some(0), "{}", output.stderr());
+    assert_eq!(
+        (said.as_str(), output.stdout().as_str()),
+        ("there", "both\n")
+    );
+
+    let mut spec = python("");
+    spec.port = 80;
+    let refused = lab.refused(spec).await.to_string();
+    assert!(refused.contains("port is below 1024"), "{refused}");
+    lab.close().await;
+}
+
+#[tokio::test]
 async fn the_listener_tells_which_machine_speaks() {
     let lab = Lab::open().await;
     let (mut one, first) = lab.start(speaker("from one")).await;

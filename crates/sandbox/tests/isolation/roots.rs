@@ -155,6 +155,54 @@ async fn an_image_is_seen_as_it_is_with_the_files_in_it_and_stays_so() {
 }
 
 #[tokio::test]
+async fn an_image_without_names_knows_its_user_and_localhost_and_may_write_to_var_tmp() {
+    let lab = Lab::open().await;
+    let root = lab.dir.path().join("image");
+    image(&root);
+    fs::write(root.join("etc/passwd"), "app:x:7:7::/app:/bin/sh").unwrap();
+    let show = "cat /etc/passwd /etc/group /etc/hosts && echo kept > /var/tmp/a && cat /var/tmp/a";
+    let ours = "machine:x:1000:1000:machine:/workspace:/bin/sh\n";
+    let group = "root:x:0:\nmachine:x:1000:\nnogroup:x:65534:\n";
+    let expected =
+        format!("app:x:7:7::/app:/bin/sh\n{ours}{group}127.0.0.1 localhost machine\nkept\n");
+    // Twice: the second one is given what the first one was made.
+    for _ in 0..2 {
+        let ran = lab.run(on(&root, &["sh", "-c", show])).await;
+        assert_eq!(ran.stdout, expected, "{}", ran.stderr);
+    }
+    // Below /var the rest of the image stays, and files of the request go first.
+    fs::create_dir_all(root.join("var/lib")).unwrap();
+    fs::write(root.join("var/lib/a"), "of the image\n").unwrap();
+    let mut given = on(
+        &root,
+        &["sh", "-c", "cat /etc/passwd /var/lib/a /var/tmp/given"],
+    );
+    given.files = vec![
+        file("/etc/passwd", "given\n"),
+        file("/var/tmp/given", "too\n"),
+    ];
+    let ran = lab.run(given).await;
+    assert_eq!(ran.stdout, "given\nof the image\ntoo\n", "{}", ran.stderr);
+    assert!(!root.join("etc/hosts").exists() && !root.join("var/tmp").exists());
+    lab.close().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_replaced_is_seen_with_what_the_new_one_lacks() {
+    let lab = Lab::open().await;
+    let root = lab.dir.path().join("image");
+    image(&root);
+    let hosts = |root| on(root, &["cat", "/etc/hosts"]);
+    let before = lab.run(hosts(&root)).await.good();
+    assert_eq!(before, "127.0.0.1 localhost machine");
+    fs::rename(&root, lab.dir.path().join("old")).unwrap();
+    image(&root);
+    fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
+    assert_eq!(lab.run(hosts(&root)).await.good(), "127.0.0.1 localhost");
+    lab.close().await;
+}
+
+#[tokio::test]
 async fn files_that_cannot_be_placed_are_refused_by_name() {
     let lab = Lab::open().await;
     let root = lab.dir.path().join("image");
