@@ -151,6 +151,7 @@ impl Backlog {
                 queue_ttl: None,
                 priority: 5,
                 not_before: None,
+                image: "host".into(),
                 size: Guest::default(),
                 metadata: None,
             },

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
-use crate::clock::{Clock, Followed};
+use crate::clock::{Clock, Followed, UnixMs};
 use crate::config::{self, SigningKey};
 use crate::machines::{self, Call, Class, Client, Observed, Observer};
 use crate::shutdown::Shutdown;
@@ -41,8 +41,8 @@ const CLOCK_SYNC_INTERVAL: Duration = Duration::from_secs(10);
 /// A clock that is wrong by this much is logged.
 const CLOCK_SKEW_LOGGED_MS: u64 = 1000;
 
-/// How often the processes compare their signing keys.
-const KEYS_INTERVAL: Duration = Duration::from_secs(15);
+/// How often a process tells that it is there, and compares its signing keys with the others'.
+const KEYS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Store, clock and metrics. The clock is that of Redis from the beginning. Waits half a minute for
 /// a Redis that is not there yet or goes away meanwhile, as when both are started together.
@@ -107,20 +107,24 @@ pub async fn keep_clock_synced<R>(core: Core<R>, shutdown: Shutdown) {
 
 /// What the process `name` publishes about its signing keys: their fingerprints.
 #[must_use]
-pub fn keys(name: &str, uses: Use, ring: &KeyRing) -> Arc<KeyAgreement> {
+pub fn keys(name: &str, uses: Use, ring: &KeyRing, now: UnixMs) -> Arc<KeyAgreement> {
     let host = rustix::system::uname();
     let name = format!("{name} on {}", host.nodename().to_string_lossy());
-    Arc::new(KeyAgreement::new(&name, uses, ring))
+    Arc::new(KeyAgreement::new(&name, uses, ring, now))
 }
 
-/// Publishes the fingerprints of this process's signing keys and compares them with those of the
-/// others, until shutdown begins.
+/// This process's heartbeat, until shutdown begins: publishes what it has in hand and the fingerprints
+/// of its signing keys, compares those with the others', and hears whether it is to take no more work.
 pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<KeyAgreement>, shutdown: Shutdown) {
     let quiet = shutdown.quiet();
     let mut is_logged = false;
     loop {
-        match core.store.tell_keys(&keys.own, core.clock.now_ms()).await {
-            Ok(holders) => keys.compare(&holders),
+        let own = keys.heartbeat(core.metrics.in_hand());
+        match core.store.tell_keys(&own, core.clock.now_ms()).await {
+            Ok(heard) => {
+                keys.compare(&heard.holders);
+                keys.set_quiet(heard.is_quiet);
+            }
             Err(error) if !is_logged => {
                 warn!(%error, "the signing keys of worker and serve cannot be compared");
                 is_logged = true;

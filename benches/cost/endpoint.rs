@@ -160,6 +160,7 @@ fn admission(id: RunId, entry: String, now: u64) -> Admission {
             queue_ttl: None,
             priority: 5,
             not_before: None,
+            image: "host".into(),
             size: Guest::default(),
             metadata: None,
         },

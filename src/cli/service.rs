@@ -42,12 +42,12 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let health = deps.health.clone();
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
-    let keys = assembly::keys(&name, Use::Signs, &deps.ring);
+    let keys = assembly::keys(&name, Use::Signs, &deps.ring, core.clock.now_ms());
     shutdown.spawn_loop(
         "keys",
         assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
-    let tasks = worker::start(deps, &name, &shutdown);
+    let tasks = worker::start(deps, &name, keys.clone(), &shutdown);
     sweeper::start(tasks, &name, &shutdown);
     shutdown.spawn_loop(
         "clock",
@@ -81,7 +81,12 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     );
     let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics.clone();
-    let keys = assembly::keys(&endpoint::unique_name(), Use::Verifies, &ring);
+    let keys = assembly::keys(
+        &endpoint::unique_name(),
+        Use::Verifies,
+        &ring,
+        core.clock.now_ms(),
+    );
     shutdown.spawn_loop(
         "keys",
         assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),

@@ -82,6 +82,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
     accept(listener, limits, shutdown, move |request, _| {
         let endpoint = endpoint.clone();
         async move {
+            let _held = endpoint.deps.core.metrics.answers.hold();
             let response = endpoint.answer(request).await;
             let code = ResponseCode::of_status(response.status().as_u16());
             endpoint.deps.core.metrics.endpoint_responses.of(code).inc();

@@ -28,5 +28,6 @@ pub mod phase;
 pub mod request;
 pub mod share;
 pub mod size;
+pub mod spread;
 pub mod step;
 pub mod wait;

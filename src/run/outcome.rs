@@ -98,6 +98,31 @@ impl ReasonCode {
         Self::QueueFull,
     ];
 
+    /// The word in the result and in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BootFailed => "boot_failed",
+            Self::ImageRejected => "image_rejected",
+            Self::NoCapacity => "no_capacity",
+            Self::ExitedWithoutResult => "exited_without_result",
+            Self::OomKilled => "oom_killed",
+            Self::MachineLost => "machine_lost",
+            Self::Deadline => "deadline",
+            Self::ExpiredInQueue => "expired_in_queue",
+            Self::ResultBudget => "result_budget",
+            Self::Cancelled => "cancelled",
+            Self::InvalidRequest => "invalid_request",
+            Self::QueueFull => "queue_full",
+        }
+    }
+
+    /// Reads the word back.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.as_str() == word)
+    }
+
     /// The outcome that this reason belongs to.
     #[must_use]
     pub fn outcome(self) -> Outcome {
@@ -217,6 +242,10 @@ mod tests {
         for outcome in Outcome::ALL {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
             assert_eq!(Outcome::parse(outcome.as_str()), Some(outcome));
+        }
+        for code in ReasonCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+            assert_eq!(ReasonCode::parse(code.as_str()), Some(code));
         }
         let codes: Vec<_> = ReasonCode::ALL
             .iter()

@@ -179,6 +179,7 @@ fn parse(core: &Core, entry: &Entry, now: UnixMs) -> Parsed {
                 timeout_asked: request.timeout_asked,
                 queue_ttl: request.queue_ttl,
                 priority: request.priority,
+                image: request.image,
                 size: request.guest,
                 not_before: request.not_before_ms.filter(|at| *at > now),
                 metadata: request.metadata.map(|raw| raw.get().to_owned()),

@@ -1,10 +1,12 @@
 //! Whether the fleet's processes have the same signing keys: what readiness shows, and what is
 //! logged once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
+use crate::clock::UnixMs;
 use crate::token::KeyRing;
 use crate::token::fleet::{self, Holder, Mismatch, Use};
 
@@ -13,6 +15,7 @@ use crate::token::fleet::{self, Holder, Mismatch, Use};
 pub struct KeyAgreement {
     /// This process and its keys.
     pub own: Holder,
+    is_quiet: AtomicBool,
     compared: Mutex<Compared>,
 }
 
@@ -23,16 +26,45 @@ struct Compared {
 }
 
 impl KeyAgreement {
-    /// For the process `name` with the keys of `ring`. Nothing is known of others yet.
+    /// For the process `name` with the keys of `ring`, which runs since `now`. Nothing is known of others
+    /// yet.
     #[must_use]
-    pub fn new(name: &str, uses: Use, ring: &KeyRing) -> Self {
+    pub fn new(name: &str, uses: Use, ring: &KeyRing, now: UnixMs) -> Self {
         Self {
             own: Holder {
-                name: name.to_owned(),
-                uses,
-                keys: ring.fingerprints(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                since_ms: now,
+                ..Holder::new(name.to_owned(), uses, ring.fingerprints())
             },
+            is_quiet: AtomicBool::new(false),
             compared: Mutex::default(),
+        }
+    }
+
+    /// This process as it is now.
+    #[must_use]
+    pub fn heartbeat(&self, in_hand: u64) -> Holder {
+        Holder {
+            in_hand,
+            is_quiet: self.is_quiet(),
+            ..self.own.clone()
+        }
+    }
+
+    /// Whether this process was told to take no more work.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.is_quiet.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more work, or takes work again.
+    pub fn set_quiet(&self, is_quiet: bool) {
+        if self.is_quiet.swap(is_quiet, Ordering::Relaxed) == is_quiet {
+            return;
+        }
+        match is_quiet {
+            true => warn!("told to take no more work; what is in hand goes on"),
+            false => info!("told to take work again"),
         }
     }
 

@@ -47,6 +47,8 @@ pub enum Fate {
         priority: u8,
         /// It may not start before; `None` for at once.
         not_before: Option<UnixMs>,
+        /// The image that it asks for.
+        image: String,
         /// The size of its machine.
         size: Guest,
         /// Its metadata as JSON.

@@ -123,6 +123,7 @@ fn add(
             queue_ttl,
             priority,
             not_before,
+            image,
             size,
             metadata,
         } => {
@@ -134,6 +135,7 @@ fn add(
                 .extend(timeout_asked.map(|asked| ("timeout_asked_ms", millis(asked).to_string())));
             words.push(("queue_until_ms", until.to_string()));
             words.push(("input_span", format!("{} {}", input.start, input.len())));
+            words.extend(codec::image_words(image));
             if *size != Guest::default() {
                 words.push(("size", size.word()));
             }

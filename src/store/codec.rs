@@ -43,6 +43,33 @@ pub(crate) const FIELDS: [&str; 27] = [
     "prepared_by_ms",
 ];
 
+/// The fields that hold the image of a run's request, each a piece of it that fits into Redis's compact
+/// encoding of a hash.
+pub(crate) const IMAGE_FIELDS: [&str; 8] = [
+    "image", "image_2", "image_3", "image_4", "image_5", "image_6", "image_7", "image_8",
+];
+
+/// Bytes of a value up to which Redis keeps a hash in its compact encoding.
+const COMPACT_BYTES: usize = 64;
+
+/// An image as the fields that hold it. One that is longer than may be is cut.
+pub(crate) fn image_words(image: &str) -> Vec<(&'static str, String)> {
+    let (mut words, mut rest) = (Vec::new(), image);
+    for field in IMAGE_FIELDS {
+        if rest.is_empty() {
+            break;
+        }
+        let mut end = rest.len().min(COMPACT_BYTES);
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (piece, others) = rest.split_at(end);
+        words.push((field, piece.to_owned()));
+        rest = others;
+    }
+    words
+}
+
 /// A run as its hash has it, without its request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunRecord {
@@ -337,6 +364,20 @@ pub(crate) fn json(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_image_is_kept_in_pieces_that_redis_keeps_compact() {
+        let digest = format!("registry.fly.io/sandboxes@sha256:{}", "0".repeat(64));
+        let words = image_words(&digest);
+        assert_eq!(words.len(), 2);
+        assert!(words.iter().all(|(_, piece)| piece.len() <= COMPACT_BYTES));
+        let whole: String = words.into_iter().map(|(_, piece)| piece).collect();
+        assert_eq!(whole, digest);
+        assert_eq!(image_words("host"), [("image", "host".to_owned())]);
+        let wide = "ä".repeat(200);
+        let whole: String = image_words(&wide).into_iter().map(|(_, it)| it).collect();
+        assert_eq!(whole, wide);
+    }
 
     #[test]
     fn a_wakeup_carries_what_the_tear_down_needs_and_its_nonce() {

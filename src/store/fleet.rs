@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::clock::UnixMs;
 use crate::run::day::Day;
 use crate::run::id::{Attempt, Nonce, RunId};
+use crate::run::phase::State;
 use crate::run::wait::{Facts, Waiting};
 use crate::store::Store;
 use crate::store::acts::{BootToken, FleetLimits};
@@ -47,6 +48,17 @@ pub struct Census {
     pub tenants_waiting: u64,
     /// Tenants with waiting runs that may not go.
     pub tenants_held: u64,
+}
+
+/// What became of a change of priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prioritised {
+    /// The run has it.
+    Done,
+    /// The run does not wait any more.
+    NotWaiting,
+    /// There is no such run.
+    Unknown,
 }
 
 /// A run that may have a machine.
@@ -303,6 +315,22 @@ impl Store {
             found: json,
         })?;
         Ok(facts.explain(now))
+    }
+
+    /// A waiting run gets another priority, 0 first and 9 last. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn prioritise(&self, id: &RunId, priority: u8) -> Result<Prioritised, Error> {
+        let mut script = scripts::PRIORITISE.prepare_invoke();
+        script.key(self.keys.run(id));
+        script.arg(self.keys.namespace()).arg(id.as_str());
+        script.arg(priority).arg(scripts::states(&[State::Queued]));
+        Ok(match self.door.script::<String>(&script).await?.as_str() {
+            "done" => Prioritised::Done,
+            "refused" => Prioritised::NotWaiting,
+            _ => Prioritised::Unknown,
+        })
     }
 
     /// Counts what there is. Three round trips.

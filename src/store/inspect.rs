@@ -204,6 +204,54 @@ impl Store {
         Ok(rows.into_iter().map(Entry::new).collect())
     }
 
+    /// Dead entries older than `before`, or the newest, at most `most`, newest first. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn dead_before(
+        &self,
+        before: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(self.keys.dead());
+        command.arg(before.map_or_else(|| "+".to_owned(), |before| format!("({before}")));
+        command.arg("-").arg("COUNT").arg(most);
+        let rows: Vec<Row> = self.door.query(&command).await?;
+        Ok(rows.into_iter().map(Entry::new).collect())
+    }
+
+    /// How many dead entries there are. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn count_dead(&self) -> Result<u64, Error> {
+        let mut command = redis::cmd("XLEN");
+        command.arg(self.keys.dead());
+        self.door.query(&command).await
+    }
+
+    /// One dead entry. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn dead_entry(&self, entry: &str) -> Result<Option<Entry>, Error> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.keys.dead()).arg(entry).arg(entry);
+        let rows: Vec<Row> = self.door.query(&command).await?;
+        Ok(rows.into_iter().map(Entry::new).next())
+    }
+
+    /// Deletes a dead entry. Answers whether it was there. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn delete_dead(&self, entry: &str) -> Result<bool, Error> {
+        let mut command = redis::cmd("XDEL");
+        command.arg(self.keys.dead()).arg(entry);
+        self.door.query(&command).await
+    }
+
     /// Redis's clock.
     ///
     /// # Errors

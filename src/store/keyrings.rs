@@ -1,4 +1,5 @@
-//! Which signing keys the processes of the fleet have, by their fingerprints.
+//! The heartbeats of the fleet's processes: what each is and has in hand, and which signing keys it
+//! has, by their fingerprints.
 
 use std::time::Duration;
 
@@ -16,12 +17,24 @@ const STANDS: Duration = Duration::from_secs(60);
 /// Processes that are kept at the most.
 const HOLDERS_MAX: usize = 256;
 
+/// How long a worker stays quiet that is not told otherwise.
+const QUIET_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// What a heartbeat is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Every process, this one included.
+    pub holders: Vec<Holder>,
+    /// This one is to take no more work.
+    pub is_quiet: bool,
+}
+
 impl Store {
-    /// Tells of this process's keys, and answers those of all, itself included. One round trip.
+    /// Tells of this process, and answers what all of them told, itself included. One round trip.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn tell_keys(&self, own: &Holder, now: UnixMs) -> Result<Vec<Holder>, Error> {
+    pub async fn tell_keys(&self, own: &Holder, now: UnixMs) -> Result<Heard, Error> {
         let told = serde_json::to_string(own).expect("names and digits are JSON");
         self.exchange_keys(&own.name, &told, now).await
     }
@@ -34,20 +47,30 @@ impl Store {
         self.exchange_keys(&own.name, "", now).await.map(drop)
     }
 
-    async fn exchange_keys(
-        &self,
-        name: &str,
-        told: &str,
-        now: UnixMs,
-    ) -> Result<Vec<Holder>, Error> {
+    async fn exchange_keys(&self, name: &str, told: &str, now: UnixMs) -> Result<Heard, Error> {
         let mut script = scripts::KEYRINGS.prepare_invoke();
-        script.key(self.keys.keyrings()).arg(name).arg(told);
+        script.key(self.keys.keyrings()).key(self.keys.quiet());
+        script.arg(name).arg(told);
         script.arg(now).arg(millis(STANDS)).arg(HOLDERS_MAX);
-        let told: Vec<Text> = self.door.script(&script).await?;
-        Ok(told.iter().filter_map(|Text(keys)| read(keys)).collect())
+        let (told, is_quiet): (Vec<Text>, bool) = self.door.script(&script).await?;
+        let holders = told.iter().filter_map(|Text(keys)| read(keys)).collect();
+        Ok(Heard { holders, is_quiet })
     }
 
-    /// The keys that processes announced lately. One round trip.
+    /// A worker takes no more work, from its next heartbeat on and for a day, or takes work again.
+    /// Answers whether there was room for another. One round trip. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn set_quiet(&self, name: &str, is_quiet: bool) -> Result<bool, Error> {
+        let mut script = scripts::QUIET.prepare_invoke();
+        script.key(self.keys.quiet()).arg(name);
+        script.arg(if is_quiet { "1" } else { "" });
+        script.arg(HOLDERS_MAX).arg(millis(QUIET_KEPT));
+        self.door.script(&script).await
+    }
+
+    /// What processes told of themselves lately. One round trip.
     ///
     /// # Errors
     /// [`Error`].

@@ -6,8 +6,13 @@
 //! | `<ns>:control` | stream | orders; group `cofferdam`; fields `cancel`, `cancel_tenant`, `pause`, `resume` | an entry until it is obeyed |
 //! | `<ns>:results` | stream | results: `run_id`, `outcome`, `result` | trimmed by age, once read |
 //! | `<ns>:dead` | stream | entries that are no request: their fields, and at the end `reason`, `source_id`, `source_stream` (`runs`, `control`) | the newest 10,000 |
+//! | `<ns>:ended` | stream | runs that have ended, as they did: `id`, `outcome` | the newest million or so, for as long as their hashes |
+//! | `<ns>:ended:outcome:<outcome>`, `<ns>:ended:reason:<code>`, `<ns>:ended:tenant:<tenant>` | stream | the same of one outcome (but `completed`), reason or tenant | the newest 10,000 or so; the whole key as the hash of its last run |
+//! | `<ns>:minute:<ms>` | hash | ends in the minute that begins then: by outcome, and by bucket of time (see `run::spread`) `w…` waited, `b…` booted, `r…` ran | two hours |
+//! | `<ns>:kept_requests` | stream | requests of ended runs that are kept so that they can be asked for again: `id`, `tenant`, `bytes`, `until_ms`, `settled_at_ms` | as the hash of the last; 32 MiB of requests, 4 MiB of a tenant's |
+//! | `<ns>:kept_requests_bytes` | hash | their bytes: by tenant, and of all under the empty name | as there |
 //! | `<ns>:run:<id>` | hash | one run, fields below | always a TTL, moved on with every change of state |
-//! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash, and no longer than until the run has ended |
+//! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash; with the run's end it goes, unless that was no result of its guest, it is of 64 KiB at most and `kept_requests` has room |
 //! | `<ns>:queue:<tenant>` | zset | waiting run ids by priority and order | while the tenant has waiting runs |
 //! | `<ns>:tenants` | zset | tenants with waiting runs by the start tag of their next run | while any run waits |
 //! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap or share, paused, out of budget), by when they may go again, ms (`inf`: when something of theirs changes, 0: at the next claim) | while they wait |
@@ -30,7 +35,9 @@
 //! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms`, and `refused`, what the provider said when somebody must act | minutes |
 //! | `<ns>:fleet` | hash | the workers' limits, as they last announced them: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
-//! | `<ns>:keyrings` | hash | process → when it announced them, ms, a space, its signing keys' ids and fingerprints as JSON; 256 processes | a minute after the last process |
+//! | `<ns>:keyrings` | hash | the processes' heartbeats: process → when it was, ms, a space, as JSON what it is: its signing keys' ids and fingerprints, its role, version, since when it runs, and what it has in hand; 256 processes | a minute after the last process |
+//! | `<ns>:quiet` | set | workers that take no more work, by name; 256 of them | a day after the last was added |
+//! | `<ns>:audit` | stream | what operators did: `who`, `role`, `act`, `what`, `answer` | the newest 10,000 or so |
 //! | `<ns>:installation` | string | the id of this installation, 16 hexadecimal digits, made by the first claim | for ever |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //! | `<ns>:probe` | string | that Redis took a write | a minute |
@@ -38,7 +45,8 @@
 //! | `<ns>:kept` and `<ns>:kept:<tenant>` | hash | bytes of the results that came by a post: `sum` of all ever, start of a slice of time, ms → what it was then, `base` of them given back with all before slice `from`; and in that of all `since`, when the first result on the stream was published | that of all for ever; a tenant's twice the results' retention after its last |
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
-//! `instance_id`, `region`, `tenant`, `metadata` (JSON), `size` (of its machine, unless that is
+//! `instance_id`, `region`, `tenant`, `metadata` (JSON), `image`, `image_2` … `image_8` (the image that it asks for, in pieces of 64 bytes, up to which Redis
+//! keeps a hash compact), `size` (of its machine, unless that is
 //! the usual one), `digest` (SHA-256 of the accepted post), `request_digest` (SHA-256 of its request's JSON), `result_entry` (the result's id in its
 //! stream), `place` (score in its queue), `input_span` (where the input stands in the request: first byte, number of bytes), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `timeout_asked_ms` (where it is more), `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
@@ -54,6 +62,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use crate::clock::UnixMs;
 use crate::run::day::Day;
 use crate::run::id::RunId;
 
@@ -116,6 +125,20 @@ keys! {
     run(id: &RunId) = "run";
     /// A run's request.
     request(id: &RunId) = "request";
+    /// Runs that have ended.
+    ended() = "ended";
+    /// Runs that ended with an outcome.
+    ended_of_outcome(outcome: &str) = "ended:outcome";
+    /// Runs that ended for a reason.
+    ended_of_reason(code: &str) = "ended:reason";
+    /// Runs of a tenant that have ended.
+    ended_of_tenant(tenant: &str) = "ended:tenant";
+    /// What ended in a minute.
+    minute(begins_ms: UnixMs) = "minute";
+    /// Requests that are kept after their runs' ends.
+    kept_requests() = "kept_requests";
+    /// How many bytes those are.
+    kept_requests_bytes() = "kept_requests_bytes";
     /// A tenant's waiting runs.
     queue(tenant: &str) = "queue";
     /// Tenants with waiting runs.
@@ -164,6 +187,10 @@ keys! {
     fleet() = "fleet";
     /// Which signing keys each process has.
     keyrings() = "keyrings";
+    /// Workers that take no more work.
+    quiet() = "quiet";
+    /// What operators did.
+    audit() = "audit";
     /// Where it is tried whether Redis takes writes.
     probe() = "probe";
     /// Bytes of the requests of all runs that have not ended.

@@ -8,6 +8,7 @@ mod admit;
 mod claim;
 pub mod codec;
 mod door;
+pub mod ended;
 pub mod error;
 pub mod fetch;
 pub mod fleet;

@@ -31,7 +31,7 @@ macro_rules! scripts {
 // A script makes the functions of its parts each time it runs, so it has only those that it uses.
 scripts! {
     /// Requests become runs.
-    ADMIT = when_full ["run" "places" "fair_queue" "usage" "result" "dead_letter"] "admit";
+    ADMIT = when_full ["run" "places" "fair_queue" "usage" "result" "ended" "dead_letter"] "admit";
     /// The next runs to boot.
     CLAIM = when_full ["run" "fair_queue" "slots" "bucket" "inline"] "claim";
     /// Another create call takes a token.
@@ -41,9 +41,9 @@ scripts! {
     /// A boot failed or was deferred.
     REQUEUE = when_full ["run" "fair_queue" "slots" "usage"] "requeue";
     /// The run ends.
-    SETTLE = when_full ["run" "fair_queue" "slots" "usage" "result" "kept"] "settle";
+    SETTLE = when_full ["run" "fair_queue" "slots" "usage" "result" "kept" "ended"] "settle";
     /// A run whose hash is gone ends.
-    END_LOST = when_full ["run" "fair_queue" "slots" "usage" "result"] "end_lost";
+    END_LOST = when_full ["run" "fair_queue" "slots" "usage" "result" "ended"] "end_lost";
     /// No machine is left.
     CLOSE = when_full ["run" "fair_queue" "slots" "usage"] "close";
     /// A worker still holds its runs.
@@ -72,6 +72,10 @@ scripts! {
     SMALL = when_full [] "small";
     /// Which signing keys each process has.
     KEYRINGS = when_full [] "keyrings";
+    /// A worker takes no more work, or takes work again.
+    QUIET = when_full [] "quiet";
+    /// A waiting run gets another priority.
+    PRIORITISE = when_full ["run" "places"] "prioritise";
     /// New entries of a stream.
     READ = when_full ["travelling"] "read";
     /// Entries that a dead worker had read.

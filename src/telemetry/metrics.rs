@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use crate::run::outcome::Outcome;
+use crate::telemetry::in_hand::InHand;
 use crate::telemetry::labels::{
     Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
 };
@@ -86,6 +87,8 @@ pub struct Metrics {
     /// wait.
     pub intake_stopped: IntGauge,
     tasks: IntGaugeVec,
+    /// Answers that the endpoint has in hand; no series, its heartbeat tells of them.
+    pub answers: InHand,
 }
 
 /// Counters that differ in one label.
@@ -247,6 +250,7 @@ impl Metrics {
                 "worker_tasks",
                 "Boots and tear-downs that this worker is doing.",
             ),
+            answers: InHand::default(),
             registry,
         };
         for call in MachinesCall::ALL {
@@ -274,6 +278,14 @@ impl Metrics {
     #[must_use]
     pub fn tasks(&self, kind: TaskKind) -> IntGauge {
         self.tasks.with_label_values(&[kind.word()])
+    }
+
+    /// Tasks and answers that this process has in hand.
+    #[must_use]
+    pub fn in_hand(&self) -> u64 {
+        let tasks = TaskKind::ALL.iter().map(|kind| self.tasks(*kind).get());
+        let tasks = u64::try_from(tasks.sum::<i64>()).unwrap_or(0);
+        tasks.saturating_add(self.answers.count())
     }
 
     /// All series as text, in the format that Prometheus reads.

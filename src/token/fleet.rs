@@ -20,7 +20,7 @@ pub enum Use {
     Both,
 }
 
-/// A process and its keys.
+/// A process as its heartbeat tells of it: what it is, and its keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Its name; no other process has it.
@@ -30,9 +30,35 @@ pub struct Holder {
     pub uses: Use,
     /// Ids and fingerprints, in the order of its settings: the first signs.
     pub keys: Vec<(String, String)>,
+    /// Its version; empty for one that does not tell.
+    #[serde(default)]
+    pub version: String,
+    /// Since when it runs, in Unix milliseconds; 0 for one that does not tell.
+    #[serde(default)]
+    pub since_ms: u64,
+    /// Boots, tear-downs and answers to guests that it has in hand.
+    #[serde(default)]
+    pub in_hand: u64,
+    /// It was told to take no more work, and takes none.
+    #[serde(default)]
+    pub is_quiet: bool,
 }
 
 impl Holder {
+    /// A process with its keys, of which nothing else is told.
+    #[must_use]
+    pub fn new(name: String, uses: Use, keys: Vec<(String, String)>) -> Self {
+        Self {
+            name,
+            uses,
+            keys,
+            version: String::new(),
+            since_ms: 0,
+            in_hand: 0,
+            is_quiet: false,
+        }
+    }
+
     fn signs_with(&self) -> Option<(&str, &str)> {
         let (kid, fingerprint) = self.keys.first()?;
         (self.uses != Use::Verifies).then_some((kid, fingerprint))
@@ -123,11 +149,7 @@ mod tests {
         let keys = keys
             .iter()
             .map(|(kid, print)| ((*kid).to_owned(), (*print).to_owned()));
-        Holder {
-            name: name.to_owned(),
-            uses,
-            keys: keys.collect(),
-        }
+        Holder::new(name.to_owned(), uses, keys.collect())
     }
 
     #[test]

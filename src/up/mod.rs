@@ -250,7 +250,7 @@ async fn services(
     let deps = assembly::deps(core.clone(), &api, &guests)?;
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
-    let keys = assembly::keys(&name, Use::Both, &deps.ring);
+    let keys = assembly::keys(&name, Use::Both, &deps.ring, core.clock.now_ms());
     let endpoint_deps = endpoint::Deps {
         core: core.with(settings.results),
         ring: deps.ring.clone(),
@@ -269,7 +269,7 @@ async fn services(
         assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
     let health = deps.health.clone();
-    let tasks = worker::start(deps, &name, &shutdown);
+    let tasks = worker::start(deps, &name, keys.clone(), &shutdown);
     sweeper::start(tasks, &name, &shutdown);
     let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics;

@@ -112,6 +112,7 @@ pub(super) async fn intake(tasks: Arc<Tasks>, mut requests: Requests) {
     let quiet = tasks.shutdown.quiet();
     while !quiet.is_cancelled() {
         let room = match gate.room(&tasks).await {
+            Ok(_) if tasks.is_quiet() => 0,
             Ok(room) => room.min(BATCH),
             Err(error) => {
                 outage.pause(&tasks, &error).await;
@@ -210,6 +211,10 @@ pub(super) async fn dispatch(tasks: Arc<Tasks>) {
 /// unless notified.
 async fn claim(tasks: &Arc<Tasks>) -> Result<Duration, Error> {
     let core = &tasks.deps.core;
+    if tasks.is_quiet() {
+        // What wakes this loop may be meant for another worker.
+        return Ok(CLAIM_INTERVAL);
+    }
     try_half_open_app(tasks).await?;
     loop {
         let mut permits = take(tasks);

@@ -22,6 +22,7 @@ use tracing::info;
 
 use crate::shutdown::Shutdown;
 use crate::stage::Deps;
+use crate::stage::key_agreement::KeyAgreement;
 use crate::store::keys::Inbox;
 use crate::store::requests::Requests;
 use crate::store::wakeups::Wakeups;
@@ -38,9 +39,15 @@ pub fn unique_name() -> String {
 
 /// Starts a worker's loops, which end with `shutdown`: they stop taking work at once, and boots and
 /// tear-downs that have begun go on until the drain deadline. Returns the tasks, to which a sweeper
-/// in the same process hands what is overdue.
+/// in the same process hands what is overdue. While `heartbeat` says that it is quiet, it takes no
+/// requests and boots no runs.
 #[must_use]
-pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Tasks> {
+pub fn start(
+    deps: Deps,
+    name: &str,
+    heartbeat: Arc<KeyAgreement>,
+    shutdown: &Shutdown,
+) -> Arc<Tasks> {
     info!(worker = name, apps = deps.apps.join(","), "worker starts");
     let requests = Requests::new(deps.core.store.clone(), name);
     let orders = Requests::of(Inbox::Control, deps.core.store.clone(), name);
@@ -48,7 +55,7 @@ pub fn start(deps: Deps, name: &str, shutdown: &Shutdown) -> Arc<Tasks> {
     // A request over the limit is still read up to this length, so that its result can say so.
     let longest = deps.core.runs.request_max_bytes.saturating_mul(2);
     let (requests, orders) = (requests.leaving(longest), orders.leaving(ORDER_MAX_BYTES));
-    let tasks = Arc::new(Tasks::new(deps, shutdown.clone()));
+    let tasks = Arc::new(Tasks::new(deps, heartbeat, shutdown.clone()));
     shutdown.spawn_loop("intake", loops::intake(tasks.clone(), requests));
     shutdown.spawn_loop("control", control::control(tasks.clone(), orders));
     shutdown.spawn_loop("dispatch", loops::dispatch(tasks.clone()));

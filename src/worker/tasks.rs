@@ -15,6 +15,7 @@ use crate::run::phase::Duty;
 use crate::shutdown::Shutdown;
 use crate::stage::boot::{Begin, Booted, boot};
 use crate::stage::breaker::Circuit;
+use crate::stage::key_agreement::KeyAgreement;
 use crate::stage::lease::LeaseGuard;
 use crate::stage::{Deps, Owed, Performed, perform};
 use crate::store::acts::{Claimed, FleetLimits, Work};
@@ -76,6 +77,7 @@ pub(crate) struct BootableApps {
 pub struct Tasks {
     /// What every task needs.
     pub deps: Deps,
+    heartbeat: Arc<KeyAgreement>,
     pub(crate) shutdown: Shutdown,
     /// Boots at once. Permits are taken before runs are claimed.
     pub(crate) boot_permits: Arc<Semaphore>,
@@ -96,7 +98,7 @@ pub struct Tasks {
 
 impl Tasks {
     /// No tasks yet.
-    pub(crate) fn new(deps: Deps, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(deps: Deps, heartbeat: Arc<KeyAgreement>, shutdown: Shutdown) -> Self {
         let concurrency = usize::try_from(deps.core.runs.concurrency.get()).unwrap_or(usize::MAX);
         let concurrency = concurrency.min(Semaphore::MAX_PERMITS);
         let share = match deps.apps.len() {
@@ -105,6 +107,7 @@ impl Tasks {
         };
         Self {
             deps,
+            heartbeat,
             shutdown,
             boot_permits: Arc::new(Semaphore::new(concurrency)),
             share,
@@ -115,6 +118,11 @@ impl Tasks {
             runs: Mutex::default(),
             generations: AtomicU64::new(0),
         }
+    }
+
+    /// Whether this worker was told to take no more work.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.heartbeat.is_quiet()
     }
 
     /// The limits of the fleet, which a claim checks.

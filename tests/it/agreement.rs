@@ -73,6 +73,7 @@ async fn run_in(state: State) -> Store {
             queue_ttl: None,
             priority: 5,
             not_before: None,
+            image: "host".into(),
             size: Guest::default(),
             metadata: None,
         },

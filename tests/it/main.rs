@@ -9,6 +9,7 @@ mod agreement;
 mod breaker;
 mod cli;
 mod crashes;
+mod ended;
 mod endpoint;
 mod gauges;
 mod guests;

@@ -170,15 +170,14 @@ async fn what_processes_told_of_their_keys_is_bounded_and_ends() {
     let settings = redis::settings();
     let store = parts::core(&settings, parts::runs()).await.store;
     let raw = Raw::new(&settings).await;
-    let holder = |n: u64| Holder {
-        name: format!("worker-{n}"),
-        uses: Use::Signs,
-        keys: parts::ring().fingerprints(),
+    let holder = |n: u64| {
+        let name = format!("worker-{n}");
+        Holder::new(name, Use::Signs, parts::ring().fingerprints())
     };
     let now = 1_800_000_000_000;
     for n in 0..300 {
         let heard = store.tell_keys(&holder(n), now).await.unwrap();
-        assert!(heard.contains(&holder(n)), "{n}");
+        assert!(heard.holders.contains(&holder(n)), "{n}");
     }
     let kept: usize = raw.say("HLEN", "keyrings", &[]).await;
     assert_eq!(kept, 256);
@@ -188,7 +187,7 @@ async fn what_processes_told_of_their_keys_is_bounded_and_ends() {
     raw.say::<i64>("HSET", "keyrings", &["somebody", "what"])
         .await;
     let heard = store.tell_keys(&holder(300), now + 60_000).await.unwrap();
-    assert_eq!(heard, [holder(300)]);
+    assert_eq!(heard.holders, [holder(300)]);
     store
         .withdraw_keys(&holder(300), now + 60_000)
         .await

@@ -248,11 +248,8 @@ async fn keyring_mismatches(store: &Store, doctor: &Doctor) -> Vec<Finding> {
     let running = fleet::mismatches(&holders);
     let ring = doctor.keys.as_deref().map(assembly::ring);
     if let Some(Ok(ring)) = ring {
-        holders.push(Holder {
-            name: "these settings".to_owned(),
-            uses: Use::Both,
-            keys: ring.fingerprints(),
-        });
+        let name = "these settings".to_owned();
+        holders.push(Holder::new(name, Use::Both, ring.fingerprints()));
     }
     let all = fleet::mismatches(&holders);
     let told = all.into_iter().map(|mismatch| {

@@ -104,12 +104,13 @@ while at <= #ARGV do
       redis.call('HSET', key, unpack(words))
       redis.call('PEXPIREAT', key, ARGV[at + 5])
       if state == 'closed' then
-        local run = read(key, { 'outcome', 'tenant', 'metadata', 'submitted_at_ms', 'settled_at_ms' })
+        local run = read(key, { 'outcome', 'reason', 'tenant', 'metadata', 'submitted_at_ms', 'settled_at_ms' })
         run.tries = '0'
         local json = result(run, ARGV[words_end + 1], ARGV[words_end + 2], ARGV[words_end + 3])
         local published = redis.call('XADD', KEYS[3], '*', 'run_id', id, 'outcome', run.outcome, 'result', json)
         redis.call('HSET', key, 'result_entry', published)
         meter(ns, ARGV[5], ARGV[6], tenant, 'runs:' .. run.outcome, 1)
+        note_end(ns, id, run, run.outcome, run.reason or '', ARGV[at + 5])
       end
     end
   elseif is_known and other(key, tenant, digest) then

@@ -34,4 +34,5 @@ know(known, 'nonce', nonce or '')
 redis.call('HSET', KEYS[1], unpack(known))
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 if tenant then meter(ns, ARGV[9], ARGV[10], tenant, 'runs:' .. ARGV[7], 1) end
+note_end(ns, id, run, ARGV[7], ARGV[8], ARGV[6])
 return 'closed'

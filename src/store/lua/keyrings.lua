@@ -1,9 +1,11 @@
--- keyrings: a process tells which signing keys it has, and reads those of the others.
+-- keyrings: a process's heartbeat: it tells what it is and which signing keys it has, and reads what the
+-- others told.
 --
--- KEYS 1 keyrings
+-- KEYS 1 keyrings  2 quiet
 -- ARGV 1 which process  2 its keys ("": it ends)  3 now, ms  4 how long what is told counts, ms
 --      5 processes that are kept at the most
--- Answers: the keys of each process that told of them within that time, its own included
+-- Answers: { what each process told within that time, its own included; 1 if this one is to take no more
+--      work, else 0 }
 
 local now, max_age = tonumber(ARGV[3]), tonumber(ARGV[4])
 redis.call('HDEL', KEYS[1], ARGV[1])
@@ -23,4 +25,4 @@ if ARGV[2] ~= '' then
   standing[#standing + 1] = ARGV[2]
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-return standing
+return { standing, redis.call('SISMEMBER', KEYS[2], ARGV[1]) }

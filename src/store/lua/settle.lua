@@ -1,5 +1,5 @@
 -- settle: the run ends. Together: the token is spent, the state changes, the result is on the
--- results stream, the tear-down is owed.
+-- results stream, the tear-down is owed, the end is in the indexes of ended runs.
 --
 -- KEYS 1 run hash  2 due  3 wakeups  4 results stream  5 the run's request
 -- ARGV 1 namespace  2 run id  3 attempt ("": whichever it is)  4 nonce ("": none)  5 moves
@@ -55,11 +55,11 @@ know(known, 'reason', reason)
 know(known, 'digest', ARGV[11])
 if to == 'closed' then know(known, 'closed_at_ms', ARGV[6]) end
 redis.call('HSET', KEYS[1], unpack(known))
--- The request can be large and has done its work.
-redis.call('DEL', KEYS[5])
+release_request(ns, id, KEYS[5], run.request_bytes, run.tenant, outcome, tonumber(ARGV[6]), ARGV[7])
 if run.request_bytes then redis.call('DECRBY', backlog_bytes_key(ns), run.request_bytes) end
 redis.call('PEXPIREAT', KEYS[1], ARGV[7])
 meter(ns, ARGV[12], ARGV[13], run.tenant, 'runs:' .. outcome, 1)
+note_end(ns, id, run, outcome, reason, ARGV[7])
 if to == 'closed' then
   redis.call('ZREM', KEYS[2], id)
   if run.state == 'booting' then

@@ -14,7 +14,8 @@ use cofferdam::stage::ready::Readiness;
 use cofferdam::stage::spec::GuestUrls;
 use cofferdam::stage::{Core, Deps};
 use cofferdam::store::codec::RunRecord;
-use cofferdam::{endpoint, sweeper, worker};
+use cofferdam::token::fleet::Use;
+use cofferdam::{assembly, endpoint, sweeper, worker};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use url::Url;
@@ -247,7 +248,8 @@ impl Stack {
     pub(crate) fn add_worker_of(&mut self, deps: Deps) {
         let shutdown = Shutdown::new();
         let name = worker::unique_name();
-        let tasks = worker::start(deps, &name, &shutdown);
+        let keys = assembly::keys(&name, Use::Signs, &deps.ring, deps.core.clock.now_ms());
+        let tasks = worker::start(deps, &name, keys, &shutdown);
         sweeper::start(tasks, &name, &shutdown);
         self.workers.push(Worker { shutdown });
     }
