@@ -88,6 +88,7 @@ impl Backlog {
         let redis = Redis {
             url: Secret::new(format!("unix://{}", socket.display()).parse().unwrap()),
             namespace: "cofferdam".into(),
+            ..Redis::nearby()
         };
         let mut store = Store::connect(&redis).await;
         while store.is_err() {

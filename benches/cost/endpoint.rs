@@ -90,6 +90,7 @@ async fn running(redis: &Redis, runs: usize) -> Vec<String> {
     let settings = config::Redis {
         url: config::Secret::new(redis.url.parse().unwrap()),
         namespace: "cofferdam".into(),
+        ..config::Redis::nearby()
     };
     let store = Store::connect(&settings).await.unwrap();
     let secret = b"01234567890123456789012345678901";

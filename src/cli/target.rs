@@ -5,7 +5,7 @@ use anyhow::Context as _;
 use url::Url;
 
 use crate::cli::status::WrongUse;
-use crate::config::{self, Doctor, MachinesApi, Redis, Secret, Tool};
+use crate::config::{self, Doctor, MachinesApi, Redis, RedisUrl, Secret, Tool};
 use crate::store::Store;
 use crate::up::ready::{self, Ready};
 
@@ -16,7 +16,7 @@ pub(crate) fn redis(tool: &Tool) -> anyhow::Result<Redis> {
     let url = match (&tool.redis_url, &found) {
         (Some(url), _) => url.clone(),
         (None, Some(ready)) => {
-            let url = Url::parse(&ready.redis_url).context("read up.json in the state folder")?;
+            let url = address_of(ready)?;
             Secret::new(url)
         }
         (None, None) => nearby.url,
@@ -26,13 +26,23 @@ pub(crate) fn redis(tool: &Tool) -> anyhow::Result<Redis> {
         (None, Some(ready)) if tool.redis_url.is_none() => ready.namespace,
         (None, _) => nearby.namespace,
     };
-    Ok(Redis { url, namespace })
+    Ok(Redis {
+        url,
+        namespace,
+        tls: tool.redis_tls.clone(),
+    })
+}
+
+/// The Redis of a running `up`.
+pub(crate) fn address_of(ready: &Ready) -> anyhow::Result<RedisUrl> {
+    let read = ready.redis_url.parse().map_err(anyhow::Error::msg);
+    read.context("read up.json in the state folder")
 }
 
 /// A connection to that Redis.
 pub(crate) async fn store(tool: &Tool) -> anyhow::Result<Store> {
     let redis = redis(tool)?;
-    let shown = without_password(redis.url.expose());
+    let shown = redis.url.expose().shown();
     let hint = if tool.redis_url.is_none() && running(tool).is_none() {
         " (REDIS_URL is not set, and no `up` is running)"
     } else {
@@ -78,18 +88,6 @@ fn missing(name: &str) -> WrongUse {
 /// The `up` that runs with this state folder.
 pub(crate) fn running(tool: &Tool) -> Option<Ready> {
     ready::running(tool.state_dir.as_deref()?)
-}
-
-/// An address that may be printed.
-pub(crate) fn without_password(url: &Url) -> String {
-    let mut shown = url.clone();
-    if shown.password().is_some() {
-        // It fails for an address that cannot have one, which then has none.
-        let _ = shown.set_password(Some("***"));
-    }
-    // The address of a socket has its password in the query.
-    shown.set_query(None);
-    shown.to_string()
 }
 
 #[cfg(test)]
@@ -158,16 +156,5 @@ mod tests {
         let found = redis(&logs(&given).tool).unwrap();
         assert_eq!(found.url.expose().as_str(), "redis://other:1");
         assert_eq!(found.namespace, "cofferdam");
-    }
-
-    #[test]
-    fn passwords_are_not_shown() {
-        for (url, shown) in [
-            ("redis://:hush@host:1/2", "redis://:***@host:1/2"),
-            ("unix:///run/redis.sock?pass=hush", "unix:///run/redis.sock"),
-            ("redis://host", "redis://host"),
-        ] {
-            assert_eq!(without_password(&Url::parse(url).unwrap()), shown);
-        }
     }
 }

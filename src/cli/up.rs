@@ -62,7 +62,7 @@ fn print_ready(
         "{head} after {}",
         human::duration(begun.elapsed())
     ))?;
-    let redis = target::without_password(&ready.redis_url.parse()?);
+    let redis = target::address_of(ready)?.shown().to_owned();
     let machines = match running.isolation() {
         Some(isolation) => format!("{}  {isolation}", ready.fly_api_url),
         None => ready.fly_api_url.clone(),

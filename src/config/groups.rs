@@ -8,22 +8,13 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::keys::{self, SigningKey};
-use crate::config::reader::{self, Reader, blank_url, host_and_port, rate, whole};
+use crate::config::reader::{self, Reader, host_and_port, rate, whole};
 use crate::config::secret::Secret;
 use crate::config::table;
 
 const HOUR_S: u64 = 3600;
 const DAY_S: u64 = 24 * HOUR_S;
 const YEAR_S: u64 = 365 * DAY_S;
-
-/// Which Redis, and which keys in it.
-#[derive(Clone, Debug)]
-pub struct Redis {
-    /// Its address, which may hold a password.
-    pub url: Secret<Url>,
-    /// First part of every key.
-    pub namespace: String,
-}
 
 /// The Machines API and what may be used of it.
 #[derive(Clone, Debug)]
@@ -173,15 +164,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-impl Redis {
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
-        Self {
-            url: reader.read(&table::REDIS_URL, redis_url, Secret::new(blank_url())),
-            namespace: reader.read(&table::NAMESPACE, namespace, String::new()),
-        }
-    }
 }
 
 impl Machines {
@@ -346,38 +328,6 @@ pub(crate) fn backlog_max_bytes(reader: &mut Reader<'_>) -> Option<u64> {
 
 fn signing_keys(reader: &mut Reader<'_>) -> Vec<SigningKey> {
     reader.read(&table::SIGNING_KEYS, keys::parse, Vec::new())
-}
-
-/// A Redis address. It may hold a password, so a problem does not repeat it.
-pub(crate) fn redis_url(text: &str) -> Result<Secret<Url>, String> {
-    let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
-    match url.scheme() {
-        "redis" | "rediss" | "valkey" | "valkeys" if url.has_host() => Ok(Secret::new(url)),
-        "unix" | "redis+unix" | "valkey+unix" if url.path().len() > 1 => Ok(Secret::new(url)),
-        "redis" | "rediss" | "valkey" | "valkeys" => Err("has no host".to_owned()),
-        "unix" | "redis+unix" | "valkey+unix" => Err("has no path".to_owned()),
-        other => Err(format!(
-            "begins with {other}:, which is none of redis:, rediss:, valkey:, valkeys:, unix:"
-        )),
-    }
-}
-
-/// First part of every key. A colon would blur where it ends; braces are for Redis Cluster.
-pub(crate) fn namespace(text: &str) -> Result<String, String> {
-    let inner = text
-        .strip_prefix('{')
-        .and_then(|rest| rest.strip_suffix('}'))
-        .unwrap_or(text);
-    let is_sound = (1..=64).contains(&inner.len())
-        && inner
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    if is_sound {
-        return Ok(text.to_owned());
-    }
-    Err(format!(
-        "{text:?} is not 1 to 64 of A-Z a-z 0-9 _ - . (all of it may stand in braces)"
-    ))
 }
 
 pub(crate) fn apps(text: &str) -> Result<Vec<String>, String> {

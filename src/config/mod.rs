@@ -4,11 +4,13 @@
 //! closure, so that tests pass a map and only the command line knows of the environment. Nothing is
 //! done before all of a command's settings are valid. [`table`] holds every name, default and reason.
 
+pub mod address;
 mod groups;
 mod keys;
 mod reader;
 mod secret;
 pub mod table;
+mod tls;
 mod tools;
 mod unknown;
 pub mod usage;
@@ -17,14 +19,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use url::Url;
 
+pub use crate::config::address::{Redis, RedisUrl};
 pub use crate::config::groups::{
-    AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Redis, Results, Runs,
+    AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Results, Runs,
 };
 #[cfg(feature = "local")]
 pub(crate) use crate::config::groups::{REGION_MAX_BYTES, is_region_code};
 pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};
 pub use crate::config::secret::Secret;
+pub use crate::config::tls::{Identity, RedisTls};
 pub use crate::config::tools::{Cancel, Doctor, Logs, MachinesApi, Tool};
 pub use crate::config::unknown::{Unknown, unknown};
 
@@ -128,7 +132,9 @@ pub struct Up {
     /// For its Redis, keys, images and machines.
     pub state_dir: PathBuf,
     /// Somebody's Redis; `None` to start one.
-    pub redis_url: Option<Secret<Url>>,
+    pub redis_url: Option<Secret<RedisUrl>>,
+    /// How its TLS is checked.
+    pub redis_tls: RedisTls,
     /// First part of every key.
     pub namespace: String,
     /// Somebody's Machines API; `None` to start the local server.
@@ -238,10 +244,12 @@ impl Up {
             given(name).or_else(|| local_default(name).filter(|_| is_local).map(str::to_owned))
         };
         let mut reader = Reader::new(&with_local);
+        let redis_url = reader.read_given(&table::REDIS_URL, address::redis_url);
         let parsed = Self {
             state_dir: groups::state_dir(&mut reader),
-            redis_url: reader.read_given(&table::REDIS_URL, groups::redis_url),
-            namespace: reader.read(&table::NAMESPACE, groups::namespace, String::new()),
+            redis_tls: RedisTls::read(&mut reader, redis_url.as_ref().map(Secret::expose)),
+            redis_url,
+            namespace: reader.read(&table::NAMESPACE, address::namespace, String::new()),
             api_url: reader.read_given(&table::FLY_API_URL, reader::http_url),
             token: if is_local {
                 reader
@@ -295,14 +303,6 @@ fn local_default(name: &str) -> Option<&'static str> {
     ]
     .into_iter()
     .find_map(|(setting, text)| (setting.name == name).then_some(text))
-}
-
-impl Redis {
-    /// The default Redis.
-    #[must_use]
-    pub fn nearby() -> Self {
-        Self::read(&mut Reader::new(&|_| None))
-    }
 }
 
 /// The default Machines API.

@@ -80,11 +80,23 @@ use self::Unset::{Absent, Derived, Required, Text};
 
 settings! {
     #[secret] REDIS_URL = "REDIS_URL", Text("redis://127.0.0.1:6379"),
-        "Where Redis is: `redis://`, `rediss://` or `unix://`. `up` starts its own when this is unset.",
+        "Where Redis is: `redis://`, `rediss://`, `unix://` or `redis+sentinel://`, see redis.md. `up` starts its own when this is unset.",
         "Redis's own default, so a local Redis is found by itself.";
     REDIS_URL_FILE = "REDIS_URL_FILE", Absent,
         "File that holds `REDIS_URL`, instead of that setting.",
         "A file, such as a mounted secret, shows in no list of processes and in no environment.";
+    REDIS_CA_FILE = "COFFERDAM_REDIS_CA_FILE", Absent,
+        "File with the certificates of authorities, in PEM, that TLS with Redis trusts beside those of the system.",
+        "Managed services and companies often sign with an authority of their own.";
+    REDIS_CERT_FILE = "COFFERDAM_REDIS_CERT_FILE", Absent,
+        "File with the certificate, in PEM, by which Redis knows us; with `COFFERDAM_REDIS_KEY_FILE`.",
+        "Only a Redis that asks for one needs it.";
+    REDIS_KEY_FILE = "COFFERDAM_REDIS_KEY_FILE", Absent,
+        "File with the key of that certificate, in PEM, without a passphrase.",
+        "As for `COFFERDAM_REDIS_CERT_FILE`.";
+    REDIS_TLS_NAME = "COFFERDAM_REDIS_TLS_NAME", Absent,
+        "Name that the certificate of Redis must have, where that is not the host of `REDIS_URL`.",
+        "Behind a tunnel, a proxy or Sentinel the address is not always the name.";
     NAMESPACE = "COFFERDAM_NAMESPACE", Text("cofferdam"),
         "First part of every key; written with braces, `{cofferdam}`, it puts all keys into one Redis Cluster slot.",
         "Says whose keys they are to someone who looks into a shared Redis.";

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use url::Url;
 
+use crate::config::address::{self, RedisUrl};
 use crate::config::groups;
 use crate::config::keys::{self, SigningKey};
 use crate::config::reader::{self, Fault, Faults, Reader};
 use crate::config::secret::Secret;
+use crate::config::tls::RedisTls;
 use crate::config::{Lookup, table};
 
 /// Settings of the commands that need Redis alone: `submit`, `show`, `runs` and the like. What is
@@ -16,7 +18,9 @@ use crate::config::{Lookup, table};
 #[derive(Clone, Debug)]
 pub struct Tool {
     /// Where Redis is.
-    pub redis_url: Option<Secret<Url>>,
+    pub redis_url: Option<Secret<RedisUrl>>,
+    /// How its TLS is checked.
+    pub redis_tls: RedisTls,
     /// First part of every key.
     pub namespace: Option<String>,
     /// Where a running `up` would be found; `None` where there is no home.
@@ -85,9 +89,12 @@ impl Tool {
     fn read(reader: &mut Reader<'_>) -> Self {
         let derived = groups::derived_state_dir(reader);
         let is_given = reader.given(&table::STATE_DIR).is_some();
+        let redis_url = reader.read_given(&table::REDIS_URL, address::redis_url);
+        let redis_tls = RedisTls::read(reader, redis_url.as_ref().map(Secret::expose));
         Self {
-            redis_url: reader.read_given(&table::REDIS_URL, groups::redis_url),
-            namespace: reader.read_given(&table::NAMESPACE, groups::namespace),
+            redis_url,
+            redis_tls,
+            namespace: reader.read_given(&table::NAMESPACE, address::namespace),
             state_dir: (is_given || derived.is_some())
                 .then(|| reader.path(&table::STATE_DIR, derived)),
         }

@@ -88,6 +88,10 @@ mod tests {
             [
                 "REDIS_URL",
                 "REDIS_URL_FILE",
+                "COFFERDAM_REDIS_CA_FILE",
+                "COFFERDAM_REDIS_CERT_FILE",
+                "COFFERDAM_REDIS_KEY_FILE",
+                "COFFERDAM_REDIS_TLS_NAME",
                 "COFFERDAM_NAMESPACE",
                 "COFFERDAM_SIGNING_KEYS",
                 "COFFERDAM_SIGNING_KEYS_FILE",
@@ -110,6 +114,10 @@ mod tests {
             [
                 "REDIS_URL",
                 "REDIS_URL_FILE",
+                "COFFERDAM_REDIS_CA_FILE",
+                "COFFERDAM_REDIS_CERT_FILE",
+                "COFFERDAM_REDIS_KEY_FILE",
+                "COFFERDAM_REDIS_TLS_NAME",
                 "COFFERDAM_NAMESPACE",
                 "COFFERDAM_STATE_DIR"
             ]

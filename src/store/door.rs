@@ -3,26 +3,24 @@
 //!
 //! The shared connection is cloned for every command: commands of many tasks travel in one stream. When
 //! a command fails since the connection is broken, does not answer, or leads to a replica, it is
-//! dropped, and the next caller makes a new one. The redis crate's `ConnectionManager` keeps one that
-//! does not answer, and one to a replica.
+//! dropped, and the next caller makes a new one, to where our keys are then (`locate`). The redis
+//! crate's `ConnectionManager` keeps one that does not answer, and one to a replica.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind,
-};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use url::Url;
+use redis::{FromRedisValue, Pipeline, RedisError};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout};
 
+use crate::config::Redis;
+use crate::store::dial::{CONNECT_TIMEOUT, Link};
 use crate::store::error::Error;
+use crate::store::keys::Keys;
+use crate::store::locate::Locator;
 use crate::telemetry::{Counters, RedisError as Kind};
 
-/// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a command may take. Longer than a slow fork or fsync, shorter than callers wait.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -31,20 +29,38 @@ pub(crate) const LARGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Connections for large answers that are kept for the next one.
 const LARGE_IDLE_MAX: usize = 2;
 
-/// A query with a large answer.
-pub(crate) enum LargeQuery<'a> {
+/// How long what was not done, since our keys are on their way to another server, is sent again.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause before it is sent again, where another server has the keys already, and where none has yet.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(10);
+const UNSETTLED_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is sent in one go.
+pub(crate) enum Query<'a> {
     Command(&'a redis::Cmd),
     Script(&'a redis::ScriptInvocation<'a>),
+    Pipe(&'a Pipeline),
 }
 
-impl LargeQuery<'_> {
-    async fn send<T: FromRedisValue>(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<T, RedisError> {
+impl Query<'_> {
+    async fn send<T: FromRedisValue>(&self, link: &mut Link) -> Result<T, RedisError> {
         match self {
-            Self::Command(command) => command.query_async(connection).await,
-            Self::Script(invocation) => invocation.invoke_async(connection).await,
+            Self::Command(command) => command.query_async(&mut **link).await,
+            Self::Script(invocation) => invocation.invoke_async(&mut **link).await,
+            Self::Pipe(pipe) => pipe.query_async(&mut **link).await,
+        }
+    }
+
+    /// When it is sent again after this refusal; `None` when it is not. Of several commands some may
+    /// have been done.
+    fn again_after(&self, error: &RedisError) -> Option<Duration> {
+        if matches!(self, Self::Pipe(_)) {
+            return None;
+        }
+        match error.code()? {
+            "MOVED" => Some(FOLLOW_PAUSE),
+            "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "READONLY" => Some(UNSETTLED_PAUSE),
+            _ => None,
         }
     }
 }
@@ -52,12 +68,12 @@ impl LargeQuery<'_> {
 /// All connections to one Redis.
 #[derive(Clone)]
 pub(crate) struct Door {
-    client: redis::Client,
+    locator: Arc<Locator>,
     shared: Arc<Mutex<Option<Shared>>>,
     /// A permit to make the shared connection: one caller at a time does.
     connecting: Arc<Semaphore>,
     /// Connections for large answers that nobody uses now.
-    large: Arc<Mutex<Vec<MultiplexedConnection>>>,
+    large: Arc<Mutex<Vec<Link>>>,
     /// Where failures are counted.
     failures: Arc<OnceLock<Counters<Kind>>>,
 }
@@ -65,15 +81,24 @@ pub(crate) struct Door {
 /// The shared connection, and which one it is.
 #[derive(Clone)]
 struct Shared {
-    connection: MultiplexedConnection,
+    connection: Link,
     generation: u64,
+    /// How often the place of our keys had changed.
+    place: u64,
+}
+
+/// A connection on which its owner alone waits.
+#[derive(Debug)]
+pub(crate) struct Blocking {
+    pub(crate) link: Link,
+    pub(crate) changes: watch::Receiver<u64>,
 }
 
 impl Door {
-    /// Prepares connections to `url`; none is made yet.
-    pub(crate) fn new(url: &Url) -> Result<Self, Error> {
+    /// Prepares connections; none is made yet.
+    pub(crate) fn new(redis: &Redis, keys: &Keys) -> Result<Self, Error> {
         Ok(Self {
-            client: redis::Client::open(url.as_str())?,
+            locator: Arc::new(Locator::new(redis, keys.probe())?),
             shared: Arc::default(),
             connecting: Arc::new(Semaphore::new(1)),
             large: Arc::default(),
@@ -83,16 +108,12 @@ impl Door {
 
     /// Sends one command.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, Error> {
-        let mut shared = self.shared().await?;
-        let answer = command.query_async(&mut shared.connection).await;
-        self.seen(shared.generation, answer)
+        self.send(Query::Command(command)).await
     }
 
     /// Sends several commands in one go: one round trip.
     pub(crate) async fn pipe<T: FromRedisValue>(&self, pipe: &Pipeline) -> Result<T, Error> {
-        let mut shared = self.shared().await?;
-        let answer = pipe.query_async(&mut shared.connection).await;
-        self.seen(shared.generation, answer)
+        self.send(Query::Pipe(pipe)).await
     }
 
     /// Runs one script: one round trip, and two more when Redis does not have it cached.
@@ -100,34 +121,67 @@ impl Door {
         &self,
         invocation: &redis::ScriptInvocation<'_>,
     ) -> Result<T, Error> {
-        let mut shared = self.shared().await?;
-        let answer = invocation.invoke_async(&mut shared.connection).await;
-        self.seen(shared.generation, answer)
+        self.send(Query::Script(invocation)).await
+    }
+
+    /// Sends what has a short answer, and sends it again to the server that has our keys now when the
+    /// one before says that it was not done.
+    async fn send<T: FromRedisValue>(&self, query: Query<'_>) -> Result<T, Error> {
+        let begun = Instant::now();
+        loop {
+            let mut shared = self.shared().await?;
+            let error = match query.send(&mut shared.connection).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if is_broken(&error) || is_elsewhere(&error) {
+                self.drop_shared(shared.generation);
+            }
+            match query.again_after(&error) {
+                Some(pause) if begun.elapsed() + pause < FOLLOW_TIMEOUT => {
+                    self.note(&error);
+                    tokio::time::sleep(pause).await;
+                }
+                _ => return Err(self.failed_call(error)),
+            }
+        }
     }
 
     /// A connection of the caller's own for commands that block up to `block`.
-    pub(crate) async fn blocking(&self, block: Duration) -> Result<MultiplexedConnection, Error> {
-        self.connect(block + COMMAND_TIMEOUT).await
+    pub(crate) async fn blocking(&self, block: Duration) -> Result<Blocking, Error> {
+        let link = self.connect(block + COMMAND_TIMEOUT).await?;
+        let changes = self.locator.changes();
+        Ok(Blocking { link, changes })
     }
 
-    async fn connect(&self, answer_timeout: Duration) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(answer_timeout));
-        let connection = self
-            .client
-            .get_multiplexed_async_connection_with_config(&config);
-        connection.await.map_err(|error| self.failed(error))
+    /// The answer that a connection waits for, unless our keys are found elsewhere meanwhile: then none
+    /// may come.
+    pub(crate) async fn wait<T>(
+        &self,
+        changes: &mut watch::Receiver<u64>,
+        answer: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, Error> {
+        tokio::select! {
+            answer = answer => answer.map_err(|error| self.failed_call(error)),
+            Ok(()) = changes.changed() => {
+                Err(self.failed(Error::Unavailable("redis has taken another place".into())))
+            }
+        }
+    }
+
+    async fn connect(&self, answer_timeout: Duration) -> Result<Link, Error> {
+        let opened = self.locator.connect(answer_timeout).await;
+        opened.map_err(|error| self.failed(error))
     }
 
     /// Sends what may have a large answer, by a connection on which nobody else waits meanwhile.
-    pub(crate) async fn large<T: FromRedisValue>(&self, query: LargeQuery<'_>) -> Result<T, Error> {
+    pub(crate) async fn large<T: FromRedisValue>(&self, query: Query<'_>) -> Result<T, Error> {
         loop {
             let idle = self.idle().pop();
             let is_new = idle.is_none();
             let mut connection = match idle {
                 Some(connection) => connection,
-                None => self.blocking(LARGE_ANSWER_TIMEOUT).await?,
+                None => self.connect(LARGE_ANSWER_TIMEOUT + COMMAND_TIMEOUT).await?,
             };
             match query.send(&mut connection).await {
                 Ok(answer) => {
@@ -138,8 +192,12 @@ impl Door {
                     return Ok(answer);
                 }
                 // It may have been broken since long before.
-                Err(error) if !is_new && error.is_connection_dropped() => {}
-                Err(error) => return Err(self.failed(error)),
+                Err(error)
+                    if !is_new && (error.is_connection_dropped() || is_elsewhere(&error)) =>
+                {
+                    self.note(&error);
+                }
+                Err(error) => return Err(self.failed_call(error)),
             }
         }
     }
@@ -159,45 +217,54 @@ impl Door {
     }
 
     async fn shared(&self) -> Result<Shared, Error> {
-        if let Some(shared) = self.lock().clone() {
+        if let Some(shared) = self.current() {
             return Ok(shared);
         }
         let Ok(permit) = timeout(CONNECT_TIMEOUT, self.connecting.acquire()).await else {
             return Err(self.failed(Error::Unavailable("no connection in time".into())));
         };
         // Whoever had the permit before may have made it.
-        if let Some(shared) = self.lock().clone() {
+        if let Some(shared) = self.current() {
             return Ok(shared);
         }
+        let connection = self.connect(COMMAND_TIMEOUT).await?;
         let shared = Shared {
-            connection: self.connect(COMMAND_TIMEOUT).await?,
+            connection,
             generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+            place: *self.locator.changes().borrow(),
         };
         *self.lock() = Some(shared.clone());
         drop(permit);
         Ok(shared)
     }
 
-    /// Passes an answer on; drops the shared connection if it is the one that broke.
-    fn seen<T>(&self, generation: u64, answer: Result<T, RedisError>) -> Result<T, Error> {
-        if let Err(error) = &answer {
-            let broken = error.is_io_error()
-                || error.is_timeout()
-                || error.is_connection_dropped()
-                || is_elsewhere(error);
-            let mut shared = self.lock();
-            if broken
-                && shared
-                    .as_ref()
-                    .is_some_and(|it| it.generation == generation)
-            {
-                *shared = None;
-            }
-        }
-        answer.map_err(|error| self.failed(error))
+    /// The shared connection, unless our keys were found elsewhere since it was made.
+    fn current(&self) -> Option<Shared> {
+        let place = *self.locator.changes().borrow();
+        let mut shared = self.lock();
+        shared.take_if(|shared| shared.place != place);
+        shared.clone()
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<MultiplexedConnection>> {
+    fn drop_shared(&self, generation: u64) {
+        let mut shared = self.lock();
+        shared.take_if(|shared| shared.generation == generation);
+    }
+
+    /// A call failed on whichever connection: remembers where our keys are, and counts it.
+    pub(crate) fn failed_call(&self, error: RedisError) -> Error {
+        self.note(&error);
+        self.failed(error)
+    }
+
+    fn note(&self, error: &RedisError) {
+        self.locator.moved(error);
+        if is_elsewhere(error) {
+            self.idle().clear();
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Link>> {
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -208,10 +275,17 @@ impl Door {
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the server that answered is a replica: after a failover the one that takes writes may be
-/// behind the same address, and a new connection finds it.
+fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_timeout() || error.is_connection_dropped()
+}
+
+/// Whether the server that answered is not, or not now, the one that has our keys and takes writes. A
+/// new connection finds the one that does, behind the same address or another.
 fn is_elsewhere(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly)
+    matches!(
+        error.code(),
+        Some("READONLY" | "MOVED" | "CLUSTERDOWN" | "MASTERDOWN")
+    )
 }
 
 impl std::fmt::Debug for Door {

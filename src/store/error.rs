@@ -21,6 +21,9 @@ pub enum Error {
     /// Redis is too old, or not Redis.
     #[error("redis 7.0 or newer, or valkey, is needed; found {0}")]
     Version(String),
+    /// TLS with Redis is refused, by us or by Redis: what, and the setting that mends it.
+    #[error("{0}")]
+    Tls(String),
     /// The address cannot be used.
     #[error("redis address: {0}")]
     Address(String),
@@ -42,6 +45,7 @@ impl Error {
             Self::Unavailable(_) => Kind::Unavailable,
             Self::Refused { kind, .. } => *kind,
             Self::Corrupt { .. } => Kind::Unreadable,
+            Self::Tls(_) => Kind::Tls,
             Self::Version(_) | Self::Address(_) => Kind::Other,
         }
     }
@@ -92,7 +96,7 @@ fn meaning(kind: Kind) -> &'static str {
         }
         Kind::Moved => "the keys lie on another node of the redis cluster",
         Kind::UnknownCommand => "redis does not know a command",
-        Kind::Unavailable | Kind::Unreadable | Kind::Other => "redis refuses",
+        Kind::Unavailable | Kind::Tls | Kind::Unreadable | Kind::Other => "redis refuses",
     }
 }
 

@@ -10,7 +10,7 @@ use crate::run::id::{Attempt, Nonce, RunId};
 use crate::store::Store;
 use crate::store::acts::Request;
 use crate::store::codec::Text;
-use crate::store::door::LargeQuery;
+use crate::store::door::Query;
 use crate::store::error::Error;
 use crate::store::scripts;
 
@@ -101,7 +101,7 @@ impl Store {
         let part = Part(self.budget.take(bytes).await);
         let mut command = redis::cmd("GET");
         command.arg(self.keys.request(id));
-        let json: Option<String> = self.door.large(LargeQuery::Command(&command)).await?;
+        let json: Option<String> = self.door.large(Query::Command(&command)).await?;
         Ok(json.map(|json| Fetched { json, part }))
     }
 }

@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-
 use crate::clock::UnixMs;
 use crate::run::id::RunId;
 use crate::run::outcome::Outcome;
 use crate::run::phase::State;
 use crate::store::Store;
 use crate::store::codec::{RunRecord, Text};
+use crate::store::door::Blocking;
 use crate::store::error::Error;
 use crate::store::requests::{Entry, Row};
 
@@ -266,7 +265,7 @@ impl Store {
 /// any consumer. On a connection of its own.
 pub struct Results {
     store: Store,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Blocking>,
     place: String,
 }
 
@@ -299,7 +298,9 @@ impl Results {
             .arg("STREAMS")
             .arg(self.store.keys.results())
             .arg(&self.place);
-        let reply: Option<Vec<(String, Vec<Row>)>> = command.query_async(&mut connection).await?;
+        let Blocking { link, changes } = &mut connection;
+        let answer = command.query_async(&mut **link);
+        let reply: Option<Vec<(String, Vec<Row>)>> = self.store.door.wait(changes, answer).await?;
         self.connection = Some(connection);
         let rows = reply.into_iter().flatten().flat_map(|(_, rows)| rows);
         let results: Vec<_> = rows.map(Published::new).collect();

@@ -7,6 +7,7 @@ pub mod acts;
 mod admit;
 mod claim;
 pub mod codec;
+mod dial;
 mod door;
 pub mod ended;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod health;
 pub mod inspect;
 pub mod keyrings;
 pub mod keys;
+mod locate;
 mod mend;
 mod produce;
 pub mod requests;
@@ -56,9 +58,10 @@ impl Store {
     /// # Errors
     /// [`Error::Address`] when the address cannot be one.
     pub fn new(redis: &Redis) -> Result<Self, Error> {
+        let keys = Keys::new(&redis.namespace);
         Ok(Self {
-            door: Door::new(redis.url.expose())?,
-            keys: Keys::new(&redis.namespace),
+            door: Door::new(redis, &keys)?,
+            keys,
             tells_nothing: Arc::default(),
             budget: Budget::new(),
         })

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use redis::RedisError;
-use redis::aio::MultiplexedConnection;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
-use crate::store::door::{LARGE_ANSWER_TIMEOUT, LargeQuery};
+use crate::store::dial::Link;
+use crate::store::door::{Blocking, LARGE_ANSWER_TIMEOUT, Query};
 use crate::store::error::Error;
 use crate::store::keys::{GROUP, Inbox};
 use crate::store::scripts;
@@ -128,14 +128,6 @@ pub struct Requests {
     has_more: bool,
 }
 
-struct Blocking(MultiplexedConnection);
-
-impl std::fmt::Debug for Blocking {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Blocking")
-    }
-}
-
 impl Requests {
     /// A reader of requests named `consumer`, which must be a name that no other process ever
     /// uses.
@@ -174,7 +166,7 @@ impl Requests {
     /// [`Error`]; the next call connects anew.
     pub async fn next(&mut self, count: usize, block: Duration) -> Result<Vec<Entry>, Error> {
         let mut connection = match self.connection.take() {
-            Some(Blocking(connection)) => connection,
+            Some(connection) => connection,
             None => {
                 self.store.ensure_group_of(self.inbox).await?;
                 self.store
@@ -183,15 +175,16 @@ impl Requests {
                     .await?
             }
         };
-        let entries = self.read(&mut connection, count, block).await;
-        let entries = entries.map_err(|error| self.store.door.failed(error))?;
-        self.connection = Some(Blocking(connection));
+        let Blocking { link, changes } = &mut connection;
+        let door = self.store.door.clone();
+        let entries = door.wait(changes, self.read(link, count, block)).await?;
+        self.connection = Some(connection);
         Ok(entries)
     }
 
     async fn read(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Link,
         count: usize,
         block: Duration,
     ) -> Result<Vec<Entry>, RedisError> {
@@ -208,7 +201,7 @@ impl Requests {
         script.arg(GROUP).arg(&self.consumer);
         script.arg(count - entries.len()).arg(READ_BYTES);
         script.arg(self.entry_max);
-        let batch = Batch::new(script.invoke_async(connection).await?);
+        let batch = Batch::new(script.invoke_async(&mut **connection).await?);
         self.has_more = batch.has_more;
         entries.extend(batch.entries);
         if entries.is_empty() {
@@ -221,7 +214,7 @@ impl Requests {
     /// be more of them.
     async fn wait(
         &mut self,
-        connection: &mut MultiplexedConnection,
+        connection: &mut Link,
         block: Duration,
     ) -> Result<Vec<Entry>, RedisError> {
         let key = self.store.keys.inbox(self.inbox);
@@ -232,7 +225,7 @@ impl Requests {
         pipe.arg("STREAMS").arg(&key).arg(">");
         pipe.xlen(&key);
         type Reply = Option<Vec<(String, Vec<Row>)>>;
-        let (reply, left): (Reply, usize) = pipe.query_async(connection).await?;
+        let (reply, left): (Reply, usize) = pipe.query_async(&mut **connection).await?;
         let streams = reply.unwrap_or_default().into_iter();
         let entries: Vec<Entry> = streams.flat_map(|(_, rows)| rows).map(Entry::new).collect();
         // What others have read and not disposed of counts too: then there may be none.
@@ -251,7 +244,7 @@ impl Requests {
         script.arg(GROUP).arg(&self.consumer);
         script.arg(count).arg(READ_BYTES).arg(self.entry_max);
         script.arg(millis(idle));
-        let answer = self.store.door.large(LargeQuery::Script(&script)).await;
+        let answer = self.store.door.large(Query::Script(&script)).await;
         answer.map(Batch::new)
     }
 

@@ -8,10 +8,9 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-
 use crate::store::Store;
 use crate::store::codec::{self, SettledRun, Text};
+use crate::store::door::Blocking;
 use crate::store::error::Error;
 
 /// What stands on the list instead of a run's id when there may be capacity for a boot. No run has
@@ -32,7 +31,7 @@ pub enum Wakeup {
 /// Takes wakeups, on a connection of its own.
 pub struct Wakeups {
     store: Store,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Blocking>,
 }
 
 impl std::fmt::Debug for Wakeups {
@@ -67,10 +66,9 @@ impl Wakeups {
             .arg(1)
             .arg(self.store.keys.wakeups());
         command.arg("LEFT").arg("COUNT").arg(count);
-        let reply: Option<(String, Vec<Text>)> = command
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| self.store.door.failed(error))?;
+        let Blocking { link, changes } = &mut connection;
+        let answer = command.query_async(&mut **link);
+        let reply: Option<(String, Vec<Text>)> = self.store.door.wait(changes, answer).await?;
         self.connection = Some(connection);
         let entries = reply.map(|(_, entries)| entries).unwrap_or_default();
         Ok(entries.into_iter().map(|Text(entry)| read(entry)).collect())

@@ -94,6 +94,8 @@ label! {
     RedisError {
         /// No connection, no answer in time, or not ready to serve yet.
         Unavailable = "unavailable",
+        /// A certificate was refused, by us or by it.
+        Tls = "tls",
         /// `maxmemory` is reached.
         OutOfMemory = "out_of_memory",
         /// It is a replica.

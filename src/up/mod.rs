@@ -233,7 +233,7 @@ async fn services(
     let (settings, redis, api) = resolved(settings, locked, redis, machines)?;
     let admin_listener = bind(settings.admin_listen).await?;
     let ready = Ready {
-        redis_url: redis.url.expose().to_string(),
+        redis_url: redis.url.expose().as_str().to_owned(),
         namespace: redis.namespace.clone(),
         fly_api_url: api.api_url.to_string(),
         app: api.apps.join(","),
@@ -303,6 +303,7 @@ fn resolved(
             .or_else(|| settings.redis_url.clone())
             .expect("given, or started"),
         namespace: settings.namespace.clone(),
+        tls: settings.redis_tls.clone(),
     };
     let (own_api, own_token) = machines
         .map(|machines| (machines.url.clone(), machines.token.clone()))

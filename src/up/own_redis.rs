@@ -14,9 +14,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
-use url::Url;
 
-use crate::config::{self, Secret};
+use crate::config::{self, RedisTls, RedisUrl, Secret};
 use crate::store::{self, Store};
 
 /// The longest path that a socket's address holds.
@@ -66,7 +65,7 @@ pub enum Error {
 pub struct OwnRedis {
     child: Child,
     folder: PathBuf,
-    url: Secret<Url>,
+    url: Secret<RedisUrl>,
 }
 
 /// How it is reached.
@@ -108,7 +107,7 @@ impl OwnRedis {
 
     /// Its address.
     #[must_use]
-    pub fn url(&self) -> &Secret<Url> {
+    pub fn url(&self) -> &Secret<RedisUrl> {
         &self.url
     }
 
@@ -143,6 +142,7 @@ impl OwnRedis {
         let settings = config::Redis {
             url: self.url.clone(),
             namespace: String::new(),
+            tls: RedisTls::default(),
         };
         let deadline = tokio::time::Instant::now() + LOAD_TIMEOUT;
         loop {
@@ -194,18 +194,15 @@ impl Address {
         Ok(Self::Port(port, Secret::new(super::keys::random_hex())))
     }
 
-    fn url(&self) -> Url {
-        let text = match self {
-            Self::Socket(path) => {
-                let mut url = Url::parse("unix:///").expect("a constant that parses");
-                url.set_path(&path.to_string_lossy());
-                return url;
-            }
+    fn url(&self) -> RedisUrl {
+        match self {
+            Self::Socket(path) => RedisUrl::socket(&path.to_string_lossy()),
             Self::Port(port, password) => {
-                format!("redis://:{}@127.0.0.1:{port}", password.expose())
+                let text = format!("redis://:{}@127.0.0.1:{port}", password.expose());
+                text.parse()
+                    .expect("digits and hexadecimal digits fit into an address")
             }
-        };
-        Url::parse(&text).expect("digits and hexadecimal digits fit into a URL")
+        }
     }
 
     /// Its settings. They are sent over standard input, so that no other user sees the password.
@@ -289,10 +286,11 @@ mod tests {
         let long = PathBuf::from(format!("/{}", "x".repeat(SOCKET_PATH_MAX)));
         let address = Address::new(&long).unwrap();
         let url = address.url();
-        assert_eq!(url.scheme(), "redis");
-        assert!(url.password().is_some_and(|password| password.len() >= 32));
+        assert!(url.as_str().starts_with("redis://"));
+        let password = url.login.password.unwrap();
+        assert!(password.len() >= 32);
         assert!(address.config(&long).contains("\nrequirepass "));
-        assert!(!format!("{address:?}").contains(url.password().unwrap()));
+        assert!(!format!("{address:?}").contains(&password));
         assert!(matches!(
             Address::new(Path::new("/short")).unwrap(),
             Address::Socket(_)

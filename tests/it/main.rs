@@ -31,6 +31,7 @@ mod probe;
 mod promises;
 mod provider;
 mod readme;
+mod redis_deployments;
 mod redis_faults;
 mod results;
 mod series;

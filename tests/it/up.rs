@@ -69,6 +69,7 @@ impl Everything {
         Raw::new(&config::Redis {
             url: Secret::new(url.parse().unwrap()),
             namespace: "cofferdam".to_owned(),
+            ..config::Redis::nearby()
         })
         .await
     }

@@ -32,7 +32,7 @@ pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
             )];
         }
     };
-    let shown = target::without_password(redis.url.expose());
+    let shown = redis.url.expose().shown().to_owned();
     let store = match Store::connect(&redis).await {
         Ok(store) => store,
         Err(error) => {

@@ -140,6 +140,7 @@ impl Place {
             raw: Raw::new(&config::Redis {
                 url: Secret::new(url.parse().unwrap()),
                 namespace: "cofferdam".to_owned(),
+                ..config::Redis::nearby()
             })
             .await,
             url,
@@ -314,7 +315,7 @@ async fn crash(language: Language) {
         ..server.settings()
     };
     let raw = Raw::new(&redis).await;
-    let socket = redis.url.expose().path().to_owned();
+    let socket = server.url().strip_prefix("unix://").unwrap().to_owned();
     let consumer = language.on(&socket, &snippet(CONSUMER, language.fence()));
     let start = |snippet: &str| {
         let [program, flag, text] = language.line(snippet);

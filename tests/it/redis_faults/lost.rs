@@ -70,6 +70,7 @@ async fn a_guest_whose_accepted_post_was_not_confirmed_repeats_it_and_changes_no
     let far = cofferdam::config::Redis {
         url: Secret::new(cutter.url().parse().unwrap()),
         namespace: redis.namespace.clone(),
+        ..cofferdam::config::Redis::nearby()
     };
     // Its connection is made and checked, at the cost of an answer to each kind of command.
     let store = loop {

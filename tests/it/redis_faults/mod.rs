@@ -7,5 +7,5 @@ mod forgotten;
 mod full;
 mod lost;
 mod places;
-mod scene;
+pub(crate) mod scene;
 mod trouble;

@@ -42,6 +42,7 @@ async fn a_replica_that_takes_over_behind_the_same_address_is_followed() {
     let second = cofferdam::config::Redis {
         url: Secret::new(new.tcp_url().parse().unwrap()),
         namespace: first.namespace.clone(),
+        ..cofferdam::config::Redis::nearby()
     };
     let (at_old, at_new) = (Raw::new(&first).await, Raw::new(&second).await);
     let port = |server: &Server| server.tcp_url().rsplit(':').next().unwrap().to_owned();

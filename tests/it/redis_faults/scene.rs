@@ -17,33 +17,44 @@ use crate::support::until::until_within;
 const BOUND: Duration = Duration::from_secs(45);
 
 /// A worker, an endpoint and a Machines server that plays the guests.
-pub(super) struct Scene {
-    pub(super) fleet: Fleet,
-    pub(super) worker: Daemon,
+pub(crate) struct Scene {
+    pub(crate) fleet: Fleet,
+    pub(crate) worker: Daemon,
     ids: Vec<String>,
 }
 
 /// Fresh keys on a server, over TCP, as settings.
-pub(super) fn settings(server: &Server) -> config::Redis {
+pub(crate) fn settings(server: &Server) -> config::Redis {
     config::Redis {
         url: Secret::new(server.tcp_url().parse().unwrap()),
         namespace: namespace(),
+        ..config::Redis::nearby()
     }
 }
 
 impl Scene {
     /// On the Redis of `settings`, which the processes reach at `url`. Guests post after `delay`.
-    pub(super) async fn start(settings: config::Redis, url: &str, delay: Duration) -> Self {
+    pub(crate) async fn start(settings: config::Redis, url: &str, delay: Duration) -> Self {
+        Self::start_with(settings, &[("REDIS_URL", url)], delay).await
+    }
+
+    /// The same, with settings by which the processes reach it.
+    pub(crate) async fn start_with(
+        settings: config::Redis,
+        env: &[(&'static str, &str)],
+        delay: Duration,
+    ) -> Self {
         let delay_ms = delay.as_millis().to_string();
+        let usual = [
+            ("COFFERDAM_LEASE_S", "3"),
+            ("COFFERDAM_SWEEP_S", "1"),
+            ("COFFERDAM_GRACE_S", "1"),
+        ];
+        let env: Vec<_> = usual.iter().chain(env).copied().collect();
         let fleet = Fleet::start_on(
             settings,
             &["--simulate", &delay_ms, "--fault-control"],
-            &[
-                ("REDIS_URL", url),
-                ("COFFERDAM_LEASE_S", "3"),
-                ("COFFERDAM_SWEEP_S", "1"),
-                ("COFFERDAM_GRACE_S", "1"),
-            ],
+            &env,
         )
         .await;
         let (worker, _) = fleet.worker().await;
@@ -55,7 +66,7 @@ impl Scene {
     }
 
     /// Asks for runs, past whatever the processes meet.
-    pub(super) async fn submit(&mut self, requests: impl IntoIterator<Item = Value>) {
+    pub(crate) async fn submit(&mut self, requests: impl IntoIterator<Item = Value>) {
         let raw = self.fleet.raw().await;
         for mut request in requests {
             let id = format!("run-{}", self.ids.len());
@@ -65,19 +76,46 @@ impl Scene {
         }
     }
 
-    pub(super) async fn submit_many(&mut self, count: usize) {
+    pub(crate) async fn submit_many(&mut self, count: usize) {
         self.submit((0..count).map(|_| json!({"cmd": ["true"]})))
             .await;
     }
 
+    /// Asks for runs as `submit` does, wherever the keys are now.
+    pub(crate) async fn submit_by_store(&mut self, count: usize) {
+        let store = self.core().await.store;
+        let first = self.ids.len();
+        let ids = (first..first + count).map(|n| format!("run-{n}"));
+        let ids: Vec<String> = ids.collect();
+        let requests: Vec<String> = ids
+            .iter()
+            .map(|id| json!({"id": id, "cmd": ["true"]}).to_string())
+            .collect();
+        store.submit(&requests).await.unwrap();
+        self.ids.extend(ids);
+    }
+
+    /// Waits until this many results are there.
+    pub(crate) async fn has_results(&self, count: usize) {
+        let core = self.core().await;
+        until_within(BOUND, "some results", async || {
+            let results = core.store.newest_results(10_000).await;
+            match results {
+                Ok(results) if results.len() >= count => Ok(()),
+                other => Err(format!("{:?}", other.map(|results| results.len()))),
+            }
+        })
+        .await;
+    }
+
     /// Redis as the services would see it if all were well.
-    pub(super) async fn core(&self) -> Core {
+    pub(crate) async fn core(&self) -> Core {
         parts::core(&self.fleet.redis, parts::runs()).await
     }
 
     /// Waits until every run has ended and its machine is gone, and holds the promises against
     /// what there is, on the Redis of `settings`.
-    pub(super) async fn settles_on(&self, settings: &config::Redis) {
+    pub(crate) async fn settles_on(&self, settings: &config::Redis) {
         let core = parts::core(settings, parts::runs()).await;
         until_within(BOUND, "every run to be closed", async || {
             let census = core.store.census(core.clock.now_ms()).await;
@@ -117,11 +155,11 @@ impl Scene {
         );
     }
 
-    pub(super) async fn settles(&self) {
+    pub(crate) async fn settles(&self) {
         self.settles_on(&self.fleet.redis).await;
     }
 
-    pub(super) async fn end(self) {
+    pub(crate) async fn end(self) {
         self.worker.finish().await;
         self.fleet.finish().await;
     }

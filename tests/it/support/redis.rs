@@ -18,6 +18,8 @@ use std::time::Duration;
 use cofferdam::config::{self, Secret};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::certificates::Certified;
+
 /// Starts the server, says its id, waits for the pipe to close, then cleans up. A folder with a
 /// file `keep` in it is to be used again.
 const WATCH: &str = r#"
@@ -84,6 +86,30 @@ impl Server {
         Self::start_with(options.map(str::to_owned).into())
     }
 
+    /// Starts a server that speaks TLS on a port of its own, beside its socket and its other port, and
+    /// asks for a certificate of its clients if told so.
+    pub(crate) fn start_tls(server: &Certified, authority: &Path, asks: bool) -> Self {
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let asks = if asks { "yes" } else { "no" };
+        Self::start_with(vec![
+            "--tls-cert-file".to_owned(),
+            path(&server.certificate),
+            "--tls-key-file".to_owned(),
+            path(&server.key),
+            "--tls-ca-cert-file".to_owned(),
+            path(authority),
+            "--tls-auth-clients".to_owned(),
+            asks.to_owned(),
+            "--tls-port".to_owned(),
+            free_port().to_string(),
+        ])
+    }
+
+    /// The port at which it speaks TLS.
+    pub(crate) fn tls_port(&self) -> &str {
+        self.options.last().expect("a server that speaks TLS")
+    }
+
     fn start_with(options: Vec<String>) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("cofferdam-redis-")
@@ -120,6 +146,7 @@ impl Server {
         config::Redis {
             url: Secret::new(self.url().parse().unwrap()),
             namespace: namespace(),
+            ..config::Redis::nearby()
         }
     }
 
