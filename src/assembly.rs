@@ -51,12 +51,18 @@ const KEYS_INTERVAL: Duration = Duration::from_secs(5);
 /// [`Error::Store`].
 pub async fn core<R>(redis: &config::Redis, runs: R) -> Result<Core<R>, Error> {
     let core = Core {
-        store: retry_until_available(async || Ok(Store::connect(redis).await?)).await?,
+        store: retry_until_available(async || {
+            let store = Store::connect(redis).await?;
+            store.check_scripts().await?;
+            Ok(store)
+        })
+        .await?,
         clock: Clock::steady(),
         metrics: Arc::new(Metrics::new()),
         runs: Arc::new(runs),
     };
     core.store.count_failures(&core.metrics);
+    core.store.warn_of_risks().await;
     match retry_until_available(async || sync_clock(&core).await).await {
         Err(Error::Store(error)) if error.is_denied() => {
             warn!(%error, "no permission to read the time of redis; using this computer's clock");
@@ -64,6 +70,14 @@ pub async fn core<R>(redis: &config::Redis, runs: R) -> Result<Core<R>, Error> {
         answer => answer?,
     }
     Ok(core)
+}
+
+/// Sees that Redis can do what workers need beside what every process does.
+///
+/// # Errors
+/// [`Error::Store`].
+pub async fn check_worker(core: &Core) -> Result<(), Error> {
+    retry_until_available(async || Ok(core.store.check_wakeups().await?)).await
 }
 
 /// Sets the clock by that of Redis, which all processes of a fleet go by.

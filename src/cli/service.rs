@@ -38,6 +38,7 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let mut signals = signals()?;
     let listener = bind_admin(settings.admin_listen).await?;
     let core = unless_signalled(&mut signals, core(&settings.redis, settings.runs)).await?;
+    assembly::check_worker(&core).await?;
     let deps = assembly::deps(core.clone(), &settings.machines, &settings.guests)?;
     let health = deps.health.clone();
     let shutdown = Shutdown::new();

@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::Read as _;
 use std::sync::Arc;
 
-use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
@@ -128,7 +127,7 @@ fn identity(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Identity, String> {
-    let key = CertifiedKey::from_der(chain, key, &ring::default_provider());
+    let key = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider());
     key.map(|key| Identity(Arc::new(key))).map_err(|error| {
         let cert = table::REDIS_CERT_FILE.name;
         format!("cannot be used with the certificate in {cert}: {error}")

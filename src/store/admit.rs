@@ -38,8 +38,8 @@ impl Store {
         let mut rest = batch;
         while !rest.is_empty() {
             let (some, others) = rest.split_at(fitting(rest));
-            let script = self.admit_invocation(some, terms, now);
-            let words: Vec<String> = self.door.script(&script).await?;
+            let mut script = self.admit_invocation(some, terms, now);
+            let words: Vec<String> = self.door.script(&mut script).await?;
             for word in words {
                 answers.push(match word.as_str() {
                     "admitted" => Admitted::New,

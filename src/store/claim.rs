@@ -64,7 +64,8 @@ impl Store {
         // Nonces are no secrets.
         script.arg(format!("{:016x}", fastrand::u64(..)));
         script.arg(&room.apps);
-        let (why, wake, rows): (String, u64, Vec<[Text; 10]>) = self.door.script(&script).await?;
+        let (why, wake, rows): (String, u64, Vec<[Text; 10]>) =
+            self.door.script(&mut script).await?;
         let stop = match why.as_str() {
             "wanted" => Stop::Wanted,
             "empty" => Stop::Empty,

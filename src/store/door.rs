@@ -76,6 +76,8 @@ pub(crate) struct Door {
     large: Arc<Mutex<Vec<Link>>>,
     /// Where failures are counted.
     failures: Arc<OnceLock<Counters<Kind>>>,
+    /// The key that every script names on a cluster.
+    gate: Option<Arc<str>>,
 }
 
 /// The shared connection, and which one it is.
@@ -98,11 +100,12 @@ impl Door {
     /// Prepares connections; none is made yet.
     pub(crate) fn new(redis: &Redis, keys: &Keys) -> Result<Self, Error> {
         Ok(Self {
-            locator: Arc::new(Locator::new(redis, keys.probe())?),
+            locator: Arc::new(Locator::new(redis, keys)?),
             shared: Arc::default(),
             connecting: Arc::new(Semaphore::new(1)),
             large: Arc::default(),
             failures: Arc::default(),
+            gate: keys.are_in_one_slot().then(|| keys.gate().into()),
         })
     }
 
@@ -119,9 +122,19 @@ impl Door {
     /// Runs one script: one round trip, and two more when Redis does not have it cached.
     pub(crate) async fn script<T: FromRedisValue>(
         &self,
-        invocation: &redis::ScriptInvocation<'_>,
+        invocation: &mut redis::ScriptInvocation<'_>,
     ) -> Result<T, Error> {
+        self.gate(invocation);
         self.send(Query::Script(invocation)).await
+    }
+
+    /// Names a key that is never there, where there may be a cluster. While it moves our slot to another
+    /// node it then refuses the script as a whole; else it would refuse in its middle the first
+    /// command whose key is on the other node.
+    pub(crate) fn gate(&self, invocation: &mut redis::ScriptInvocation<'_>) {
+        if let Some(gate) = &self.gate {
+            invocation.key(&**gate);
+        }
     }
 
     /// Sends what has a short answer, and sends it again to the server that has our keys now when the

@@ -56,7 +56,11 @@ impl Error {
     pub fn may_pass(&self) -> bool {
         matches!(
             self.kind(),
-            Kind::Unavailable | Kind::OutOfMemory | Kind::ReadOnly | Kind::Misconfigured
+            Kind::Unavailable
+                | Kind::OutOfMemory
+                | Kind::ReadOnly
+                | Kind::Misconfigured
+                | Kind::TooFewReplicas
         )
     }
 
@@ -78,7 +82,11 @@ impl Error {
     pub fn refuses_writes(&self) -> bool {
         matches!(
             self.kind(),
-            Kind::OutOfMemory | Kind::ReadOnly | Kind::Misconfigured | Kind::NoPermission
+            Kind::OutOfMemory
+                | Kind::ReadOnly
+                | Kind::Misconfigured
+                | Kind::TooFewReplicas
+                | Kind::NoPermission
         )
     }
 }
@@ -89,6 +97,9 @@ fn meaning(kind: Kind) -> &'static str {
         Kind::OutOfMemory => "redis is full, its maxmemory is reached",
         Kind::ReadOnly => "redis takes no writes, it is a replica",
         Kind::Misconfigured => "redis takes no writes, it cannot save them",
+        Kind::TooFewReplicas => {
+            "redis takes no writes, it has fewer replicas than min-replicas-to-write"
+        }
         Kind::NoPermission => "redis does not let this user do that",
         Kind::WrongType => "a key in redis has another type than cofferdam gives it",
         Kind::CrossSlot => {
@@ -105,7 +116,8 @@ fn classify(code: &str, message: &str) -> Kind {
     match code {
         "OOM" => Kind::OutOfMemory,
         "READONLY" => Kind::ReadOnly,
-        "MISCONF" | "NOREPLICAS" => Kind::Misconfigured,
+        "MISCONF" => Kind::Misconfigured,
+        "NOREPLICAS" => Kind::TooFewReplicas,
         "NOPERM" | "NOAUTH" | "WRONGPASS" => Kind::NoPermission,
         "WRONGTYPE" => Kind::WrongType,
         "CROSSSLOT" => Kind::CrossSlot,
@@ -194,7 +206,7 @@ mod tests {
             ),
             (
                 "NOREPLICAS Not enough good replicas to write.",
-                Kind::Misconfigured,
+                Kind::TooFewReplicas,
             ),
             (
                 "NOPERM User app has no permissions to run the 'info' command",

@@ -78,7 +78,7 @@ impl Store {
     pub async fn request(&self, id: &RunId) -> Result<Option<Stored>, Error> {
         let mut script = scripts::REQUEST.prepare_invoke();
         script.key(self.keys.run(id)).key(self.keys.request(id));
-        let answer: Option<(Text, Text, u64, String)> = self.door.script(&script).await?;
+        let answer: Option<(Text, Text, u64, String)> = self.door.script(&mut script).await?;
         Ok(answer.map(|(Text(attempt), Text(nonce), bytes, json)| {
             let request = match json.is_empty() {
                 true => Request::Large { bytes },

@@ -93,7 +93,7 @@ impl Store {
     pub async fn lead(&self, who: &str, lease: Duration) -> Result<bool, Error> {
         let mut script = scripts::LEAD.prepare_invoke();
         script.key(self.keys.sweeper()).arg(who).arg(millis(lease));
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// Nobody boots in `app` before `until`. `refused` is what the provider said when somebody must
@@ -146,7 +146,7 @@ impl Store {
         script.key(self.keys.bucket(app));
         script.arg(self.keys.namespace()).arg(app).arg(now);
         script.arg(rate).arg(burst).arg(millis(timeout));
-        let (is_taken, at): (bool, UnixMs) = self.door.script(&script).await?;
+        let (is_taken, at): (bool, UnixMs) = self.door.script(&mut script).await?;
         Ok(if is_taken {
             BootToken::Taken(at)
         } else {
@@ -307,7 +307,7 @@ impl Store {
             .key(keys.fleet());
         script.arg(keys.namespace()).arg(id.as_str());
         script.arg(Day::of(now).to_string());
-        let Some(json) = self.door.script::<Option<String>>(&script).await? else {
+        let Some(json) = self.door.script::<Option<String>>(&mut script).await? else {
             return Ok(None);
         };
         let facts: Facts = serde_json::from_str(&json).map_err(|error| Error::Corrupt {
@@ -326,11 +326,13 @@ impl Store {
         script.key(self.keys.run(id));
         script.arg(self.keys.namespace()).arg(id.as_str());
         script.arg(priority).arg(scripts::states(&[State::Queued]));
-        Ok(match self.door.script::<String>(&script).await?.as_str() {
-            "done" => Prioritised::Done,
-            "refused" => Prioritised::NotWaiting,
-            _ => Prioritised::Unknown,
-        })
+        Ok(
+            match self.door.script::<String>(&mut script).await?.as_str() {
+                "done" => Prioritised::Done,
+                "refused" => Prioritised::NotWaiting,
+                _ => Prioritised::Unknown,
+            },
+        )
     }
 
     /// Counts what there is. Three round trips.
@@ -360,7 +362,7 @@ impl Store {
             queued: count(0).saturating_sub(in_flight),
             overdue: count(1),
             owed: count(2),
-            oldest_queued_ms: self.door.script(&oldest).await?,
+            oldest_queued_ms: self.door.script(&mut oldest).await?,
             unread: count(3),
             orders: count(4),
             tenants_waiting: count(5),

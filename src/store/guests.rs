@@ -25,7 +25,7 @@ impl Store {
         let mut script = scripts::INPUT.prepare_invoke();
         script.key(self.keys.run(id)).key(self.keys.request(id));
         script.arg(first).arg(most_bytes);
-        let answer: Option<(u32, Text, i64, Vec<u8>)> = self.door.script(&script).await?;
+        let answer: Option<(u32, Text, i64, Vec<u8>)> = self.door.script(&mut script).await?;
         let Some((attempt, Text(nonce), total, bytes)) = answer else {
             return Ok(None);
         };

@@ -58,7 +58,7 @@ impl Store {
         for (key, kind) in &looked_at {
             script.key(key).arg(*kind);
         }
-        let wrong: Option<(String, String)> = self.door.script(&script).await?;
+        let wrong: Option<(String, String)> = self.door.script(&mut script).await?;
         match wrong {
             None => Ok(()),
             Some((key, found)) => Err(self.door.failed(Error::Refused {
@@ -96,7 +96,7 @@ impl Store {
         for words in writes {
             script.arg(words.len()).arg(*words);
         }
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 }
 

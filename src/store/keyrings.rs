@@ -52,7 +52,7 @@ impl Store {
         script.key(self.keys.keyrings()).key(self.keys.quiet());
         script.arg(name).arg(told);
         script.arg(now).arg(millis(STANDS)).arg(HOLDERS_MAX);
-        let (told, is_quiet): (Vec<Text>, bool) = self.door.script(&script).await?;
+        let (told, is_quiet): (Vec<Text>, bool) = self.door.script(&mut script).await?;
         let holders = told.iter().filter_map(|Text(keys)| read(keys)).collect();
         Ok(Heard { holders, is_quiet })
     }
@@ -67,7 +67,7 @@ impl Store {
         script.key(self.keys.quiet()).arg(name);
         script.arg(if is_quiet { "1" } else { "" });
         script.arg(HOLDERS_MAX).arg(millis(QUIET_KEPT));
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// What processes told of themselves lately. One round trip.

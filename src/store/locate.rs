@@ -17,6 +17,7 @@ use crate::config::Redis;
 use crate::config::address::{Place, Server};
 use crate::store::dial::{Dialer, Link, Target};
 use crate::store::error::Error;
+use crate::store::keys::Keys;
 use crate::telemetry::RedisError as Kind;
 
 /// How long one sentinel may take to answer.
@@ -29,8 +30,10 @@ const NODES_MAX: usize = 64;
 /// Finds the server, and connects to it.
 pub(crate) struct Locator {
     dialer: Dialer,
-    /// A key of ours, by which a node of a cluster tells whether it owns our slot.
-    key: String,
+    /// Keys of ours, by which a node of a cluster tells whether it owns our slot.
+    keys: [String; 3],
+    keys_are_in_one_slot: bool,
+    namespace: String,
     known: Mutex<Known>,
     /// How often the place of our keys has changed.
     changes: watch::Sender<u64>,
@@ -48,10 +51,12 @@ struct Known {
 }
 
 impl Locator {
-    pub(crate) fn new(redis: &Redis, key: String) -> Result<Self, Error> {
+    pub(crate) fn new(redis: &Redis, keys: &Keys) -> Result<Self, Error> {
         Ok(Self {
             dialer: Dialer::new(redis)?,
-            key,
+            keys: [keys.probe(), keys.runs(), keys.due()],
+            keys_are_in_one_slot: keys.are_in_one_slot(),
+            namespace: keys.namespace().to_owned(),
             known: Mutex::default(),
             changes: watch::Sender::default(),
         })
@@ -119,7 +124,7 @@ impl Locator {
                 }
             };
             let asked: Result<Value, RedisError> = redis::cmd("EXISTS")
-                .arg(&self.key)
+                .arg(&self.keys)
                 .query_async(&mut *link)
                 .await;
             if let Err(error) = asked {
@@ -132,11 +137,17 @@ impl Locator {
                     next.push(owner);
                     continue;
                 }
+                // Of a slot that is on its way: it is here still.
+                let is_here = matches!(error.code(), Some("ASK" | "TRYAGAIN"));
                 let error = Error::from(error);
-                // Another refusal, such as that of a command, tells nothing of the place.
-                if error.kind() == Kind::Unavailable {
-                    refusal = error;
-                    continue;
+                match error.kind() {
+                    Kind::CrossSlot => return Err(self.without_braces()),
+                    Kind::Unavailable if !is_here => {
+                        refusal = error;
+                        continue;
+                    }
+                    // Another refusal, such as that of a command, tells nothing of the place.
+                    _ => {}
                 }
             }
             if servers.len() > 1 && !is_primary(&mut link).await {
@@ -231,7 +242,7 @@ impl Locator {
     async fn learn_nodes(&self, link: &mut Link, server: &Server) {
         // Without braces no cluster serves us, and a server that is none need not be asked.
         let is_asked = self.lock().nodes.as_ref().is_some_and(Vec::is_empty);
-        if is_asked || !self.key.starts_with('{') {
+        if is_asked || !self.keys_are_in_one_slot {
             return;
         }
         let asked: Result<Value, RedisError> = redis::cmd("CLUSTER")
@@ -243,6 +254,13 @@ impl Locator {
             collect(&slots, server, &mut nodes);
         }
         self.lock().nodes = Some(nodes);
+    }
+
+    fn without_braces(&self) -> Error {
+        Error::Refused {
+            kind: Kind::CrossSlot,
+            message: format!("set COFFERDAM_NAMESPACE to {{{}}}", self.namespace),
+        }
     }
 
     fn found(&self, server: Server) {

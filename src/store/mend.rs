@@ -73,7 +73,7 @@ impl Store {
             for id in page.iter().filter(|id| id.parse::<RunId>().is_ok()) {
                 script.arg(id);
             }
-            mended += self.door.script::<u64>(&script).await?;
+            mended += self.door.script::<u64>(&mut script).await?;
         }
         Ok(mended)
     }

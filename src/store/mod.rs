@@ -41,6 +41,7 @@ use crate::config::Redis;
 use crate::store::door::Door;
 use crate::store::fetch::Budget;
 use crate::store::keys::Keys;
+use crate::telemetry::RedisError as Kind;
 
 /// The runs of one namespace, in one Redis. Clones share connections.
 #[derive(Clone, Debug)]
@@ -110,6 +111,62 @@ impl Store {
         Ok(found.into_values().next())
     }
 
+    /// Warns of what can lose runs, as far as Redis tells: each once, at the start.
+    pub async fn warn_of_risks(&self) {
+        let mut info = String::new();
+        for section in ["memory", "persistence"] {
+            info.push_str(&self.info(section).await.unwrap_or_default());
+            info.push('\n');
+        }
+        let field = |name: &str| field(&info, name);
+        let policy = field("maxmemory_policy:");
+        if !matches!(policy, "noeviction" | "") {
+            warn!(
+                policy,
+                "redis may throw runs away when it is full: maxmemory-policy is not noeviction"
+            );
+        }
+        if field("aof_enabled:") == "0" {
+            warn!("redis keeps no append-only file: a restart can lose requests and results");
+        }
+        let memory = health::memory(&info);
+        if let Some(most) = memory.most.filter(|most| memory.used >= most / 100 * 80) {
+            let used = memory.used;
+            warn!(used, most, "the memory of redis is nearly full");
+        }
+    }
+
+    /// Tries the scripts that older servers lack. One round trip.
+    ///
+    /// # Errors
+    /// [`Error::Version`] when it lacks them.
+    pub async fn check_scripts(&self) -> Result<(), Error> {
+        let writes: &[&[&str]] = &[&["SET", "1"], &["PEXPIRE", "60000"]];
+        match self.write_small(self.keys.probe(), writes).await {
+            Err(Error::Refused { message, .. }) if message.contains("ompiling script") => Err(
+                Error::Version("a server without flags of scripts".to_owned()),
+            ),
+            done => done,
+        }
+    }
+
+    /// Tries the command by which workers wait for wakeups. One round trip.
+    ///
+    /// # Errors
+    /// [`Error::Version`] when it lacks it.
+    pub async fn check_wakeups(&self) -> Result<(), Error> {
+        let mut command = redis::cmd("BLMPOP");
+        command.arg(0.001).arg(1).arg(self.keys.gate()).arg("LEFT");
+        match self.door.query::<redis::Value>(&command).await {
+            Err(error) if error.kind() == Kind::UnknownCommand => {
+                Err(Error::Version("a server without BLMPOP".to_owned()))
+            }
+            // A list that is never there, while our slot moves: the command is known.
+            Err(Error::Unavailable(_)) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Goes on without a version where the user may not ask for it.
     async fn check_version(&self) -> Result<(), Error> {
         let info = match self.info("server").await {
@@ -124,23 +181,21 @@ impl Store {
             }
             answer => answer?,
         };
-        let field = |name: &str| {
-            info.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(str::trim)
-                .unwrap_or_default()
-        };
-        if !field("valkey_version:").is_empty() {
+        // What is named otherwise, or not at all, is tried.
+        if !field(&info, "valkey_version:").is_empty() {
             return Ok(());
         }
-        let version = field("redis_version:");
-        let major = version
-            .split('.')
-            .next()
-            .and_then(|major| major.parse::<u32>().ok());
-        match major {
-            Some(major) if major >= 7 => Ok(()),
-            _ => Err(Error::Version(format!("redis {version:?}"))),
+        let version = field(&info, "redis_version:");
+        let major = version.split('.').next();
+        match major.and_then(|major| major.parse::<u32>().ok()) {
+            Some(1..7) => Err(Error::Version(format!("redis {version}"))),
+            _ => Ok(()),
         }
     }
+}
+
+/// What a line of INFO says; nothing when it is not there.
+fn field<'a>(info: &'a str, name: &str) -> &'a str {
+    let mut lines = info.lines().filter_map(|line| line.strip_prefix(name));
+    lines.next().map(str::trim).unwrap_or_default()
 }

@@ -55,6 +55,6 @@ impl Store {
             .key(self.keys.runs())
             .key(self.keys.control())
             .arg(entry);
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 }

@@ -201,6 +201,7 @@ impl Requests {
         script.arg(GROUP).arg(&self.consumer);
         script.arg(count - entries.len()).arg(READ_BYTES);
         script.arg(self.entry_max);
+        self.store.door.gate(&mut script);
         let batch = Batch::new(script.invoke_async(&mut **connection).await?);
         self.has_more = batch.has_more;
         entries.extend(batch.entries);
@@ -244,6 +245,7 @@ impl Requests {
         script.arg(GROUP).arg(&self.consumer);
         script.arg(count).arg(READ_BYTES).arg(self.entry_max);
         script.arg(millis(idle));
+        self.store.door.gate(&mut script);
         let answer = self.store.door.large(Query::Script(&script)).await;
         answer.map(Batch::new)
     }
@@ -289,7 +291,7 @@ impl Store {
     async fn ensure_group_of(&self, inbox: Inbox) -> Result<(), Error> {
         let mut script = scripts::GROUP.prepare_invoke();
         script.key(self.keys.inbox(inbox)).arg(GROUP);
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// Removes consumers of the group that have nothing pending and were not seen for `idle`.
@@ -305,7 +307,7 @@ impl Store {
         let mut script = scripts::FORGET.prepare_invoke();
         script.key(self.keys.inbox(inbox)).arg(GROUP);
         script.arg(millis(idle)).arg(FORGOTTEN_MAX).arg(only);
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// Sets an entry aside that is not what its stream is for: as it came, with the reason, on the
@@ -330,7 +332,7 @@ impl Store {
             more => format!("{reason} ({more} of its fields are left out)"),
         };
         script.arg(reason).arg(inbox.word());
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// Acknowledges and deletes an entry with which nothing more is to be done. One round trip.
@@ -357,7 +359,7 @@ impl Store {
     pub async fn intake_is_past(&self, order: &Entry) -> Result<bool, Error> {
         let mut script = scripts::UNREAD.prepare_invoke();
         script.key(self.keys.runs()).arg(&order.id);
-        let unread: u64 = self.door.script(&script).await?;
+        let unread: u64 = self.door.script(&mut script).await?;
         Ok(unread == 0)
     }
 }

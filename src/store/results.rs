@@ -53,7 +53,7 @@ impl Store {
         script.key(self.keys.results()).key(self.keys.kept());
         script.arg(until.to_string());
         script.arg(hard_cap.unwrap_or(0)).arg(now);
-        let removed: u64 = self.door.script(&script).await?;
+        let removed: u64 = self.door.script(&mut script).await?;
         let kept_back = groups.into_iter().filter_map(|group| group.kept_back(old));
         Ok(Trimmed {
             removed,
@@ -80,7 +80,7 @@ impl Store {
         let mut script = scripts::NEEDED.prepare_invoke();
         script.key(self.keys.results());
         script.arg(old.to_string()).arg(PENDING_MAX);
-        let rows: Vec<[Text; 4]> = self.door.script(&script).await?;
+        let rows: Vec<[Text; 4]> = self.door.script(&mut script).await?;
         rows.into_iter().map(Group::read).collect()
     }
 }

@@ -53,7 +53,7 @@ impl Store {
             .arg(&machine.id)
             .arg(machine.instance_id.as_deref().unwrap_or_default());
         script.arg(machine.region.as_deref().unwrap_or_default());
-        Transition::read("advance", &self.door.script::<String>(&script).await?)
+        Transition::read("advance", &self.door.script::<String>(&mut script).await?)
     }
 
     /// `boot` of a run failed or was deferred: the run waits for another, with another number,
@@ -94,7 +94,7 @@ impl Store {
         script
             .arg(&scripts::meter(now))
             .arg(Guest::default().word());
-        Transition::read("requeue", &self.door.script::<String>(&script).await?)
+        Transition::read("requeue", &self.door.script::<String>(&mut script).await?)
     }
 
     /// The run ends: in one step its token is spent, its result is published and its tear-down is
@@ -198,7 +198,7 @@ impl Store {
             }
             script.arg(head);
         }
-        Transition::read("settle", &self.door.script::<String>(&script).await?)
+        Transition::read("settle", &self.door.script::<String>(&mut script).await?)
     }
 
     /// No machine of the run is left. Says too whether some run waits for the slot that is free
@@ -228,7 +228,7 @@ impl Store {
         script
             .arg(&scripts::meter(now))
             .arg(Guest::default().word());
-        let (word, waiting): (String, bool) = self.door.script(&script).await?;
+        let (word, waiting): (String, bool) = self.door.script(&mut script).await?;
         Ok((Transition::read("close", &word)?, waiting))
     }
 
@@ -252,7 +252,7 @@ impl Store {
         for (id, attempt, work) in held {
             script.arg(id.as_str()).arg(attempt.0).arg(work.as_str());
         }
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// A sweep saw that the machines of these runs are being prepared, each of which is given up at
@@ -272,7 +272,7 @@ impl Store {
         for (id, attempt, by) in seen {
             script.arg(id.as_str()).arg(attempt.0).arg(*by);
         }
-        self.door.script::<u64>(&script).await.map(drop)
+        self.door.script::<u64>(&mut script).await.map(drop)
     }
 
     /// A run is not due before `at`. One round trip.
@@ -303,7 +303,7 @@ impl Store {
             .arg(now)
             .arg(budget::after(now, lease))
             .arg(most);
-        let (ids, lost): (Vec<Text>, Vec<Text>) = self.door.script(&script).await?;
+        let (ids, lost): (Vec<Text>, Vec<Text>) = self.door.script(&mut script).await?;
         let parsed = |ids: Vec<Text>| -> Vec<RunId> {
             ids.iter().filter_map(|id| id.0.parse().ok()).collect()
         };
@@ -345,7 +345,7 @@ impl Store {
         });
         script.arg(&scripts::meter(now));
         script.arg(&result_parts(id, end.ending));
-        Transition::read("end_lost", &self.door.script::<String>(&script).await?)
+        Transition::read("end_lost", &self.door.script::<String>(&mut script).await?)
     }
 
     /// At most `most` runs that are due; nothing is leased. Only reads: for when

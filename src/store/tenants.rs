@@ -183,7 +183,7 @@ impl Store {
         for change in changes {
             script.arg(&change.words());
         }
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// Nothing of a tenant boots any more, or it goes on; `None` for everything. What runs goes on
@@ -215,7 +215,7 @@ impl Store {
             .arg(if is_paused { "1" } else { "" })
             .arg(order.unwrap_or_default())
             .arg(millis(ORDER_KEPT));
-        self.door.script(&script).await
+        self.door.script(&mut script).await
     }
 
     /// Whether everything is paused. One round trip.

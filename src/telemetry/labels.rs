@@ -102,6 +102,8 @@ label! {
         ReadOnly = "read_only",
         /// It cannot keep what is written, and so takes no writes.
         Misconfigured = "misconfigured",
+        /// Fewer replicas are connected than it must have to take writes.
+        TooFewReplicas = "too_few_replicas",
         /// The user may not do it, or the password is wrong.
         NoPermission = "no_permission",
         /// A key has another type than the data model says.

@@ -247,6 +247,7 @@ async fn services(
         keys: settings.keys.clone().unwrap_or_default(),
     };
     let core = assembly::core(&redis, settings.runs).await?;
+    assembly::check_worker(&core).await?;
     let deps = assembly::deps(core.clone(), &api, &guests)?;
     let shutdown = Shutdown::new();
     let name = worker::unique_name();

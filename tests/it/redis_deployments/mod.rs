@@ -1,6 +1,9 @@
 //! Every Redis that users have, each a real server of the test's own: its processes meet its fault
 //! under three hundred runs, and each run has exactly one result.
 
+mod cluster;
+mod readiness;
+mod sentinel;
 mod tls;
 
 use std::time::Duration;

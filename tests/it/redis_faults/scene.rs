@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use cofferdam::config::{self, Secret};
 use cofferdam::stage::Core;
+use cofferdam::store::Store;
 use serde_json::{Value, json};
 
 use crate::support::command::Daemon;
@@ -96,16 +97,22 @@ impl Scene {
     }
 
     /// Waits until this many results are there.
-    pub(crate) async fn has_results(&self, count: usize) {
-        let core = self.core().await;
+    pub(crate) async fn has_results(&self, count: usize) -> usize {
+        // It may be away now.
+        let store = Store::new(&self.fleet.redis).unwrap();
         until_within(BOUND, "some results", async || {
-            let results = core.store.newest_results(10_000).await;
+            let results = store.newest_results(10_000).await;
             match results {
-                Ok(results) if results.len() >= count => Ok(()),
-                other => Err(format!("{:?}", other.map(|results| results.len()))),
+                Ok(results) if results.len() >= count => Ok(results.len()),
+                other => {
+                    let said = self.worker.said();
+                    let last: Vec<&str> = said.lines().rev().take(5).collect();
+                    let results = other.map(|results| results.len());
+                    Err(format!("{results:?}, {last:?}"))
+                }
             }
         })
-        .await;
+        .await
     }
 
     /// Redis as the services would see it if all were well.

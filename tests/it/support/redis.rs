@@ -42,6 +42,8 @@ pub(crate) struct Server {
     port: u16,
     /// Options beside the usual ones.
     options: Vec<String>,
+    /// The file with the settings of a sentinel.
+    settings: Option<PathBuf>,
     running: Option<Running>,
 }
 
@@ -82,8 +84,66 @@ impl Server {
     /// Starts a node of a Redis Cluster that has no slots yet.
     pub(crate) fn start_clustered() -> Self {
         let bus = free_port().to_string();
-        let options = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-        Self::start_with(options.map(str::to_owned).into())
+        Self::start_as(&[
+            "--cluster-enabled",
+            "yes",
+            "--cluster-node-timeout",
+            "4000",
+            "--cluster-port",
+            &bus,
+        ])
+    }
+
+    /// Starts a server with these options beside the usual ones.
+    pub(crate) fn start_as(options: &[&str]) -> Self {
+        Self::start_with(options.iter().map(|option| (*option).to_owned()).collect())
+    }
+
+    /// Starts a sentinel with these settings.
+    pub(crate) fn start_sentinel(settings: &str) -> Self {
+        let folder = folder();
+        let port = free_port();
+        let socket = folder.join("redis.sock");
+        let file = folder.join("sentinel.conf");
+        let all = format!(
+            "port {port}\nbind 127.0.0.1\nunixsocket {}\ndir {}\n{settings}",
+            socket.display(),
+            folder.display()
+        );
+        fs::write(&file, all).unwrap();
+        let mut server = Self {
+            folder,
+            port,
+            options: Vec::new(),
+            settings: Some(file),
+            running: None,
+        };
+        server.resume();
+        server
+    }
+
+    /// Its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it answers to a command.
+    pub(crate) async fn ask<T: redis::FromRedisValue>(
+        &self,
+        words: &[&str],
+    ) -> redis::RedisResult<T> {
+        let client = redis::Client::open(self.url())?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        redis::cmd(words[0])
+            .arg(&words[1..])
+            .query_async(&mut connection)
+            .await
+    }
+
+    /// Tells it to do something, which it does.
+    pub(crate) async fn order(&self, words: &[&str]) {
+        let done: redis::RedisResult<redis::Value> = self.ask(words).await;
+        done.unwrap_or_else(|error| panic!("{words:?}: {error}"));
     }
 
     /// Starts a server that speaks TLS on a port of its own, beside its socket and its other port, and
@@ -111,15 +171,11 @@ impl Server {
     }
 
     fn start_with(options: Vec<String>) -> Self {
-        let folder = tempfile::Builder::new()
-            .prefix("cofferdam-redis-")
-            .tempdir()
-            .unwrap()
-            .keep();
         let mut server = Self {
-            folder,
+            folder: folder(),
             port: free_port(),
             options,
+            settings: None,
             running: None,
         };
         server.resume();
@@ -160,7 +216,13 @@ impl Server {
     pub(crate) fn resume(&mut self) {
         assert!(self.running.is_none(), "the server is running");
         let _ = fs::remove_file(self.folder.join("keep"));
-        let running = watched(&self.folder, &self.socket(), self.port, &self.options);
+        let running = match &self.settings {
+            None => watched(&self.folder, &self.words()),
+            Some(file) => watched(
+                &self.folder,
+                &["redis-server", &file.display().to_string(), "--sentinel"].map(str::to_owned),
+            ),
+        };
         self.running = Some(running);
         self.wait_until_it_answers();
     }
@@ -223,6 +285,20 @@ impl Server {
         kill_process(running.server, signal).unwrap();
     }
 
+    /// How a server that is no sentinel is started.
+    fn words(&self) -> Vec<String> {
+        let (folder, socket) = (self.folder.display(), self.socket());
+        let usual = format!(
+            "redis-server --save  --appendonly yes --daemonize no --maxmemory-policy noeviction \
+             --bind 127.0.0.1 --port {} --dir {folder} --unixsocket {}",
+            self.port,
+            socket.display()
+        );
+        // The time to save is nothing, between two spaces.
+        let usual = usual.split(' ').map(str::to_owned);
+        usual.chain(self.options.iter().cloned()).collect()
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.join("redis.sock")
     }
@@ -258,26 +334,18 @@ impl Drop for Server {
     }
 }
 
-fn watched(folder: &Path, socket: &Path, port: u16, options: &[String]) -> Running {
+fn folder() -> PathBuf {
+    let made = tempfile::Builder::new()
+        .prefix("cofferdam-redis-")
+        .tempdir();
+    made.unwrap().keep()
+}
+
+fn watched(folder: &Path, words: &[String]) -> Running {
     let mut watcher = Command::new("sh")
         .args(["-c", WATCH])
         .arg(folder)
-        .args([
-            "redis-server",
-            "--save",
-            "",
-            "--appendonly",
-            "yes",
-            "--daemonize",
-            "no",
-        ])
-        .args(["--maxmemory-policy", "noeviction", "--bind", "127.0.0.1"])
-        .args(["--port", &port.to_string()])
-        .arg("--dir")
-        .arg(folder)
-        .arg("--unixsocket")
-        .arg(socket)
-        .args(options)
+        .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
