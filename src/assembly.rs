@@ -8,10 +8,11 @@ use tracing::{error, warn};
 use crate::clock::{Clock, Followed, UnixMs};
 use crate::config::{self, SigningKey};
 use crate::machines::{self, Call, Class, Client, Observed, Observer};
+use crate::run::request::LOCAL_AGENT;
 use crate::shutdown::Shutdown;
 use crate::stage::health::ProviderHealth;
 use crate::stage::key_agreement::KeyAgreement;
-use crate::stage::spec::GuestUrls;
+use crate::stage::spec::GuestSetup;
 use crate::stage::{Core, Deps};
 use crate::store::{self, Store};
 use crate::telemetry::{MachinesCall, Metrics, ResponseClass};
@@ -183,6 +184,10 @@ pub fn deps(
     guests: &config::Guests,
 ) -> Result<Deps, Error> {
     let token = machines::Token::new(machines.token.expose().as_str());
+    let mut runs = config::Runs::clone(&core.runs);
+    runs.capture.has_image_commands = guests.program.as_deref() == Some(LOCAL_AGENT);
+    runs.capture.is_plain_http = guests.url.scheme() == "http";
+    let core = core.with(runs);
     let mut settings = machines::ClientSettings::new(machines.api_url.clone(), token);
     settings.observer = observer(core.metrics.clone());
     Ok(Deps {
@@ -190,7 +195,7 @@ pub fn deps(
         machines: Client::new(settings)?,
         apps: machines.apps.clone(),
         ring: ring(&guests.keys)?,
-        urls: GuestUrls::below(&guests.url),
+        guests: GuestSetup::new(&guests.url, guests.program.clone()),
         health: Arc::new(ProviderHealth::of(&machines.apps)),
     })
 }

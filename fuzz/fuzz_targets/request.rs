@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cofferdam::run::request::{Limits, RunRequest};
+use cofferdam::run::request::{CaptureLimits, Limits, RunRequest};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -17,6 +17,12 @@ fuzz_target!(|bytes: &[u8]| {
         run_timeout: Duration::from_secs(300),
         max_cpus: 8,
         max_memory_mb: 16 * 1024,
+        capture: CaptureLimits {
+            output_bytes: 64 << 10,
+            output_max_bytes: 256 << 10,
+            has_image_commands: false,
+            is_plain_http: true,
+        },
     };
     match RunRequest::parse(text, &limits) {
         Ok(request) => {

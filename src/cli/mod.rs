@@ -10,6 +10,7 @@ mod doctor;
 mod human;
 #[cfg(feature = "local")]
 mod images;
+mod live_log;
 mod logs;
 mod man;
 mod output;
@@ -91,7 +92,7 @@ async fn dispatch(
         Command::Dead(args) => dead::run(args, &Tool::parse(lookup)?, out).await,
         Command::Worker => service::worker(Worker::parse(lookup)?).await,
         Command::Serve => service::serve(Serve::parse(lookup)?).await,
-        Command::Logs(args) => logs::run(args, &config::Logs::parse(lookup)?, out).await,
+        Command::Logs(args) => logs::run(args, &Tool::parse(lookup)?, out).await,
         Command::Doctor(args) => doctor::run(args, config::Doctor::examine(lookup), out).await,
         #[cfg(feature = "local")]
         Command::Images(args) => images::run(args, &config::Images::parse(lookup)?, out),

@@ -10,6 +10,7 @@ use clap::builder::styling::{AnsiColor, Style};
 use serde::Serialize;
 
 use crate::cli::human;
+use crate::store::logs::LogStream;
 use crate::telemetry;
 
 /// The meaning of a word, which decides its colour.
@@ -76,6 +77,22 @@ impl Output {
             return self.line(&human::harmless(text));
         }
         writeln!(self.out.to, "{text}")
+    }
+
+    /// Prints what a guest wrote where it wrote it: cleaned on a terminal, byte for byte into a pipe or
+    /// file.
+    pub(crate) fn guest(&mut self, stream: LogStream, bytes: &[u8]) -> io::Result<()> {
+        let (to, is_terminal): (&mut dyn io::Write, bool) = match stream {
+            LogStream::Stdout => (&mut self.out.to, io::stdout().is_terminal()),
+            LogStream::Stderr => (&mut self.err.to, io::stderr().is_terminal()),
+        };
+        if is_terminal {
+            let text = plain(&human::harmless(&String::from_utf8_lossy(bytes)));
+            to.write_all(text.as_bytes())?;
+        } else {
+            to.write_all(bytes)?;
+        }
+        to.flush()
     }
 
     /// Prints one JSON value on a line of its own.

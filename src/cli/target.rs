@@ -95,17 +95,17 @@ mod tests {
     use super::*;
     use crate::up::ready::LockedFolder;
 
-    fn logs(given: &[(&str, &str)]) -> config::Logs {
+    fn settings(given: &[(&str, &str)]) -> Doctor {
         let lookup = |name: &str| {
             given
                 .iter()
                 .find_map(|(known, text)| (*known == name).then(|| (*text).to_owned()))
         };
-        config::Logs::parse(&lookup).unwrap()
+        Doctor::examine(&lookup).0
     }
 
-    fn api(logs: &config::Logs) -> anyhow::Result<(Url, Secret<String>)> {
-        machines_api(&logs.tool, &logs.api)
+    fn api(settings: &Doctor) -> anyhow::Result<(Url, Secret<String>)> {
+        machines_api(&settings.tool, &settings.api)
     }
 
     fn ready() -> Ready {
@@ -125,14 +125,14 @@ mod tests {
     fn settings_come_before_a_running_up_and_that_before_the_defaults() {
         let temp = tempfile::tempdir().unwrap();
         let folder = temp.path().to_str().unwrap();
-        let alone = logs(&[("COFFERDAM_STATE_DIR", folder)]);
+        let alone = settings(&[("COFFERDAM_STATE_DIR", folder)]);
         assert_eq!(
             redis(&alone.tool).unwrap().url.expose().as_str(),
             "redis://127.0.0.1:6379"
         );
         assert!(api(&alone).is_err());
         let in_a_service = [("COFFERDAM_STATE_DIR", folder), ("FLY_API_TOKEN", "given")];
-        let (found, token) = api(&logs(&in_a_service)).unwrap();
+        let (found, token) = api(&settings(&in_a_service)).unwrap();
         assert_eq!(
             (found.as_str(), token.expose().as_str()),
             ("http://_api.internal:4280/v1", "given")
@@ -153,7 +153,7 @@ mod tests {
             ("COFFERDAM_STATE_DIR", folder),
             ("REDIS_URL", "redis://other:1"),
         ];
-        let found = redis(&logs(&given).tool).unwrap();
+        let found = redis(&settings(&given).tool).unwrap();
         assert_eq!(found.url.expose().as_str(), "redis://other:1");
         assert_eq!(found.namespace, "cofferdam");
     }

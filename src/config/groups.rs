@@ -11,6 +11,7 @@ use crate::config::keys::{self, SigningKey};
 use crate::config::reader::{self, Reader, host_and_port, rate, whole};
 use crate::config::secret::Secret;
 use crate::config::table;
+use crate::run::request::CaptureLimits;
 
 const HOUR_S: u64 = 3600;
 const DAY_S: u64 = 24 * HOUR_S;
@@ -78,6 +79,8 @@ pub struct Runs {
     pub max_cpus: u32,
     /// Memory that a request may ask for, in MiB.
     pub max_memory_mb: u32,
+    /// Bounds of `capture`.
+    pub capture: CaptureLimits,
     /// Between two sweeps.
     pub sweep: Duration,
 }
@@ -93,6 +96,12 @@ pub struct Results {
     pub tenant_kept_bytes: u64,
     /// How long results stay on their stream.
     pub kept_for: Duration,
+    /// Bytes kept of what one run's guest writes.
+    pub log_bytes: usize,
+    /// Bytes kept of what all guests write, all together; 0 for no limit.
+    pub logs_bytes: u64,
+    /// The same of one tenant; 0 for no limit.
+    pub tenant_logs_bytes: u64,
     /// How long a run can be looked up after its end.
     pub retention: Duration,
     /// How long a worker that died keeps the tear-down from the others.
@@ -106,6 +115,8 @@ pub struct Guests {
     pub url: Url,
     /// The first signs, all verify; never empty.
     pub keys: Vec<SigningKey>,
+    /// Path of the guest agent in the machines; `None` to send it along.
+    pub program: Option<String>,
 }
 
 /// The endpoint that guests post to.
@@ -218,6 +229,13 @@ impl Runs {
             request_max_bytes: reader.bytes(&table::REQUEST_MAX_BYTES, 512 * 1024 * 1024),
             max_cpus: reader.count(&table::MAX_CPUS, 1024).get(),
             max_memory_mb: reader.count(&table::MAX_MEMORY_MB, 16 * 1024 * 1024).get(),
+            // What guests are told completes it, where a worker is put together.
+            capture: CaptureLimits {
+                output_bytes: reader.bytes(&table::OUTPUT_BYTES, 64 << 20),
+                output_max_bytes: reader.bytes(&table::OUTPUT_MAX_BYTES, 64 << 20),
+                has_image_commands: false,
+                is_plain_http: true,
+            },
             sweep: reader.seconds(&table::SWEEP_S, HOUR_S),
         }
     }
@@ -230,6 +248,9 @@ impl Results {
             kept_bytes: reader.number(&table::RESULTS_BYTES, 0..=1 << 50),
             tenant_kept_bytes: reader.number(&table::TENANT_RESULTS_BYTES, 0..=1 << 50),
             kept_for: results_retention(reader),
+            log_bytes: reader.bytes(&table::LOG_BYTES, 256 * 1024 * 1024),
+            logs_bytes: reader.number(&table::LOGS_BYTES, 0..=1 << 50),
+            tenant_logs_bytes: reader.number(&table::TENANT_LOGS_BYTES, 0..=1 << 50),
             retention: retention(reader),
             lease: lease(reader),
         }
@@ -241,6 +262,7 @@ impl Guests {
         Self {
             url: reader.url(&table::GUEST_URL),
             keys: signing_keys(reader),
+            program: reader.read_given(&table::GUEST_PROGRAM, guest_program),
         }
     }
 }
@@ -328,6 +350,14 @@ pub(crate) fn backlog_max_bytes(reader: &mut Reader<'_>) -> Option<u64> {
 
 fn signing_keys(reader: &mut Reader<'_>) -> Vec<SigningKey> {
     reader.read(&table::SIGNING_KEYS, keys::parse, Vec::new())
+}
+
+pub(crate) fn guest_program(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/') && !text.ends_with('/') && !text.contains('\0');
+    if is_path && text.len() <= 1024 {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not an absolute path of a program"))
 }
 
 pub(crate) fn apps(text: &str) -> Result<Vec<String>, String> {

@@ -29,10 +29,11 @@ pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};
 pub use crate::config::secret::Secret;
 pub use crate::config::tls::{Identity, RedisTls};
-pub use crate::config::tools::{Cancel, Doctor, Logs, MachinesApi, Tool};
+pub use crate::config::tools::{Cancel, Doctor, MachinesApi, Tool};
 pub use crate::config::unknown::{Unknown, unknown};
 
 use crate::config::reader::Reader;
+use crate::run::request::LOCAL_AGENT;
 
 /// Finds the text of a setting, or of a variable of the system such as `HOME`, by its name.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -147,6 +148,8 @@ pub struct Up {
     pub keys: Option<Vec<SigningKey>>,
     /// Base URL under which guests reach the endpoint.
     pub guest_url: Url,
+    /// Path of the guest agent in the machines of a provider; its own server's machines have it.
+    pub guest_program: Option<String>,
     /// Where the endpoint listens; `None` for a free local port.
     pub listen: Option<SocketAddr>,
     /// Where metrics and health are served; `None` for a free local port.
@@ -261,6 +264,7 @@ impl Up {
             apps: reader.read(&table::APPS, groups::apps, Vec::new()),
             keys: reader.read_given(&table::SIGNING_KEYS, keys::parse),
             guest_url: reader.url(&table::GUEST_URL),
+            guest_program: reader.read_given(&table::GUEST_PROGRAM, groups::guest_program),
             listen: reader.read_given(&table::LISTEN, reader::socket_address),
             admin_listen: reader.read_given(&table::ADMIN_LISTEN, reader::socket_address),
             allowed_hosts: groups::allowed_hosts(&mut reader),
@@ -297,6 +301,7 @@ fn local_default(name: &str) -> Option<&'static str> {
     [
         (&table::APPS, "sandboxes"),
         (&table::GUEST_URL, "http://127.0.0.1:4281"),
+        (&table::GUEST_PROGRAM, LOCAL_AGENT),
         (&table::IMAGE, "host"),
         (&table::BOOT_RATE, "0"),
         (&table::SWEEP_S, "2"),

@@ -208,6 +208,24 @@ settings! {
     TENANT_RESULTS_BYTES = "COFFERDAM_TENANT_RESULTS_BYTES", Text("134217728"),
         "The same of one tenant that has no limit of its own; 0 for no limit but that of all.",
         "Half of all: one tenant alone cannot take the others' part.";
+    LOG_BYTES = "COFFERDAM_LOG_BYTES", Text("262144"),
+        "Bytes kept of what one run's guest writes (`cofferdam logs`); the oldest make room.",
+        "Some thousand lines: the end of a log is what tells.";
+    LOGS_BYTES = "COFFERDAM_LOGS_BYTES", Text("67108864"),
+        "Bytes kept of what all guests write, all together; what comes beyond is counted and left out. 0 for no limit.",
+        "An eighth of a Redis of 512 MB.";
+    TENANT_LOGS_BYTES = "COFFERDAM_TENANT_LOGS_BYTES", Text("33554432"),
+        "The same of one tenant; 0 for no limit but that of all.",
+        "Half of all: one tenant alone cannot take the others' part.";
+    OUTPUT_BYTES = "COFFERDAM_OUTPUT_BYTES", Text("65536"),
+        "Bytes kept of a command's standard output, and of its standard error, for a request whose `capture` does not say.",
+        "What a person reads; the middle of what is longer is left out.";
+    OUTPUT_MAX_BYTES = "COFFERDAM_OUTPUT_MAX_BYTES", Text("262144"),
+        "The most of each that a request may ask to keep.",
+        "Both together fit into a result of the default size.";
+    GUEST_PROGRAM = "COFFERDAM_GUEST_PROGRAM", Absent,
+        "Path of the guest agent in the machines: of images that bring it, or `/.cofferdam-guest`, where the local Machines server has it in every machine and also knows the commands of images. Without it the worker sends the agent along. `up` with its own server: `/.cofferdam-guest`.",
+        "Works with any image; it costs 2 MB for each create call.";
     MAX_CPUS = "COFFERDAM_MAX_CPUS", Text("8"),
         "Processors that a request may ask for.",
         "The largest shared machine on offer.";

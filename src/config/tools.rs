@@ -36,15 +36,6 @@ pub struct MachinesApi {
     pub token: Option<Secret<String>>,
 }
 
-/// Settings of `logs`.
-#[derive(Clone, Debug)]
-pub struct Logs {
-    /// Which Redis.
-    pub tool: Tool,
-    /// Which Machines API.
-    pub api: MachinesApi,
-}
-
 /// Settings of `cancel`.
 #[derive(Clone, Debug)]
 pub struct Cancel {
@@ -109,21 +100,6 @@ impl MachinesApi {
                 .read_given(&table::FLY_API_TOKEN, reader::token)
                 .map(Secret::new),
         }
-    }
-}
-
-impl Logs {
-    /// Reads what is given of these settings, none of which is required.
-    ///
-    /// # Errors
-    /// Every fault there is.
-    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
-        let mut reader = Reader::new(lookup);
-        let parsed = Self {
-            tool: Tool::read(&mut reader),
-            api: MachinesApi::read(&mut reader),
-        };
-        reader.finish(parsed)
     }
 }
 

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::config::table::{SETTINGS, Setting, Unset};
 use crate::config::{
-    Cancel, Command, Doctor, Fault, Faults, Images, Logs, Lookup, MachinesServer, Serve, Tool, Up,
-    Worker,
+    Cancel, Command, Doctor, Fault, Faults, Images, Lookup, MachinesServer, Serve, Tool, Up, Worker,
 };
 
 /// The settings that `command` reads, in the order of the table.
@@ -50,11 +49,11 @@ fn faults(command: Command, lookup: Lookup<'_>) -> Vec<Fault> {
         Command::Serve => of(Serve::parse(lookup)),
         Command::Machines => of(MachinesServer::parse(lookup)),
         Command::Images => of(Images::parse(lookup)),
-        Command::Logs => of(Logs::parse(lookup)),
         Command::Cancel => of(Cancel::parse(lookup)),
         Command::Doctor => Doctor::examine(lookup).1,
         Command::Submit
         | Command::Show
+        | Command::Logs
         | Command::Runs
         | Command::Results
         | Command::Tenants
@@ -104,6 +103,9 @@ mod tests {
                 "COFFERDAM_RESULT_MAX_BYTES",
                 "COFFERDAM_RESULTS_BYTES",
                 "COFFERDAM_TENANT_RESULTS_BYTES",
+                "COFFERDAM_LOG_BYTES",
+                "COFFERDAM_LOGS_BYTES",
+                "COFFERDAM_TENANT_LOGS_BYTES",
                 "COFFERDAM_DRAIN_S",
                 "COFFERDAM_LOG",
                 "COFFERDAM_LOG_FORMAT",

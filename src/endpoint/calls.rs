@@ -10,6 +10,8 @@ use crate::run::id::RunId;
 
 /// Calls of one run and kind that are served at once; further ones wait.
 const SERVED: usize = 2;
+/// Posts of output of one run that are served at once: one, so that pieces stay in order.
+const LOGS_SERVED: usize = 1;
 /// Calls of one run that are open at once, those that wait included; further ones are refused.
 const OPEN_MAX: usize = 16;
 /// How long a call waits.
@@ -20,6 +22,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Kind {
     Post,
     Input,
+    Log,
 }
 
 /// The open calls of every run. Clones share them.
@@ -33,6 +36,7 @@ struct Run {
     open: usize,
     posts: Arc<Semaphore>,
     inputs: Arc<Semaphore>,
+    logs: Arc<Semaphore>,
 }
 
 /// One call that is served; ended when dropped.
@@ -67,6 +71,7 @@ impl Calls {
             open: 0,
             posts: Arc::new(Semaphore::new(SERVED)),
             inputs: Arc::new(Semaphore::new(SERVED)),
+            logs: Arc::new(Semaphore::new(LOGS_SERVED)),
         });
         if calls.open >= OPEN_MAX {
             return None;
@@ -75,6 +80,7 @@ impl Calls {
         let permits = match kind {
             Kind::Post => &calls.posts,
             Kind::Input => &calls.inputs,
+            Kind::Log => &calls.logs,
         };
         let open = Open {
             calls: self.clone(),

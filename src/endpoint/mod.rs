@@ -1,4 +1,4 @@
-//! What guests reach: results, input, health. Everything else does not exist.
+//! What guests reach: results, input, log, health. Everything else does not exist.
 //!
 //! A token is checked before a byte of the body is read. The open calls of one run are bounded (`calls`),
 //! and so is the memory of all bodies (`receive`) and inputs (`body`), so that neither ten thousand
@@ -6,6 +6,7 @@
 
 mod body;
 mod calls;
+mod log;
 mod receive;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tracing::warn;
 use crate::config::Results;
 use crate::endpoint::body::ResponseBody;
 use crate::endpoint::calls::{Calls, Kind};
+use crate::endpoint::log::LogRates;
 use crate::endpoint::receive::{Memory, Receiving, Unreceived};
 use crate::http::reply::{self, Body, ErrorBody};
 use crate::http::serve::{Limits, serve_or_sever as accept};
@@ -38,6 +40,8 @@ use crate::token::{Grant, KeyRing};
 const BODIES_MAX_BYTES: usize = 64 * 1024 * 1024;
 /// Of these, what is kept for small ones.
 const SMALL_BODIES_MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Pieces of output in memory at once.
+const LOGS_MAX_BYTES: usize = 8 * 1024 * 1024;
 /// Inputs that are sent at once, each with a piece in memory.
 const INPUTS_MAX: usize = 512;
 /// How long a call waits for one of these.
@@ -72,6 +76,8 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
             SMALL_BODIES_MAX_BYTES,
             (BODIES_MAX_BYTES - SMALL_BODIES_MAX_BYTES).max(largest),
         ),
+        log_memory: Memory::new(LOGS_MAX_BYTES, 0),
+        log_rates: LogRates::default(),
         inputs: Arc::new(Semaphore::new(INPUTS_MAX)),
     });
     let limits = Limits {
@@ -96,6 +102,9 @@ struct Endpoint {
     deps: Deps,
     calls: Calls,
     memory: Memory,
+    /// That of pieces of output, which must not delay results.
+    log_memory: Memory,
+    log_rates: LogRates,
     /// A permit for each input that is being sent.
     inputs: Arc<Semaphore>,
 }
@@ -111,12 +120,13 @@ impl Endpoint {
     async fn brief(&self, request: Request<Incoming>) -> Response<Body> {
         match (request.uri().path(), request.method()) {
             ("/results", &Method::POST) => self.post(request).await,
+            ("/log", &Method::POST) => self.log(request).await,
             ("/healthz", &Method::GET | &Method::HEAD) => ok(StatusCode::OK),
             ("/readyz", &Method::GET | &Method::HEAD) => match self.deps.readiness.check().await {
                 Ok(_) => ok(StatusCode::OK),
                 Err(_) => unavailable(),
             },
-            ("/results", _) => reply::method_not_allowed("POST"),
+            ("/results" | "/log", _) => reply::method_not_allowed("POST"),
             ("/input" | "/healthz" | "/readyz", _) => reply::method_not_allowed("GET, HEAD"),
             _ => error(StatusCode::NOT_FOUND, "not found"),
         }
@@ -137,18 +147,7 @@ impl Endpoint {
         let receiving = Receiving::new(core, &grant, &self.memory, limit);
         let received = match receiving.read(request.into_body()).await {
             Ok(received) => received,
-            Err(Unreceived::Repeated) => return repeated(),
-            Err(Unreceived::OverBudget) => return over_budget(),
-            Err(Unreceived::Denied) => return denied(),
-            Err(Unreceived::TooLarge) => return too_large(limit),
-            Err(Unreceived::Broken) => {
-                return error(StatusCode::BAD_REQUEST, "the body ended early");
-            }
-            Err(Unreceived::TooSlow) => {
-                return error(StatusCode::REQUEST_TIMEOUT, "the body came too slowly");
-            }
-            Err(Unreceived::NoMemory) => return unavailable(),
-            Err(Unreceived::Failed(error)) => return self.failed(&grant, &error),
+            Err(unreceived) => return self.unreceived(&grant, limit, unreceived),
         };
         milestone!("endpoint::body_read");
         match report::report(core, &grant, &received.body).await {
@@ -191,6 +190,20 @@ impl Endpoint {
             return None;
         }
         report::check(&self.deps.core, &self.deps.ring, token.trim())
+    }
+
+    /// The answer to a body that was not read, of which `limit` bytes are allowed.
+    fn unreceived(&self, grant: &Grant, limit: usize, unreceived: Unreceived) -> Response<Body> {
+        match unreceived {
+            Unreceived::Repeated => repeated(),
+            Unreceived::OverBudget => over_budget(),
+            Unreceived::Denied => denied(),
+            Unreceived::TooLarge => too_large(limit),
+            Unreceived::Broken => error(StatusCode::BAD_REQUEST, "the body ended early"),
+            Unreceived::TooSlow => error(StatusCode::REQUEST_TIMEOUT, "the body came too slowly"),
+            Unreceived::NoMemory => unavailable(),
+            Unreceived::Failed(error) => self.failed(grant, &error),
+        }
     }
 
     fn failed(&self, grant: &Grant, error: &Error) -> Response<Body> {

@@ -13,16 +13,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::local::faults::rule::StuckIn;
+use crate::local::guest_call::GuestCall;
+use crate::local::log_forward::{LogForward, LogSender};
 use crate::local::logs::{Log, Stream};
 use crate::local::registry::life::{Observation, Order};
 use crate::local::registry::machine::{MachineRecord, Next};
-use crate::local::runner::{Handle, Running};
+use crate::local::runner::{Handle, Runner, Running};
 use crate::local::shared::Shared;
 use crate::local::spec;
 use crate::machines::wire::MachineState;
 use crate::milestone::milestone;
 use crate::run::budget;
-use crate::stage::spec::{DEADLINE, RUN_TOKEN};
+use crate::stage::spec::{CAPTURE, DEADLINE, LOG_URL, RUN_TOKEN};
 use cofferdam_sandbox::{Error, Exit, OutputSink};
 
 /// How long after its deadline a machine is deleted. A worker deletes it at the deadline.
@@ -61,12 +63,17 @@ enum Early {
     Failed(String),
 }
 
+/// A machine whose program runs.
+struct Booted {
+    machine: Arc<MachineRecord>,
+    running: Running,
+    forward: Option<LogForward>,
+}
+
 /// Carries out one start to its end, and returns what ended it; `None` when the machine is gone.
 pub(crate) async fn keep(shared: &Shared, mut start: Start) -> Option<Observation> {
     Some(match boot(shared, &mut start).await {
-        Ok((machine, running)) => {
-            Observation::Exited(follow(shared, &mut start, &machine, running).await)
-        }
+        Ok(booted) => Observation::Exited(follow(shared, &mut start, booted).await),
         Err(Early::Abandoned) => Observation::Abandoned,
         Err(Early::Prepared) => Observation::Prepared,
         Err(Early::Ended(exit)) => Observation::Exited(exit),
@@ -80,7 +87,7 @@ pub(crate) async fn keep(shared: &Shared, mut start: Start) -> Option<Observatio
 }
 
 /// Goes from `created` to a running program.
-async fn boot(shared: &Shared, start: &mut Start) -> Result<(Arc<MachineRecord>, Running), Early> {
+async fn boot(shared: &Shared, start: &mut Start) -> Result<Booted, Early> {
     let injected = shared.read(|registry| Some(registry.by_id(&start.id)?.injected.clone()));
     let injected = injected.ok_or(Early::Gone)?;
     hold(start, Some(start.pause + injected.slow_pull)).await?;
@@ -103,28 +110,40 @@ async fn boot(shared: &Shared, start: &mut Start) -> Result<(Arc<MachineRecord>,
         .parts()
         .logs
         .open(&machine.app, &machine.id, &machine.region);
-    let started = shared.parts().runner.start(spec, sink(shared, log.clone()));
-    let running = match started.await {
+    let forward = forward(shared, &machine);
+    let sender = forward.as_ref().map(LogForward::sender);
+    let output = sink(shared, log.clone(), sender);
+    let running = match shared.parts().runner.start(spec, output).await {
         Ok(running) => running,
-        Err(error) => return Err(no_program(shared, start, &log, &error)),
+        Err(error) => return Err(no_program(shared, start, (&log, forward), &error).await),
     };
     shared.attach(&start.id, start.generation, running.handle());
     shared.observe(&start.id, start.generation, Observation::Started);
-    Ok((machine, running))
+    Ok(Booted {
+        machine,
+        running,
+        forward,
+    })
 }
 
 /// What a program that could not be started means. One that is not there, or cannot be run, will
 /// not be the next time: the machine has started and its program has ended, and its log says why.
-fn no_program(shared: &Shared, start: &Start, log: &Log, error: &Error) -> Early {
+async fn no_program(
+    shared: &Shared,
+    start: &Start,
+    (log, forward): (&Log, Option<LogForward>),
+    error: &Error,
+) -> Early {
     let Some(exit) = error.as_exit() else {
         return Early::Failed(error.to_string());
     };
-    log.write(
-        Stream::Stderr,
-        format!("{error}\n").as_bytes(),
-        shared.now(),
-    );
+    let line = format!("{error}\n");
+    log.write(Stream::Stderr, line.as_bytes(), shared.now());
     log.close(shared.now());
+    if let Some(forward) = forward {
+        forward.sender().send(Stream::Stderr, line.into());
+        forward.finish().await;
+    }
     shared.observe(&start.id, start.generation, Observation::Started);
     Early::Ended(exit)
 }
@@ -155,12 +174,12 @@ async fn hold(start: &mut Start, length: Option<Duration>) -> Result<(), Early> 
 }
 
 /// Follows a running program to its end, passing on what the machine is told.
-async fn follow(
-    shared: &Shared,
-    start: &mut Start,
-    machine: &MachineRecord,
-    mut running: Running,
-) -> Exit {
+async fn follow(shared: &Shared, start: &mut Start, booted: Booted) -> Exit {
+    let Booted {
+        machine,
+        mut running,
+        forward,
+    } = booted;
     let handle = running.handle();
     let ended = CancellationToken::new();
     // Also when this panics: the relay must not outlive the machine.
@@ -181,7 +200,7 @@ async fn follow(
     let exit = running.wait();
     tokio::pin!(exit);
     let mut killed = false;
-    let mut overdue = overdue_at(shared, machine);
+    let mut overdue = overdue_at(shared, &machine);
     let exit = loop {
         tokio::select! {
             biased;
@@ -208,7 +227,24 @@ async fn follow(
         .logs
         .open(&machine.app, &machine.id, &machine.region);
     log.close(shared.now());
+    // Before the end is told: what the guest wrote is part of what is told then.
+    if let Some(forward) = forward {
+        forward.finish().await;
+    }
     exit
+}
+
+/// Posts what a guest without the agent writes, where it was told to post its output.
+fn forward(shared: &Shared, machine: &MachineRecord) -> Option<LogForward> {
+    let env = &machine.config.env.0;
+    let parts = shared.parts();
+    // A simulated guest writes nothing of its own.
+    if env.contains_key(CAPTURE) || matches!(parts.runner, Runner::Simulated(_)) {
+        return None;
+    }
+    let endpoint = parts.relay.as_ref()?.endpoint();
+    let call = GuestCall::new(endpoint, env, LOG_URL)?;
+    Some(LogForward::start(call, &parts.shutdown))
 }
 
 /// When a machine is deleted here, whatever the worker does: some time after the deadline that it was
@@ -291,7 +327,7 @@ impl Stopping {
     }
 }
 
-fn sink(shared: &Shared, log: Log) -> OutputSink {
+fn sink(shared: &Shared, log: Log, forward: Option<LogSender>) -> OutputSink {
     use cofferdam_sandbox::Stream as From;
     let clock = shared.parts().clock.clone();
     Arc::new(move |from, bytes| {
@@ -300,5 +336,8 @@ fn sink(shared: &Shared, log: Log) -> OutputSink {
             From::Stderr => Stream::Stderr,
         };
         log.write(stream, &bytes, clock.now_ms());
+        if let Some(forward) = &forward {
+            forward.send(stream, bytes);
+        }
     })
 }

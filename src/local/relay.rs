@@ -72,6 +72,11 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
+    /// Where it carries to.
+    pub(crate) fn endpoint(&self) -> &Arc<str> {
+        &self.endpoint
+    }
+
     /// A relay to `host:port`.
     pub(crate) fn new(endpoint: &str, bounds: Bounds, shutdown: Shutdown) -> Self {
         Self {

@@ -103,7 +103,10 @@ impl ServerSettings {
     pub fn new(token: String, state_dir: PathBuf) -> Self {
         Self {
             token,
-            guests: Guests::Sandboxed(cofferdam_sandbox::Settings::new(state_dir.clone())),
+            guests: Guests::Sandboxed(cofferdam_sandbox::Settings {
+                program: Some(cofferdam_guest::PROGRAM),
+                ..cofferdam_sandbox::Settings::new(state_dir.clone())
+            }),
             state_dir,
             apps: Vec::new(),
             org: "personal".to_owned(),

@@ -10,18 +10,16 @@
 //! JSON that ordinary readers cannot read, one after the other, and then its result).
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use url::Url;
 
 use cofferdam_sandbox::{Exit, OutputSink, Spec, Stream};
+
+use crate::local::guest_call::GuestCall;
 
 /// How often a guest tries to post its result before it gives up and exits with 1.
 const TRIES: u32 = 10;
@@ -33,8 +31,6 @@ const POST_TIMEOUT: Duration = Duration::from_secs(30);
 const BEHAVIOUR: &str = "SIMULATED_GUEST";
 /// What a guest exits with that posts nothing.
 const SILENT: i32 = 3;
-/// Bytes of an answer that are looked at: its first line.
-const ANSWER_BYTES: usize = 256;
 
 /// Plays guests.
 #[derive(Clone, Debug)]
@@ -133,22 +129,19 @@ impl Running {
 
     /// Posts a body up to `tries` times, and answers what its guest exits with.
     async fn post(&self, body: &str, tries: u32) -> i32 {
-        let url = self
-            .env
-            .get("SANDBOX_RESULT_URL")
-            .map(|url| Url::parse(url));
-        let (Some(Ok(url)), Some(endpoint)) = (url, &self.endpoint) else {
+        let endpoint = self.endpoint.as_ref();
+        let call =
+            endpoint.and_then(|endpoint| GuestCall::new(endpoint, &self.env, "SANDBOX_RESULT_URL"));
+        let Some(call) = call else {
             return 0;
         };
-        let token = self.env.get("SANDBOX_RUN_TOKEN").map_or("", String::as_str);
-        let request = format!(
-            "POST {} HTTP/1.1\r\nHost: {endpoint}\r\nAuthorization: Bearer {token}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            url.path(),
-            body.len()
-        );
         for attempt in 1..=tries {
-            let seen = match timeout(POST_TIMEOUT, post(endpoint, &request)).await {
+            let seen = match timeout(
+                POST_TIMEOUT,
+                call.post("", "application/json", body.as_bytes()),
+            )
+            .await
+            {
                 Ok(Ok(status)) => status.to_string(),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
@@ -174,19 +167,4 @@ fn hostile() -> [String; 4] {
         r#"{"a":"\ud800"}"#.to_owned(),
         r#"{"\ud800":1}"#.to_owned(),
     ]
-}
-
-/// Sends a request on a connection of its own and gives the answer's status.
-async fn post(endpoint: &str, request: &str) -> io::Result<u16> {
-    let mut stream = TcpStream::connect(endpoint).await?;
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::with_capacity(ANSWER_BYTES);
-    while answer.len() < ANSWER_BYTES && !answer.contains(&b'\n') {
-        if stream.read_buf(&mut answer).await? == 0 {
-            break;
-        }
-    }
-    let first = String::from_utf8_lossy(&answer);
-    let status = first.split(' ').nth(1).and_then(|word| word.parse().ok());
-    status.ok_or_else(|| io::Error::other("the answer is not HTTP"))
 }

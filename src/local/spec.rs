@@ -12,6 +12,7 @@ use crate::local::image::Image;
 use crate::local::refusal::Refusal;
 use crate::local::registry::machine::MachineRecord;
 use crate::machines::wire::{File, MachineConfig};
+use crate::run::request::LOCAL_AGENT;
 use cofferdam_sandbox::{GuestFile, Spec};
 
 /// Where programs are looked for when neither image nor request says.
@@ -30,6 +31,10 @@ const PORT_MIN: u16 = 1024;
 /// Permission bits of a file when the request has none.
 const FILE_MODE: u32 = 0o644;
 
+/// An image of which nothing can be run.
+const NO_COMMAND: &str =
+    "the image has no command: config.init.cmd or config.init.exec is required";
+
 /// The program of a machine and its arguments: `init.exec` alone if it is there; otherwise entry
 /// point and command, each the request's own or else the image's.
 ///
@@ -38,7 +43,14 @@ const FILE_MODE: u32 = 0o644;
 pub(crate) fn argv(config: &MachineConfig, image: &Image) -> Result<Vec<String>, Refusal> {
     let init = config.init.as_ref();
     let given = |list: Option<&Vec<String>>| list.filter(|list| !list.is_empty()).cloned();
-    if let Some(exec) = given(init.and_then(|init| init.exec.as_ref())) {
+    if let Some(mut exec) = given(init.and_then(|init| init.exec.as_ref())) {
+        // The guest agent without a command: it gets the image's own.
+        if exec == [LOCAL_AGENT, "--"] {
+            exec.extend(image.entrypoint.iter().chain(&image.cmd).cloned());
+            if exec.len() == 2 {
+                return Err(Refusal::invalid(NO_COMMAND));
+            }
+        }
         return Ok(exec);
     }
     let entrypoint = given(init.and_then(|init| init.entrypoint.as_ref()));
@@ -47,9 +59,7 @@ pub(crate) fn argv(config: &MachineConfig, image: &Image) -> Result<Vec<String>,
     argv.extend(cmd.unwrap_or_else(|| image.cmd.clone()));
     match argv.first() {
         Some(program) if !program.is_empty() => Ok(argv),
-        _ => Err(Refusal::invalid(
-            "the image has no command: config.init.cmd or config.init.exec is required",
-        )),
+        _ => Err(Refusal::invalid(NO_COMMAND)),
     }
 }
 
@@ -157,6 +167,14 @@ mod tests {
                 "/bin/sh -c 1",
             ),
             (json!({"cmd": []}), "/entry default"),
+            (
+                json!({"exec": [LOCAL_AGENT, "--"]}),
+                "/.cofferdam-guest -- /entry default",
+            ),
+            (
+                json!({"exec": [LOCAL_AGENT, "--", "x"]}),
+                "/.cofferdam-guest -- x",
+            ),
         ] {
             let config = config(json!({ "init": init }));
             let found = argv(&config, &image()).expect("something is run");

@@ -201,6 +201,8 @@ pub enum Ending {
         reason: Reason,
         /// How the machine ended, if that was seen.
         exit: Option<ExitStatus>,
+        /// The last that the guest wrote, if it wrote anything.
+        output_tail: Option<String>,
     },
 }
 
@@ -210,7 +212,14 @@ impl Ending {
         Self::Without {
             reason: Reason::new(code, message),
             exit: None,
+            output_tail: None,
         }
+    }
+
+    /// Whether its result tells the last that the guest wrote.
+    #[must_use]
+    pub fn has_output_tail(&self) -> bool {
+        matches!(self.outcome(), Outcome::Failed | Outcome::TimedOut)
     }
 
     /// The outcome that this end has.

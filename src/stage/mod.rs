@@ -13,6 +13,7 @@ pub mod health;
 pub mod intake;
 pub mod key_agreement;
 pub mod lease;
+pub mod log;
 pub mod observe;
 pub mod owner;
 pub mod ready;
@@ -38,7 +39,7 @@ use crate::stage::boot::Booted;
 use crate::stage::health::ProviderHealth;
 use crate::stage::lease::LeaseGuard;
 use crate::stage::settle::settle;
-use crate::stage::spec::GuestUrls;
+use crate::stage::spec::GuestSetup;
 use crate::stage::teardown::TornDown;
 use crate::store::codec::{RunRecord, SettledRun};
 use crate::store::{self, Store};
@@ -81,6 +82,7 @@ impl Core {
             run_timeout: self.runs.run_timeout,
             max_cpus: self.runs.max_cpus,
             max_memory_mb: self.runs.max_memory_mb,
+            capture: self.runs.capture.clone(),
         }
     }
 }
@@ -96,8 +98,8 @@ pub struct Deps {
     pub apps: Vec<String>,
     /// The keys that sign.
     pub ring: KeyRing,
-    /// Where guests find the endpoint.
-    pub urls: GuestUrls,
+    /// What guests are told.
+    pub guests: GuestSetup,
     /// Whether the provider accepts our calls.
     pub health: Arc<ProviderHealth>,
 }

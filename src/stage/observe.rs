@@ -243,6 +243,7 @@ fn exited(exit: ExitStatus, machine: Option<&wire::Machine>) -> Ending {
     Ending::Without {
         reason: exit_reason(exit, exit_error(machine)),
         exit: Some(exit),
+        output_tail: None,
     }
 }
 

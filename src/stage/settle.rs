@@ -9,7 +9,10 @@ use crate::run::request::RunRequest;
 use crate::stage::{Core, Error};
 use crate::store::acts::{BootId, Request, Settlement, Transition};
 
-/// Settles a run without a result. One round trip.
+/// Bytes of a guest's output that a result tells.
+const OUTPUT_TAIL_BYTES: usize = 4096;
+
+/// Settles a run without a result. One round trip, and one before it for the last that its guest wrote.
 ///
 /// # Errors
 /// When Redis does not answer.
@@ -19,6 +22,7 @@ pub async fn settle(
     boot: Option<BootId<'_>>,
     ending: &Ending,
 ) -> Result<Transition, Error> {
+    let ending = &with_output_tail(core, id, boot, ending).await;
     let settlement = without_result(core, ending);
     let act = core
         .store
@@ -86,6 +90,36 @@ pub async fn settle_missing(core: &Core, id: &RunId) -> Result<Transition, Error
         | Transition::Unknown => {}
     }
     Ok(act)
+}
+
+/// Adds the last that the guest wrote, where the result tells it. It is left out where it cannot be read:
+/// the end is what counts.
+async fn with_output_tail(
+    core: &Core,
+    id: &RunId,
+    boot: Option<BootId<'_>>,
+    ending: &Ending,
+) -> Ending {
+    let mut ending = ending.clone();
+    let had_machine = boot.is_some_and(|boot| boot.attempt.0 > 0);
+    if had_machine
+        && ending.has_output_tail()
+        && let Ending::Without { output_tail, .. } = &mut ending
+    {
+        let tail = core.store.log_tail(id, OUTPUT_TAIL_BYTES).await;
+        *output_tail = tail.ok().flatten().map(|bytes| text(&bytes));
+    }
+    ending
+}
+
+/// Output as text: from the first whole character on, and what is no text replaced.
+fn text(bytes: &[u8]) -> String {
+    let rest = bytes
+        .iter()
+        .take(3)
+        .take_while(|byte| **byte & 0b1100_0000 == 0b1000_0000);
+    let whole = bytes.get(rest.count()..).unwrap_or_default();
+    String::from_utf8_lossy(whole).into_owned()
 }
 
 fn without_result<'a>(core: &Core, ending: &'a Ending) -> Settlement<'a> {

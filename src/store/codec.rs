@@ -344,12 +344,18 @@ fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<RunRecord, Er
     })
 }
 
-/// What is known of a result before the run ends: its JSON up to the payload, the payload, the
-/// exit. The script adds what only the run's hash knows (see `result` in `lua/parts/result.lua`).
+/// What is known of a result before the run ends: its JSON up to the payload, the payload, and the
+/// exit with what else is told of the guest. The script adds what only the run's hash knows (see `result` in `lua/parts/result.lua`).
 pub(crate) fn result_parts(run: &RunId, ending: &Ending) -> [String; 3] {
     let (reason, payload, exit) = match ending {
         Ending::Completed { payload } => ("null".into(), payload.as_str(), "null".into()),
-        Ending::Without { reason, exit } => (json(reason), "null", json(exit)),
+        Ending::Without { reason, exit, .. } => (json(reason), "null", json(exit)),
+    };
+    let exit = match ending {
+        Ending::Without { output_tail, .. } if ending.has_output_tail() => {
+            format!(r#"{exit},"output_tail":{}"#, json(output_tail))
+        }
+        Ending::Without { .. } | Ending::Completed { .. } => exit,
     };
     let outcome = ending.outcome().as_str();
     let head = format!(r#"{{"run_id":"{run}","outcome":"{outcome}","reason":{reason},"payload":"#);

@@ -13,6 +13,8 @@
 //! | `<ns>:kept_requests_bytes` | hash | their bytes: by tenant, and of all under the empty name | as there |
 //! | `<ns>:run:<id>` | hash | one run, fields below | always a TTL, moved on with every change of state |
 //! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash; with the run's end it goes, unless that was no result of its guest, it is of 64 KiB at most and `kept_requests` has room |
+//! | `<ns>:log:<id>` | stream | what the run's guest wrote, in pieces: `at_ms`, `stream` (`stdout`, `stderr`), `text`; the oldest make room | as the run's hash |
+//! | `<ns>:logs` and `<ns>:logs:<tenant>` | hash | bytes of all logs, and of a tenant's, counted as in `kept` | twice as long as a log after the last piece |
 //! | `<ns>:queue:<tenant>` | zset | waiting run ids by priority and order | while the tenant has waiting runs |
 //! | `<ns>:tenants` | zset | tenants with waiting runs by the start tag of their next run | while any run waits |
 //! | `<ns>:parked` | zset | tenants with waiting runs that may not go (at their cap or share, paused, out of budget), by when they may go again, ms (`inf`: when something of theirs changes, 0: at the next claim) | while they wait |
@@ -49,7 +51,7 @@
 //! `instance_id`, `region`, `tenant`, `metadata` (JSON), `image`, `image_2` … `image_8` (the image that it asks for, in pieces of 64 bytes, up to which Redis
 //! keeps a hash compact), `size` (of its machine, unless that is
 //! the usual one), `digest` (SHA-256 of the accepted post), `request_digest` (SHA-256 of its request's JSON), `result_entry` (the result's id in its
-//! stream), `place` (score in its queue), `input_span` (where the input stands in the request: first byte, number of bytes), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `timeout_asked_ms` (where it is more), `refusals`, `deferred` (boots that do not
+//! stream), `place` (score in its queue), `input_span` (where the input stands in the request: first byte, number of bytes), `log_bytes` (of its log, with 64 for each piece), `log_dropped` (bytes that the guest wrote and its log does not have), `request_bytes` (of its request, as counted in `backlog_bytes`), `timeout_ms`, `timeout_asked_ms` (where it is more), `refusals`, `deferred` (boots that do not
 //! count), and in Unix milliseconds `submitted_at_ms`, `booting_at_ms`, `running_at_ms`,
 //! `settled_at_ms`, `closed_at_ms`,
 //! `deadline_ms`, `queue_until_ms`, `nonce` (unique to the
@@ -140,6 +142,12 @@ keys! {
     kept_requests() = "kept_requests";
     /// How many bytes those are.
     kept_requests_bytes() = "kept_requests_bytes";
+    /// What a run's guest wrote.
+    log(id: &RunId) = "log";
+    /// Bytes of logs that are kept, of all.
+    logs() = "logs";
+    /// Bytes of logs that are kept, of a tenant.
+    logs_of(tenant: &str) = "logs";
     /// A tenant's waiting runs.
     queue(tenant: &str) = "queue";
     /// Tenants with waiting runs.

@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod keyrings;
 pub mod keys;
 mod locate;
+pub mod logs;
 mod mend;
 mod produce;
 pub mod requests;

@@ -23,6 +23,11 @@ use crate::store::scripts::{self, states};
 const KEPT_SLICES: u32 = 16;
 const KEPT_SLICE_MIN: Duration = Duration::from_secs(1);
 
+/// The length of a slice of time in which kept bytes are counted.
+pub(crate) fn slice(kept_for: Duration) -> Duration {
+    (kept_for / KEPT_SLICES).max(KEPT_SLICE_MIN)
+}
+
 impl Store {
     /// The machine of a boot is known. One round trip. Safe to repeat.
     ///
@@ -184,9 +189,9 @@ impl Store {
         script.arg(&result_parts(id, end.ending));
         if let Some(post) = end.post {
             let budget = post.budget;
-            let slice = (budget.retention / KEPT_SLICES).max(KEPT_SLICE_MIN);
             script.arg(budget.bytes).arg(budget.tenant_bytes);
-            script.arg(millis(slice)).arg(millis(2 * budget.retention));
+            script.arg(millis(slice(budget.retention)));
+            script.arg(millis(2 * budget.retention));
             let over = Ending::without(
                 ReasonCode::ResultBudget,
                 "as many bytes of results are kept as may; this one was dropped",

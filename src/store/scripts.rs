@@ -66,6 +66,8 @@ scripts! {
     WHY = unless_full ["run" "fair_queue"] "why";
     /// A piece of a run's input.
     INPUT = unless_full ["run"] "input";
+    /// A guest wrote something.
+    LOG = unless_full ["run" "kept"] "log";
     /// An entry is set aside as dead.
     DEAD_LETTER = when_full ["dead_letter"] "dead_letter";
     /// A few small writes.

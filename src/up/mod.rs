@@ -245,6 +245,7 @@ async fn services(
     let guests = config::Guests {
         url: settings.guest_url.clone(),
         keys: settings.keys.clone().unwrap_or_default(),
+        program: settings.guest_program.clone(),
     };
     let core = assembly::core(&redis, settings.runs).await?;
     assembly::check_worker(&core).await?;

@@ -140,6 +140,20 @@ impl Shared {
         queue.bytes = 0;
         self.changed.notify_all();
     }
+
+    /// Waits, unless the end comes.
+    fn pause(&self, length: Duration) {
+        let until = Instant::now() + length;
+        let mut queue = self.lock();
+        while !queue.is_closed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(queue, left);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
 }
 
 fn post_all(shared: &Shared, url: &str, token: &str) {
@@ -147,12 +161,12 @@ fn post_all(shared: &Shared, url: &str, token: &str) {
     while let Some((stream, text, dropped)) = shared.next() {
         let url = format!("{url}?stream={}&dropped={dropped}", stream.as_str());
         match client.send("POST", &url, "text/plain", &text, POST_TIMEOUT) {
-            Ok(answer) if answer.status < 300 => thread::sleep(PAUSE),
+            Ok(answer) if answer.status < 300 => shared.pause(PAUSE),
             // Too much, or too busy: what comes next may be taken.
-            Ok(answer) if matches!(answer.status, 413 | 429 | 500..) => thread::sleep(FAILED_PAUSE),
+            Ok(answer) if matches!(answer.status, 413 | 429 | 500..) => shared.pause(FAILED_PAUSE),
             // The token is spent, or the endpoint has no such path.
             Ok(_) => break,
-            Err(_) => thread::sleep(FAILED_PAUSE),
+            Err(_) => shared.pause(FAILED_PAUSE),
         }
     }
     shared.done();

@@ -37,5 +37,5 @@ pub use crate::engine::{Engine, Handle, Running};
 pub use crate::error::Error;
 pub use crate::outcome::{ExecOutput, Exit, Process};
 pub use crate::report::{Enforcement, Files, Limits, Report};
-pub use crate::settings::{Kind, Settings};
+pub use crate::settings::{Kind, PROGRAM_PATH, Settings};
 pub use crate::spec::{GuestFile, OutputSink, Root, Spec, Stream};

@@ -26,6 +26,9 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Where every sandbox has the program of [`Settings::program`].
+pub const PROGRAM_PATH: &str = "/.cofferdam-guest";
+
 /// What an engine needs to know to open.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -40,6 +43,8 @@ pub struct Settings {
     /// First user id of 65536 for sandboxes, when the server is root; chosen by the engine when
     /// `None`. No sandbox shares one with another while it lives.
     pub uid_base: Option<u32>,
+    /// A static program that every sandbox has at [`PROGRAM_PATH`].
+    pub program: Option<&'static [u8]>,
     /// The bubblewrap program; looked for in the usual folders when `None`.
     pub bwrap: Option<PathBuf>,
 }
@@ -54,6 +59,7 @@ impl Settings {
             require_limits: true,
             limits: None,
             uid_base: None,
+            program: None,
             bwrap: None,
         }
     }

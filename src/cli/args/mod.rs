@@ -96,12 +96,15 @@ Examples:
   cofferdam show pr-17
   cofferdam show pr-17 --json | jq .result.payload")]
     Show(Show),
-    /// Print the output of a run's guest, where the Machines API keeps it
+    /// Print what the guest of a run wrote
     #[command(after_help = "\
 Examples:
   cofferdam logs pr-17
+  cofferdam logs pr-17 --follow --timestamps
 
-Only the local Machines server keeps output, and only while it has the machine.")]
+What a guest wrote on standard error is printed there. Output is kept as long as the run, the newest
+COFFERDAM_LOG_BYTES of it. On Fly it is that of runs with `capture`, and of guests that post their output
+to SANDBOX_LOG_URL; on one host it is that of every guest.")]
     Logs(Logs),
     /// List runs, newest first
     #[command(after_help = "\
@@ -229,6 +232,14 @@ pub(crate) struct Show {
 pub(crate) struct Logs {
     /// Id of the run
     pub(crate) run: String,
+    /// Go on until the run's machine is gone
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Begin each line with the time at which it came in
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) timestamps: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]

@@ -54,7 +54,13 @@ pub(crate) struct Submit {
     /// A JSON object that comes back with the result
     #[arg(long, value_name = "JSON")]
     pub(crate) metadata: Option<String>,
-    /// Wait for the result and print it
+    /// Run the command by the guest agent, which posts its output and exit code as the result
+    #[arg(long)]
+    pub(crate) capture: bool,
+    /// What stands before the command, a word each time; without it, the image's own
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    pub(crate) entrypoint: Vec<String>,
+    /// Wait for the result and print it; what the guest writes comes on standard error
     #[arg(long)]
     pub(crate) wait: bool,
     /// Stop waiting after this many seconds; the run goes on
@@ -68,7 +74,7 @@ pub(crate) struct Submit {
 }
 
 /// The arguments of a single request, which conflict with `-`.
-const REQUEST_ARGS: [&str; 16] = [
+const REQUEST_ARGS: [&str; 18] = [
     "id",
     "image",
     "input",
@@ -84,5 +90,7 @@ const REQUEST_ARGS: [&str; 16] = [
     "priority",
     "not_before",
     "metadata",
+    "capture",
+    "entrypoint",
     "cmd",
 ];

@@ -2,8 +2,8 @@
 
 mod files;
 mod lines;
-mod request;
-mod wait;
+pub(crate) mod request;
+pub(crate) mod wait;
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use serde_json::json;
 
 use crate::cli::args::submit::Submit;
 use crate::cli::human;
+use crate::cli::live_log::{LiveLog, LogFormat, LogPrinter};
 use crate::cli::output::{Output, Tone};
 use crate::cli::status::Status;
 use crate::cli::target;
 use crate::cli::view::{self, ResultSummary};
 use crate::config::Tool;
 use crate::run::id::RunId;
-use crate::run::outcome::Outcome;
+use crate::run::outcome::{Outcome, ReasonCode};
 use crate::run::request::RunRequest;
 use crate::store::Store;
 use crate::store::inspect::Published;
@@ -37,7 +38,11 @@ pub(crate) async fn run(args: &Submit, tool: &Tool, out: &mut Output) -> anyhow:
         return Ok(Status::Done);
     }
     let bound = args.wait_timeout.map(Duration::from_secs);
-    let result = wait::for_one(&store, &sent.run, bound, out).await?;
+    let mut live = LiveLog::follow(&store, &sent.run, LogPrinter::new(LogFormat::Aside));
+    let result = wait::for_one(&store, &sent.run, bound, &mut live, out).await?;
+    if live.drain(out).await?.is_in_line() {
+        out.note("")?;
+    }
     print_result(out, &result, args.format.json)?;
     Ok(match result.outcome {
         Some(Outcome::Completed) => Status::Done,
@@ -47,15 +52,15 @@ pub(crate) async fn run(args: &Submit, tool: &Tool, out: &mut Output) -> anyhow:
 
 /// A request that is on its stream.
 #[derive(Clone, Debug)]
-struct Sent {
+pub(crate) struct Sent {
     /// The run that it becomes.
-    run: RunId,
+    pub(crate) run: RunId,
     /// The request's entry.
     entry: String,
 }
 
 /// Appends requests and returns the runs that they become.
-async fn send(store: &Store, requests: Vec<String>) -> anyhow::Result<Vec<Sent>> {
+pub(crate) async fn send(store: &Store, requests: Vec<String>) -> anyhow::Result<Vec<Sent>> {
     let entries = store.submit(&requests).await?;
     let mut sent = Vec::with_capacity(entries.len());
     for (request, entry) in requests.iter().zip(entries) {
@@ -101,6 +106,13 @@ fn print_result(out: &mut Output, result: &Published, as_json: bool) -> anyhow::
     };
     if let Some(reason) = &summary.reason {
         out.note(&format!("  {}", human::one_line(&reason.to_string(), 2048)))?;
+        if matches!(result.outcome, Some(Outcome::Failed | Outcome::TimedOut)) {
+            let id = human::one_line(&result.run_id, 64);
+            out.note(&format!("  what its guest wrote: cofferdam logs {id}"))?;
+        }
+        if reason.code == ReasonCode::ExitedWithoutResult {
+            out.note("  a command that posts no result itself needs --capture")?;
+        }
     }
     if let Some(payload) = &summary.payload {
         out.untrusted(&view::pretty(payload.get()))?;

@@ -12,7 +12,7 @@ use crate::cli::status::WrongUse;
 use crate::cli::submit::files;
 use crate::clock::{Clock, UnixMs};
 use crate::run::budget;
-use crate::run::request::{File, Guest, Limits, RunRequest};
+use crate::run::request::{CaptureLimits, File, Guest, Limits, RunRequest};
 
 /// A request as it is written; what was not given is left out, so that the worker's defaults hold.
 #[derive(Debug, Serialize)]
@@ -29,6 +29,10 @@ struct Draft<'a> {
     files: Vec<File>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     cmd: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    entrypoint: &'a [String],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    capture: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     guest: Option<Guest>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,6 +67,8 @@ pub(crate) fn from_args(args: &Submit) -> anyhow::Result<String> {
         env: pairs("--env", &args.env)?,
         files: read_files(&args.file)?,
         cmd: &args.cmd,
+        entrypoint: &args.entrypoint,
+        capture: args.capture,
         guest: guest(args),
         region: args.region.as_deref(),
         timeout_s: args.timeout,
@@ -92,6 +98,12 @@ pub(crate) fn check(json: &str) -> Result<(), String> {
         run_timeout: Duration::from_secs(u64::from(u32::MAX)),
         max_cpus: u32::MAX,
         max_memory_mb: u32::MAX,
+        capture: CaptureLimits {
+            output_bytes: usize::MAX,
+            output_max_bytes: usize::MAX,
+            has_image_commands: true,
+            is_plain_http: true,
+        },
     };
     let parsed = RunRequest::parse(json, &anything);
     parsed.map(drop).map_err(|refusal| refusal.to_string())

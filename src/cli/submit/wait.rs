@@ -7,6 +7,7 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 use crate::cli::human;
+use crate::cli::live_log::LiveLog;
 use crate::cli::output::{Output, Tone};
 use crate::cli::progress::Line;
 use crate::cli::timeout::OutageTimeout;
@@ -17,7 +18,7 @@ use crate::store::inspect::{Published, Results};
 use crate::store::{Error, Store};
 
 /// Between two reads of a run that is waited for.
-const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long one read of the results stream waits.
 const BLOCK: Duration = Duration::from_secs(1);
@@ -25,14 +26,15 @@ const BLOCK: Duration = Duration::from_secs(1);
 /// After this long without a worker admitting the request, a note says so.
 const UNREAD: Duration = Duration::from_secs(5);
 
-/// Waits until the run has a result, showing its phases meanwhile.
-pub(super) async fn for_one(
+/// Waits until the run has a result, showing its phases until its output comes, and then that.
+pub(crate) async fn for_one(
     store: &Store,
     id: &RunId,
     bound: Option<Duration>,
+    live: &mut LiveLog,
     out: &mut Output,
 ) -> anyhow::Result<Published> {
-    let line = Line::new();
+    let mut line = Some(Line::new());
     let begun = Instant::now();
     let clock = Clock::system();
     let mut outage = OutageTimeout::default();
@@ -54,17 +56,26 @@ pub(super) async fn for_one(
                 human::duration(begun.elapsed())
             );
         }
-        match &view {
-            Some(view) => line.show(&view::phases(view, clock.now_ms())),
-            None => line.show(&[("sent", begun.elapsed())]),
+        if let Some(line) = &line {
+            match &view {
+                Some(view) => line.show(&view::phases(view, clock.now_ms())),
+                None => line.show(&[("sent", begun.elapsed())]),
+            }
         }
         if view.is_none() && !was_noted && begun.elapsed() >= UNREAD {
             was_noted = true;
             let text = "no worker has taken the request yet; is one running?";
             let text = out.paint_note(Tone::Notice, text);
-            line.beside(|| out.note(&text))?;
+            match &line {
+                Some(line) => line.beside(|| out.note(&text))?,
+                None => out.note(&text)?,
+            }
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
+        let until = Instant::now() + POLL_INTERVAL;
+        while let Some(piece) = live.next(until).await {
+            line = None;
+            live.print(out, piece)?;
+        }
     }
 }
 

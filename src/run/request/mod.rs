@@ -4,6 +4,7 @@
 //! name, and every refusal names the field and its rule. `input` and `metadata` are kept byte for
 //! byte.
 
+mod capture;
 mod fields;
 mod rules;
 
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 use crate::clock::UnixMs;
 use crate::run::budget;
 use crate::run::id::{RunId, Tenant};
+pub use crate::run::request::capture::{AGENT_FOLDER, Capture, CaptureLimits, LOCAL_AGENT};
 use crate::run::request::fields::{Fields, refuse};
 
 /// Bounds of a request that an operator sets.
@@ -32,6 +34,8 @@ pub struct Limits {
     pub max_cpus: u32,
     /// Most memory.
     pub max_memory_mb: u32,
+    /// Bounds of `capture`.
+    pub capture: CaptureLimits,
 }
 
 /// A request that keeps every rule, with its defaults filled in.
@@ -49,6 +53,10 @@ pub struct RunRequest {
     pub files: Vec<File>,
     /// Command; `None` for the image's own.
     pub cmd: Option<Vec<String>>,
+    /// What stands before the command; `None` for the image's own.
+    pub entrypoint: Option<Vec<String>>,
+    /// What the guest agent keeps; `None` when no agent runs the command.
+    pub capture: Option<Capture>,
     /// Machine size.
     pub guest: Guest,
     /// Region, or several in order of preference with commas between.
@@ -184,6 +192,10 @@ impl RunRequest {
             env: fields.checked("env", rules::env)?.unwrap_or_default(),
             files: fields.checked("files", rules::files)?.unwrap_or_default(),
             cmd: fields.checked("cmd", rules::cmd)?,
+            entrypoint: fields.checked("entrypoint", rules::cmd)?,
+            capture: fields
+                .checked("capture", |asked| capture::read(asked, &limits.capture))?
+                .flatten(),
             guest: fields
                 .checked("guest", |guest| rules::size(guest, limits))?
                 .unwrap_or_default(),
@@ -205,6 +217,10 @@ impl RunRequest {
                 .flatten(),
         };
         fields.none_left()?;
+        if let Some(capture) = &request.capture {
+            let has_command = request.cmd.is_some() || request.entrypoint.is_some();
+            capture::check_with(capture, &request.files, has_command, &limits.capture)?;
+        }
         Ok(request)
     }
 
@@ -299,6 +315,12 @@ mod tests {
             run_timeout: Duration::from_secs(300),
             max_cpus: 8,
             max_memory_mb: 16384,
+            capture: CaptureLimits {
+                output_bytes: 1000,
+                output_max_bytes: 2000,
+                has_image_commands: false,
+                is_plain_http: true,
+            },
         }
     }
 
@@ -323,6 +345,25 @@ mod tests {
         assert_eq!(request.tenant.as_str(), "default");
         assert_eq!((request.priority, request.not_before_ms), (5, None));
         assert!(request.id.is_none() && request.cmd.is_none() && request.metadata.is_none());
+    }
+
+    #[test]
+    fn capture_has_defaults_and_may_be_off() {
+        let parse = |json: &str| RunRequest::parse(json, &limits()).unwrap().capture;
+        let usual = parse(r#"{"cmd":["a"],"capture":true}"#).unwrap();
+        assert_eq!((usual.stdout_bytes, usual.stderr_bytes), (1000, 1000));
+        assert!(usual.artifacts.is_empty() && usual.stdin.is_none());
+        assert_eq!(parse(r#"{"capture":false}"#), None);
+        assert_eq!(parse(r#"{"capture":null}"#), None);
+        let own = r#"{"entrypoint":["a"],"capture":{"stdout_bytes":0,"artifacts":["out/**"],
+            "artifact_bytes":5,"stdin":"x"}}"#;
+        let own = parse(own).unwrap();
+        assert_eq!((own.stdout_bytes, own.artifact_bytes), (0, Some(5)));
+        assert_eq!(own.stdin.as_deref(), Some("x"));
+        let mut tls = limits();
+        tls.capture.is_plain_http = false;
+        let refusal = RunRequest::parse(r#"{"cmd":["a"],"capture":true}"#, &tls).unwrap_err();
+        assert!(refusal.to_string().contains("http:// only"), "{refusal}");
     }
 
     #[test]
@@ -402,6 +443,29 @@ mod tests {
         );
         check_refused(r#"{"cmd":[]}"#, "cmd: must have 1 to");
         check_refused(r#"{"cmd":[""]}"#, "cmd: has an empty program name");
+        check_refused(r#"{"entrypoint":[]}"#, "entrypoint: must have 1 to");
+        check_refused(r#"{"capture":7}"#, "capture: must be true or an object");
+        check_refused(r#"{"capture":true}"#, "cmd: is required with capture");
+        check_refused(
+            r#"{"cmd":["a"],"capture":{"stdout":1}}"#,
+            "capture: unknown field `stdout`",
+        );
+        check_refused(
+            r#"{"cmd":["a"],"capture":{"stderr_bytes":2001}}"#,
+            "capture: stderr_bytes must be 2000 at most",
+        );
+        check_refused(
+            r#"{"cmd":["a"],"capture":{"artifacts":["../x"]}}"#,
+            "capture: artifacts: \"../x\" must stay below",
+        );
+        check_refused(
+            r#"{"cmd":["a"],"capture":{"unpack":"/a.tar"}}"#,
+            "capture: unpack: \"/a.tar\" is not the guest_path",
+        );
+        check_refused(
+            r#"{"cmd":["a"],"capture":true,"files":[{"guest_path":"/.cofferdam/stdin","raw_value":""}]}"#,
+            "files: /.cofferdam/stdin is the guest agent's own path",
+        );
         check_refused(r#"{"guest":{"cpu_kind":"big"}}"#, "guest: cpu_kind \"big\"");
         check_refused(r#"{"guest":{"cpus":3}}"#, "guest: cpus must be one of");
         check_refused(

@@ -118,7 +118,7 @@ pub async fn boot(
         run,
         &request,
         &deps.ring.sign(&grant),
-        &deps.urls,
+        &deps.guests,
         deps.owner(),
     );
     if begin == Begin::Create {

@@ -7,13 +7,14 @@
 --      { "refused" }
 
 local ns = ARGV[1]
-local run = read(KEYS[1], { 'state', 'attempt', 'nonce', 'app', 'tenant', 'size', 'machine_id', 'booting_at_ms', 'running_at_ms' })
+local run = read(KEYS[1], { 'state', 'attempt', 'nonce', 'app', 'tenant', 'size', 'machine_id', 'booting_at_ms', 'running_at_ms', 'log_bytes' })
 if not run.state then return { 'unknown', 0 } end
 if run.attempt ~= ARGV[3] or (run.nonce or '') ~= ARGV[4] then return { 'older', 0 } end
 local to = target(ARGV[5], run.state)
 if not to then return { 'refused', 0 } end
 redis.call('HSET', KEYS[1], 'state', to, 'closed_at_ms', ARGV[6])
 redis.call('PEXPIREAT', KEYS[1], ARGV[7])
+if run.log_bytes then redis.call('PEXPIREAT', log_key(ns, ARGV[2]), ARGV[7]) end
 redis.call('ZREM', KEYS[2], ARGV[2])
 -- Its result may have been faster than the answer that there is a machine.
 local since = run.running_at_ms or (run.machine_id and run.booting_at_ms)

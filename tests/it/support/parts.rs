@@ -7,6 +7,7 @@ use std::time::Duration;
 use cofferdam::clock::Clock;
 use cofferdam::config::{self, Results, Runs};
 use cofferdam::run::id::{Attempt, Nonce, RunId, machine_name};
+use cofferdam::run::request::CaptureLimits;
 use cofferdam::stage::Core;
 use cofferdam::stage::intake::intake;
 use cofferdam::store::Store;
@@ -43,6 +44,12 @@ pub(crate) fn runs() -> Runs {
         request_max_bytes: 1024 * 1024,
         max_cpus: 8,
         max_memory_mb: 16384,
+        capture: CaptureLimits {
+            output_bytes: 64 << 10,
+            output_max_bytes: 256 << 10,
+            has_image_commands: true,
+            is_plain_http: true,
+        },
         sweep: Duration::from_secs(1),
     }
 }
@@ -54,6 +61,9 @@ pub(crate) fn results(runs: &Runs) -> Results {
         kept_bytes: 256 << 20,
         tenant_kept_bytes: 128 << 20,
         kept_for: runs.results_retention,
+        log_bytes: 256 << 10,
+        logs_bytes: 64 << 20,
+        tenant_logs_bytes: 32 << 20,
         retention: runs.retention,
         lease: runs.lease,
     }

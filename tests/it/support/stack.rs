@@ -11,7 +11,7 @@ use cofferdam::local;
 use cofferdam::machines::{self, Client, Detail, ListFilter};
 use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::ready::Readiness;
-use cofferdam::stage::spec::GuestUrls;
+use cofferdam::stage::spec::GuestSetup;
 use cofferdam::stage::{Core, Deps};
 use cofferdam::store::codec::RunRecord;
 use cofferdam::token::fleet::Use;
@@ -234,7 +234,7 @@ impl Stack {
             apps: self.apps.clone(),
             ring: parts::ring(),
             // Inside every local machine the endpoint is here.
-            urls: GuestUrls::below(&Url::parse("http://127.0.0.1:8080").unwrap()),
+            guests: GuestSetup::new(&Url::parse("http://127.0.0.1:8080").unwrap(), None),
             health: Arc::default(),
         }
     }

@@ -11,6 +11,7 @@ use crate::bubblewrap::layout::{Layout, Step};
 use crate::bubblewrap::roots::{GUEST_ID, Source};
 use crate::bubblewrap::tree::{INIT, VAR_TMP};
 use crate::limits::Sizes;
+use crate::settings::PROGRAM_PATH;
 
 /// Everything that has been decided about a inputs.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Inputs<'a> {
     pub(super) source: &'a Source,
     /// Init's own file on the host.
     pub(super) init: PathBuf,
+    /// The file of the program that every sandbox has.
+    pub(super) program: Option<PathBuf>,
     /// The guest's files in the order the layout counts them.
     pub(super) files: &'a [File],
     /// The most that its file systems in memory can hold.
@@ -48,6 +51,9 @@ pub(super) fn arguments(inputs: &Inputs<'_>) -> Vec<OsString> {
         options.step(step, inputs);
     }
     options.add(["--ro-bind".into(), inputs.init.clone().into(), INIT.into()]);
+    if let Some(program) = inputs.program.clone() {
+        options.add(["--ro-bind".into(), program.into(), PROGRAM_PATH.into()]);
+    }
     options.kernel(inputs);
     options.writable(inputs.sizes, inputs.layout.var_tmp);
     for step in &inputs.layout.files {
@@ -208,6 +214,7 @@ mod tests {
             layout: &layout,
             source: &Source::Image("/images/one".into()),
             init: "/state/init".into(),
+            program: Some("/state/program".into()),
             files: &[
                 File {
                     contents: 21,
@@ -282,6 +289,7 @@ mod tests {
             find(&["--ro-bind", "/images/one/etc", "/etc"]),
             find(&["--dir", "/mnt"]),
             find(&["--ro-bind", "/state/init", "/.init"]),
+            find(&["--ro-bind", "/state/program", "/.cofferdam-guest"]),
             find(&["--proc", "/proc"]),
             find(&["--ro-bind", "/dev/null", "/proc/cmdline"]),
             find(&["--dev", "/dev"]),

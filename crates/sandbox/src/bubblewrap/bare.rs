@@ -50,6 +50,7 @@ impl Core {
             layout: &layout,
             source: &source,
             init: view.copy(&self.init)?,
+            program: None,
             files: &[],
             sizes: QUOTA.sizes(),
             masks: &self.masks,

@@ -19,6 +19,8 @@ pub(super) struct Core {
     pub(super) mark: String,
     pub(super) bwrap: PathBuf,
     pub(super) init: PathBuf,
+    /// The program that every sandbox has.
+    pub(super) program: Option<PathBuf>,
     pub(super) etc: PathBuf,
     pub(super) files: Files,
     pub(super) filter: Vec<u8>,

@@ -253,6 +253,13 @@ impl Job {
             init: view
                 .copy(&self.core.init)
                 .map_err(Error::io("show the first program"))?,
+            program: match &self.core.program {
+                Some(program) => Some(
+                    view.copy(program)
+                        .map_err(Error::io("show the sandboxes' program"))?,
+                ),
+                None => None,
+            },
             files: &files,
             sizes: self.quota.sizes(),
             masks: &self.core.masks,

@@ -149,25 +149,34 @@ impl Folder {
             .try_for_each(|folder| writeln!(file, "{}", folder.display()))
     }
 
-    /// Writes init and the guests' `/etc`.
-    fn fill(&self) -> io::Result<(PathBuf, PathBuf)> {
-        let (init, etc) = (self.path.join("init"), self.path.join("etc"));
+    /// Writes init, the guests' `/etc`, and the program that every sandbox has.
+    fn fill(&self, program: Option<&[u8]>) -> io::Result<(PathBuf, PathBuf, Option<PathBuf>)> {
+        let init = self.put_program("init", init::PROGRAM)?;
+        let program = program
+            .map(|bytes| self.put_program("program", bytes))
+            .transpose()?;
+        let etc = self.path.join("etc");
+        prepare_etc(&etc)?;
+        Ok((init, etc, program))
+    }
+
+    fn put_program(&self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
+        let path = self.path.join(name);
         // In one step, since a file that runs cannot be written to.
-        let next = self.path.join("init.next");
+        let next = self.path.join(format!("{name}.next"));
         let _ = fs::remove_file(&next);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .open(&next)?;
-        file.write_all(init::PROGRAM)?;
+        file.write_all(bytes)?;
         file.set_permissions(Permissions::from_mode(INIT_MODE))?;
         // In a folder that passes its group on the file would have one that no sandbox knows, and
         // then the kernel would close init to a server that is not root, too.
         std::os::unix::fs::fchown(&file, None, Some(rustix::process::getegid().as_raw()))?;
         drop(file);
-        fs::rename(&next, &init)?;
-        prepare_etc(&etc)?;
-        Ok((init, etc))
+        fs::rename(&next, &path)?;
+        Ok(path)
     }
 }
 
@@ -187,8 +196,8 @@ async fn core(settings: &Settings, folder: &Folder) -> Result<Core, Error> {
         None
     };
     let view = if root { view(&folder.name()) } else { None };
-    let (init, etc) = folder
-        .fill()
+    let (init, etc, program) = folder
+        .fill(settings.program)
         .map_err(Error::io("write the engine's files"))?;
     let release = rustix::system::uname()
         .release()
@@ -207,6 +216,7 @@ async fn core(settings: &Settings, folder: &Folder) -> Result<Core, Error> {
         mark: folder.mark.clone(),
         bwrap,
         init,
+        program,
         etc,
         files,
         filter: seccomp::filter(arch, files),

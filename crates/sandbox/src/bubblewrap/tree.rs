@@ -7,6 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::rc::Rc;
 
+use crate::settings::PROGRAM_PATH;
+
 /// The writable folders, each a file system of its own in memory; and the two that are not the
 /// image's to fill.
 pub(super) const WRITABLE: [&str; 3] = ["/workspace", "/tmp", VAR_TMP];
@@ -93,5 +95,5 @@ pub(super) fn is_writable(path: &OsStr) -> bool {
 
 /// Paths that no file and no part of an image may replace.
 pub(super) fn is_reserved(path: &OsStr) -> bool {
-    path == INIT || KERNEL.iter().any(|kernel| path == *kernel)
+    path == INIT || path == PROGRAM_PATH || KERNEL.iter().any(|kernel| path == *kernel)
 }
