@@ -28,6 +28,9 @@ RUN apt-get update \
         --home-dir /var/lib/cofferdam cofferdam \
     && install -d -m 0700 -o cofferdam -g cofferdam /var/lib/cofferdam
 COPY --from=build /src/target/release/cofferdam /usr/local/bin/cofferdam
+# The guest agent, for images that bring it: COPY --from=… /usr/share/cofferdam/cofferdam-guest /opt/
+RUN install -d /usr/share/cofferdam \
+    && cofferdam guest-program /usr/share/cofferdam/cofferdam-guest
 COPY scripts/container-health /usr/local/bin/container-health
 
 ENV COFFERDAM_STATE_DIR=/var/lib/cofferdam

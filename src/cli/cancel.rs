@@ -16,7 +16,7 @@ use crate::store::Store;
 use crate::store::acts::{Settlement, Transition};
 
 /// The outcome of a cancellation.
-enum Cancelled {
+pub(crate) enum Cancelled {
     /// It is cancelled.
     Now,
     /// It will be, when a worker reads its request.
@@ -74,7 +74,12 @@ pub(crate) async fn run(
     Ok(status)
 }
 
-async fn cancel(store: &Store, settings: &config::Cancel, id: &RunId) -> anyhow::Result<Cancelled> {
+/// Cancels one run.
+pub(crate) async fn cancel(
+    store: &Store,
+    settings: &config::Cancel,
+    id: &RunId,
+) -> anyhow::Result<Cancelled> {
     let now = Clock::system().now_ms();
     let ending = Ending::without(ReasonCode::Cancelled, "cancelled by an operator");
     let settlement = Settlement {

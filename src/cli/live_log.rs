@@ -119,6 +119,11 @@ impl LogPrinter {
         self.print(out, &piece)
     }
 
+    /// Bytes of an output that were printed.
+    pub(crate) fn printed(&self, stream: LogStream) -> u64 {
+        self.outputs[stream as usize].bytes
+    }
+
     /// Prints lines that have no end.
     pub(crate) fn finish(&mut self, out: &mut Output) -> anyhow::Result<()> {
         for stream in [LogStream::Stdout, LogStream::Stderr] {
@@ -161,6 +166,10 @@ impl LiveLog {
     pub(crate) fn follow(store: &Store, run: &RunId, printer: LogPrinter) -> Self {
         let (sender, pieces) = channel(WAITING_MAX);
         let mut reader = store.log_of(run, None);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it holds nothing, and ends with what follows it"
+        )]
         let reading = tokio::spawn(async move {
             loop {
                 match reader.next(Some(BLOCK)).await {

@@ -16,6 +16,7 @@ mod man;
 mod output;
 mod progress;
 mod results;
+mod run;
 mod runs;
 mod service;
 mod settings;
@@ -30,6 +31,9 @@ mod up;
 mod usage;
 mod view;
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -82,6 +86,7 @@ async fn dispatch(
     out: &mut Output,
 ) -> anyhow::Result<Status> {
     match command {
+        Command::Run(args) => run::run(args, &config::Cancel::parse(lookup)?, out).await,
         Command::Submit(args) => submit::run(args, &Tool::parse(lookup)?, out).await,
         Command::Show(args) => show::run(args, &Tool::parse(lookup)?, out).await,
         Command::Runs(args) => runs::run(args, &Tool::parse(lookup)?, out).await,
@@ -108,6 +113,7 @@ async fn dispatch(
         }
         Command::Completions { shell } => Ok(completions(*shell)),
         Command::Man { folder } => man::write(folder),
+        Command::GuestProgram { file } => write_guest_program(file),
     }
 }
 
@@ -115,6 +121,15 @@ async fn dispatch(
 #[cfg(not(feature = "local"))]
 const NO_LOCAL_SERVER: &str =
     "this build has no local Machines server: it was built without the cargo feature `local`";
+
+fn write_guest_program(file: &Path) -> anyhow::Result<Status> {
+    let write = || {
+        fs::write(file, cofferdam_guest::PROGRAM)?;
+        fs::set_permissions(file, Permissions::from_mode(0o755))
+    };
+    write().with_context(|| format!("write {}", file.display()))?;
+    Ok(Status::Done)
+}
 
 fn completions(shell: clap_complete::Shell) -> Status {
     let mut command = settings::with_flags(Cli::command());

@@ -15,6 +15,7 @@ const COMMANDS: &[(&str, Command)] = &[
     ("serve", Command::Serve),
     ("machines", Command::Machines),
     ("images", Command::Images),
+    ("run", Command::Run),
     ("submit", Command::Submit),
     ("show", Command::Show),
     ("logs", Command::Logs),

@@ -18,6 +18,8 @@ pub(crate) enum Status {
     WrongUse,
     /// A run that was waited for did not complete.
     NotCompleted,
+    /// What a guest exited with.
+    Guest(u8),
 }
 
 impl From<Status> for ExitCode {
@@ -27,6 +29,7 @@ impl From<Status> for ExitCode {
             Status::Failed => 1,
             Status::WrongUse => 2,
             Status::NotCompleted => 3,
+            Status::Guest(status) => status,
         })
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn store(tool: &Tool) -> anyhow::Result<Store> {
     let redis = redis(tool)?;
     let shown = redis.url.expose().shown();
     let hint = if tool.redis_url.is_none() && running(tool).is_none() {
-        " (REDIS_URL is not set, and no `up` is running)"
+        " (REDIS_URL is not set, and no `up` is running here: start one with `cofferdam up`)"
     } else {
         ""
     };

@@ -85,29 +85,6 @@ pub struct Runs {
     pub sweep: Duration,
 }
 
-/// How the endpoint accepts results.
-#[derive(Clone, Debug)]
-pub struct Results {
-    /// Bytes of one result's body.
-    pub max_bytes: usize,
-    /// Bytes of results that are kept, all together; 0 for no limit.
-    pub kept_bytes: u64,
-    /// Bytes of results that are kept, of one tenant without a limit of its own; 0 for no limit.
-    pub tenant_kept_bytes: u64,
-    /// How long results stay on their stream.
-    pub kept_for: Duration,
-    /// Bytes kept of what one run's guest writes.
-    pub log_bytes: usize,
-    /// Bytes kept of what all guests write, all together; 0 for no limit.
-    pub logs_bytes: u64,
-    /// The same of one tenant; 0 for no limit.
-    pub tenant_logs_bytes: u64,
-    /// How long a run can be looked up after its end.
-    pub retention: Duration,
-    /// How long a worker that died keeps the tear-down from the others.
-    pub lease: Duration,
-}
-
 /// What guests are told and how their tokens are made.
 #[derive(Clone, Debug)]
 pub struct Guests {
@@ -237,22 +214,6 @@ impl Runs {
                 is_plain_http: true,
             },
             sweep: reader.seconds(&table::SWEEP_S, HOUR_S),
-        }
-    }
-}
-
-impl Results {
-    pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
-        Self {
-            max_bytes: reader.bytes(&table::RESULT_MAX_BYTES, 256 * 1024 * 1024),
-            kept_bytes: reader.number(&table::RESULTS_BYTES, 0..=1 << 50),
-            tenant_kept_bytes: reader.number(&table::TENANT_RESULTS_BYTES, 0..=1 << 50),
-            kept_for: results_retention(reader),
-            log_bytes: reader.bytes(&table::LOG_BYTES, 256 * 1024 * 1024),
-            logs_bytes: reader.number(&table::LOGS_BYTES, 0..=1 << 50),
-            tenant_logs_bytes: reader.number(&table::TENANT_LOGS_BYTES, 0..=1 << 50),
-            retention: retention(reader),
-            lease: lease(reader),
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod address;
 mod groups;
 mod keys;
 mod reader;
+mod results;
 mod secret;
 pub mod table;
 mod tls;
@@ -21,12 +22,13 @@ use url::Url;
 
 pub use crate::config::address::{Redis, RedisUrl};
 pub use crate::config::groups::{
-    AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Results, Runs,
+    AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Runs,
 };
 #[cfg(feature = "local")]
 pub(crate) use crate::config::groups::{REGION_MAX_BYTES, is_region_code};
 pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};
+pub use crate::config::results::Results;
 pub use crate::config::secret::Secret;
 pub use crate::config::tls::{Identity, RedisTls};
 pub use crate::config::tools::{Cancel, Doctor, MachinesApi, Tool};
@@ -47,6 +49,7 @@ pub enum Command {
     Serve,
     Machines,
     Images,
+    Run,
     Submit,
     Show,
     Logs,
@@ -61,12 +64,13 @@ pub enum Command {
 
 impl Command {
     /// Every one of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Up,
         Self::Worker,
         Self::Serve,
         Self::Machines,
         Self::Images,
+        Self::Run,
         Self::Submit,
         Self::Show,
         Self::Logs,

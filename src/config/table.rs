@@ -208,9 +208,9 @@ settings! {
     TENANT_RESULTS_BYTES = "COFFERDAM_TENANT_RESULTS_BYTES", Text("134217728"),
         "The same of one tenant that has no limit of its own; 0 for no limit but that of all.",
         "Half of all: one tenant alone cannot take the others' part.";
-    LOG_BYTES = "COFFERDAM_LOG_BYTES", Text("262144"),
+    LOG_BYTES = "COFFERDAM_LOG_BYTES", Text("1048576"),
         "Bytes kept of what one run's guest writes (`cofferdam logs`); the oldest make room.",
-        "Some thousand lines: the end of a log is what tells.";
+        "Some ten thousand lines: the end of a log is what tells.";
     LOGS_BYTES = "COFFERDAM_LOGS_BYTES", Text("67108864"),
         "Bytes kept of what all guests write, all together; what comes beyond is counted and left out. 0 for no limit.",
         "An eighth of a Redis of 512 MB.";

@@ -49,7 +49,7 @@ fn faults(command: Command, lookup: Lookup<'_>) -> Vec<Fault> {
         Command::Serve => of(Serve::parse(lookup)),
         Command::Machines => of(MachinesServer::parse(lookup)),
         Command::Images => of(Images::parse(lookup)),
-        Command::Cancel => of(Cancel::parse(lookup)),
+        Command::Run | Command::Cancel => of(Cancel::parse(lookup)),
         Command::Doctor => Doctor::examine(lookup).1,
         Command::Submit
         | Command::Show

@@ -22,7 +22,7 @@ const PIECE_MAX_BYTES: usize = 64 * 1024;
 const BYTES_PER_S: u64 = 1 << 20;
 const POST_COST: Duration = Duration::from_millis(10);
 /// So much may come at once.
-const BURST: Duration = Duration::from_millis(500);
+const BURST: Duration = Duration::from_secs(4);
 /// Runs of which it is known what they sent, before those that may send at once are forgotten.
 const RUNS_KNOWN: usize = 4096;
 
@@ -106,12 +106,12 @@ mod tests {
     fn a_run_may_send_a_burst_and_then_a_piece_at_a_time() {
         let (rates, now) = (LogRates::default(), Instant::now());
         let (run, other) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let waits: Vec<_> = (0..53).map(|_| rates.spend(&run, 1, now)).collect();
-        assert!(waits[..51].iter().all(Duration::is_zero), "{waits:?}");
-        assert_eq!(waits[52], Duration::from_millis(20));
-        assert_eq!(rates.spend(&other, 1 << 20, now), Duration::ZERO);
-        assert_eq!(rates.spend(&other, 1, now), Duration::from_millis(500));
-        let later = now + Duration::from_secs(2);
+        let waits: Vec<_> = (0..403).map(|_| rates.spend(&run, 1, now)).collect();
+        assert!(waits[..401].iter().all(Duration::is_zero), "{waits:?}");
+        assert_eq!(waits[402], Duration::from_millis(20));
+        assert_eq!(rates.spend(&other, 5 << 20, now), Duration::ZERO);
+        assert_eq!(rates.spend(&other, 1, now), Duration::from_secs(1));
+        let later = now + Duration::from_secs(9);
         assert_eq!(rates.spend(&run, 1, later), Duration::ZERO);
     }
 

@@ -125,7 +125,11 @@ fn wrong_use_exits_with_2_and_names_the_fault() {
         "\"yesterday\" is no entry's id",
     );
     check_wrong_use(&["show", "x", "--redis-url", "http://a"], "REDIS_URL");
-    check_wrong_use(&["logs", "x", "--fly-api-url", "a"], "FLY_API_URL");
+    check_wrong_use(
+        &["logs", "x", "--json", "--timestamps"],
+        "cannot be used with",
+    );
+    check_wrong_use(&["run"], "<COMMAND>");
     check_wrong_use(&["worker", "--lease-s", "-1"], "COFFERDAM_LEASE_S");
 }
 

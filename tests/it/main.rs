@@ -7,6 +7,7 @@ mod acls;
 mod acts;
 mod agreement;
 mod breaker;
+mod capture;
 mod cli;
 mod crashes;
 mod ended;

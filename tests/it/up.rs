@@ -118,11 +118,8 @@ async fn a_run_goes_in_and_its_result_comes_out() {
 
     let shown = all.run(&["show", "one", "--json"]).json();
     assert_eq!(shown[0]["result"], result);
-    let logs = all.run(&["logs", "one"]).done();
-    assert!(
-        logs.contains("hello\n") && logs.contains("aside\n"),
-        "{logs}"
-    );
+    let logs = all.run(&["logs", "one"]);
+    assert_eq!((&*logs.stdout, &*logs.stderr), ("hello\n", "aside\n"));
     let text = all.run(&["show", "one"]).done();
     assert!(text.contains("exited_without_result"), "{text}");
     let findings = all.run(&["doctor", "--json"]).json();
@@ -133,6 +130,81 @@ async fn a_run_goes_in_and_its_result_comes_out() {
     assert_eq!(all.ready(), None);
     redis_is_gone(&ready).await;
     assert_eq!(processes_with(&all.state()), Vec::<String>::new());
+}
+
+/// One command as if it ran here: the first thing that anybody types.
+#[tokio::test]
+async fn a_command_runs_with_its_folder_and_gives_output_and_exit_code() {
+    let all = Everything::new();
+    let project = all.folder.path().join("project");
+    fs::create_dir_all(project.join("data")).unwrap();
+    fs::write(project.join("data/words"), "b\na\n").unwrap();
+    std::os::unix::fs::symlink("data/words", project.join("link")).unwrap();
+    fs::write(project.join("secret"), "x").unwrap();
+    fs::write(project.join(".cofferdamignore"), "secret\n").unwrap();
+    let project = project.to_str().unwrap();
+    let missing = all.run(&["run", "--", "true"]);
+    assert_eq!(missing.status, 125);
+    assert!(
+        missing.stderr.contains("cofferdam up"),
+        "{}",
+        missing.stderr
+    );
+    let up = all.up(&[]).await;
+    let ended = all.run(&[
+        "run",
+        "--image",
+        "host",
+        "--",
+        "sh",
+        "-c",
+        "echo hi; exit 7",
+    ]);
+    assert_eq!(
+        (ended.status, &*ended.stdout),
+        (7, "hi\n"),
+        "{}",
+        ended.stderr
+    );
+    let script = "sort link; ls; echo aside >&2; kill -9 $$";
+    let ended = all.run(&["run", "--dir", project, "--", "sh", "-c", script]);
+    assert_eq!(ended.stdout, "a\nb\ndata\nlink\n");
+    assert_eq!(ended.status, 128 + 9);
+    assert!(ended.stderr.starts_with("aside\n"), "{}", ended.stderr);
+    // Byte for byte, also what comes faster than it is read.
+    let long = all.run(&["run", "--", "seq", "1", "60000"]).done();
+    let expected: String = (1..=60_000).map(|n| format!("{n}\n")).collect();
+    assert!(long == expected, "{} bytes", long.len());
+    let late = all.run(&["run", "--timeout", "1", "--", "sleep", "100"]);
+    assert_eq!(late.status, 125, "{}", late.stderr);
+    let unknown = all.run(&["run", "--image", "nobody:knows", "--", "true"]);
+    assert_eq!(unknown.status, 125, "{}", unknown.stderr);
+    let wrong = all.run(&["run", "--dir", "/nowhere", "--", "true"]);
+    assert_eq!(wrong.status, 2, "{}", wrong.stderr);
+    let captured = all.run(&["submit", "--capture", "--wait", "--json", "--", "echo", "x"]);
+    assert_eq!(captured.json()[0]["payload"]["stdout"], "x\n");
+    up.finish().await;
+}
+
+#[tokio::test]
+async fn interrupting_a_command_cancels_its_run() {
+    let all = Everything::new();
+    let up = all.up(&[]).await;
+    let command = all
+        .tool(&["run", "--", "sh", "-c", "echo begun; sleep 100"])
+        .spawn();
+    let mut command = command.unwrap();
+    until("the command to run", async || {
+        let runs = all.run(&["runs", "--state", "running", "--json"]).stdout;
+        runs.contains("running").then_some(()).ok_or(runs)
+    })
+    .await;
+    let pid = rustix::process::Pid::from_child(&command);
+    rustix::process::kill_process(pid, Signal::INT).unwrap();
+    assert_eq!(command.wait().unwrap().code(), Some(130));
+    let runs = all.run(&["runs", "--json"]).json();
+    assert_eq!(runs[0]["outcome"], "cancelled");
+    up.finish().await;
 }
 
 #[tokio::test]

@@ -64,9 +64,7 @@ pub(crate) fn start(command: &[String], stdin: Option<&Path>) -> Result<Child, S
         !name.starts_with("SANDBOX_")
     });
     let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
-    let workspace = Path::new(WORKSPACE);
-    // On Fly nobody else makes it. Where it cannot be made, the command works where it is.
-    let has_workspace = workspace.is_dir() || std::fs::create_dir(workspace).is_ok();
+    let has_workspace = has_workspace();
     let mut child = Command::new("/proc/self/exe");
     child.arg(ROLE).args(command).env_clear().envs(environment);
     match home {
@@ -83,6 +81,18 @@ pub(crate) fn start(command: &[String], stdin: Option<&Path>) -> Result<Child, S
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| format!("cannot start the command: {error}"))
+}
+
+/// Whether the workspace is there. On Fly nobody else makes it; where it cannot be made, the command
+/// works where it is.
+fn has_workspace() -> bool {
+    let workspace = Path::new(WORKSPACE);
+    workspace.is_dir() || std::fs::create_dir(workspace).is_ok()
+}
+
+/// The working folder, made if it is the workspace.
+pub(crate) fn make_folder() -> Option<PathBuf> {
+    folder(has_workspace())
 }
 
 /// The working folder: the machine's own, or the workspace where that is the root.

@@ -33,6 +33,8 @@ pub(crate) struct Job {
     pub(crate) artifact_bytes: u64,
     /// The file with standard input.
     pub(crate) stdin: Option<PathBuf>,
+    /// A tar archive that is unpacked into the working folder first.
+    pub(crate) unpack: Option<PathBuf>,
     /// When the machine is ended from outside.
     pub(crate) deadline: SystemTime,
     /// When the command is ended.
@@ -50,6 +52,8 @@ struct Bounds {
     artifact_bytes: u64,
     #[serde(default)]
     stdin: Option<PathBuf>,
+    #[serde(default)]
+    unpack: Option<PathBuf>,
 }
 
 impl Job {
@@ -73,6 +77,7 @@ impl Job {
             artifacts: bounds.artifacts,
             artifact_bytes: bounds.artifact_bytes,
             stdin: bounds.stdin,
+            unpack: bounds.unpack,
             deadline,
             end_at: end_at(SystemTime::now(), deadline),
         })

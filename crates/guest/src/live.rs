@@ -13,10 +13,10 @@ use crate::job::Job;
 use crate::output::Stream;
 
 /// Bytes of one post.
-const POST_BYTES: usize = 32 << 10;
+const POST_BYTES: usize = 64 << 10;
 /// Bytes that wait to be posted; more are left out.
-const WAITING_BYTES: usize = 512 << 10;
-/// Between one post and the next.
+const WAITING_BYTES: usize = 1 << 20;
+/// Between one post and the next, unless one is full already.
 const PAUSE: Duration = Duration::from_millis(20);
 /// One post.
 const POST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -141,11 +141,20 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Waits, unless the end comes.
-    fn pause(&self, length: Duration) {
+    /// Waits for more to post with the next, unless there is enough or the end comes.
+    fn pause(&self) {
+        self.wait(PAUSE, |queue| queue.is_closed || queue.bytes >= POST_BYTES);
+    }
+
+    /// Waits after a post that was not taken, unless the end comes.
+    fn back_off(&self) {
+        self.wait(FAILED_PAUSE, |queue| queue.is_closed);
+    }
+
+    fn wait(&self, length: Duration, is_over: impl Fn(&Queue) -> bool) {
         let until = Instant::now() + length;
         let mut queue = self.lock();
-        while !queue.is_closed {
+        while !is_over(&queue) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -156,17 +165,29 @@ impl Shared {
     }
 }
 
+/// Posts why there will be no result, once, for whoever reads the run's log.
+pub(crate) fn tell_failure(why: &str) {
+    let variable = |name| std::env::var(name).ok();
+    let (Some(url), Some(token)) = (variable("SANDBOX_LOG_URL"), variable("SANDBOX_RUN_TOKEN"))
+    else {
+        return;
+    };
+    let text = format!("cofferdam-guest: {why}\n");
+    let url = format!("{url}?stream=stderr");
+    let _ = Client::new(&token).send("POST", &url, "text/plain", text.as_bytes(), POST_TIMEOUT);
+}
+
 fn post_all(shared: &Shared, url: &str, token: &str) {
     let mut client = Client::new(token);
     while let Some((stream, text, dropped)) = shared.next() {
         let url = format!("{url}?stream={}&dropped={dropped}", stream.as_str());
         match client.send("POST", &url, "text/plain", &text, POST_TIMEOUT) {
-            Ok(answer) if answer.status < 300 => shared.pause(PAUSE),
+            Ok(answer) if answer.status < 300 => shared.pause(),
             // Too much, or too busy: what comes next may be taken.
-            Ok(answer) if matches!(answer.status, 413 | 429 | 500..) => shared.pause(FAILED_PAUSE),
+            Ok(answer) if matches!(answer.status, 413 | 429 | 500..) => shared.back_off(),
             // The token is spent, or the endpoint has no such path.
             Ok(_) => break,
-            Err(_) => shared.pause(FAILED_PAUSE),
+            Err(_) => shared.back_off(),
         }
     }
     shared.done();

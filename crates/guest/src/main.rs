@@ -23,6 +23,7 @@ mod net;
 mod output;
 mod processes;
 mod report;
+mod unpack;
 
 use std::process::exit;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -40,6 +41,8 @@ const PIPES_TIMEOUT: Duration = Duration::from_millis(50);
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the last live output may take before the result is posted.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long it may take after that. A machine has some seconds to end once its result is there.
+const LAST_TIMEOUT: Duration = Duration::from_secs(3);
 /// From asking a command to end at the deadline to killing it.
 const TERM_TIMEOUT: Duration = Duration::from_millis(300);
 /// Exit status when the agent itself could not do its work.
@@ -52,6 +55,7 @@ fn main() {
         Some((word, command)) if word == "--" && !command.is_empty() => {
             let status = run(command).unwrap_or_else(|why| {
                 say(&why);
+                live::tell_failure(&why);
                 AGENT_FAILED
             });
             exit(status);
@@ -70,6 +74,10 @@ fn run(command: &[String]) -> Result<i32, String> {
     nix::sys::prctl::set_dumpable(false).map_err(|error| format!("cannot hide: {error}"))?;
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|error| format!("cannot adopt orphans: {error}"))?;
+    if let Some(archive) = &job.unpack {
+        let folder = child::make_folder().ok_or("there is no working folder")?;
+        unpack::unpack(archive, &folder)?;
+    }
     let began = Instant::now();
     let live = Live::start(&job);
     let stdout = Capture::new(job.stdout_bytes);
@@ -111,6 +119,7 @@ fn run(command: &[String]) -> Result<i32, String> {
         artifacts,
     };
     report.post(&job)?;
+    live.finish(LAST_TIMEOUT);
     Ok(ended.status())
 }
 

@@ -91,8 +91,9 @@ fn insert_text(payload: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
     let text = std::str::from_utf8(bytes).ok().filter(|text| {
         let is_costly =
             |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\n' | b'\r' | b'\t');
-        // Such a character takes six bytes of JSON; base64 costs a third more for all.
-        text.bytes().filter(is_costly).count() <= text.len() / 16 + 64
+        // Such a character takes six bytes of JSON; base64 costs a third more for all. And not every
+        // reader of JSON takes a NUL.
+        !text.contains('\0') && text.bytes().filter(is_costly).count() <= text.len() / 16 + 64
     });
     match text {
         Some(text) => payload.insert(name.into(), text.into()),
@@ -117,11 +118,13 @@ mod tests {
         insert_text(&mut payload, "a", "grüße\n".as_bytes());
         insert_text(&mut payload, "b", b"\xff\x00");
         insert_text(&mut payload, "c", &[1; 1000]);
+        insert_text(&mut payload, "d", b"a\0b");
         let payload = Value::Object(payload);
         assert_eq!(payload["a"], "grüße\n");
         assert_eq!(payload["a_base64"], Value::Null);
         assert_eq!(payload["b"], Value::Null);
         assert_eq!(payload["b_base64"], "/wA=");
         assert!(payload["c_base64"].is_string());
+        assert_eq!(payload["d_base64"], "YQBi");
     }
 }

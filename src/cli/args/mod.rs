@@ -1,5 +1,6 @@
 //! The arguments of every command, with examples in their help texts.
 
+pub(crate) mod run;
 pub(crate) mod submit;
 pub(crate) mod tenants;
 
@@ -9,6 +10,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::cli::args::run::Run;
 use crate::cli::args::submit::Submit;
 use crate::cli::args::tenants::{Tenants, Usage};
 
@@ -26,11 +28,11 @@ const STYLES: Styles = Styles::styled()
 #[command(after_help = "\
 Everything on one machine:
   cofferdam up
-  cofferdam submit --wait -- sh -c 'curl -sS $SANDBOX_RESULT_URL -d 42 \\
-      -H \"Authorization: Bearer $SANDBOX_RUN_TOKEN\"'
+  cofferdam run -- sh -c 'echo hello'
 
 Each setting is an environment variable and a flag of the command that uses it.
-Exit status: 0 done, 1 failed, 2 wrong use, 3 a run that was waited for did not complete.")]
+Exit status: 0 done, 1 failed, 2 wrong use, 3 a run that was waited for did not complete; `run` has that
+of its command.")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -80,6 +82,16 @@ Examples:
   cofferdam images list"
     )]
     Images(Images),
+    /// Run one command in a machine: its output comes as it is written, its exit code is this one's
+    #[command(after_help = "\
+Examples:
+  cofferdam run --image host -- sh -c 'echo hi; exit 7'
+  cofferdam run --image python:3.13 --dir . -- python -m pytest -q
+  cofferdam run --image host --stdin words.txt -- sort -u
+
+Exit status: the command's own, 128 and the signal's number for one that was killed; 125 for what the
+platform did (no machine, deadline passed, cancelled); 130 after Ctrl-C, which cancels the run.")]
+    Run(Box<Run>),
     /// Submit one run request, or many
     #[command(after_help = "\
 Examples:
@@ -174,6 +186,12 @@ Examples:
     Completions {
         /// The shell
         shell: Shell,
+    },
+    /// Write the guest agent to a file, for images that bring it
+    #[command(hide = true)]
+    GuestProgram {
+        /// The file
+        file: PathBuf,
     },
     /// Write the manual pages of all commands, for packages
     #[command(hide = true)]

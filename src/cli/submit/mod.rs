@@ -82,7 +82,11 @@ fn print_sent(out: &mut Output, sent: &Sent, as_json: bool) -> anyhow::Result<()
 }
 
 /// Prints the payload on standard output and the outcome on standard error.
-fn print_result(out: &mut Output, result: &Published, as_json: bool) -> anyhow::Result<()> {
+pub(crate) fn print_result(
+    out: &mut Output,
+    result: &Published,
+    as_json: bool,
+) -> anyhow::Result<()> {
     if as_json {
         return Ok(out.json_text(&view::compact(&result.result))?);
     }

@@ -69,7 +69,7 @@ pub(crate) fn from_args(args: &Submit) -> anyhow::Result<String> {
         cmd: &args.cmd,
         entrypoint: &args.entrypoint,
         capture: args.capture,
-        guest: guest(args),
+        guest: guest(args.cpus, args.cpu_kind.as_deref(), args.memory_mb),
         region: args.region.as_deref(),
         timeout_s: args.timeout,
         queue_ttl_s: args.queue_ttl,
@@ -109,15 +109,20 @@ pub(crate) fn check(json: &str) -> Result<(), String> {
     parsed.map(drop).map_err(|refusal| refusal.to_string())
 }
 
-fn guest(args: &Submit) -> Option<Guest> {
-    if args.cpus.is_none() && args.cpu_kind.is_none() && args.memory_mb.is_none() {
+/// A machine's size, where any part of it is given.
+pub(crate) fn guest(
+    cpus: Option<u32>,
+    cpu_kind: Option<&str>,
+    memory_mb: Option<u32>,
+) -> Option<Guest> {
+    if cpus.is_none() && cpu_kind.is_none() && memory_mb.is_none() {
         return None;
     }
     let usual = Guest::default();
     Some(Guest {
-        cpu_kind: args.cpu_kind.clone().unwrap_or(usual.cpu_kind),
-        cpus: args.cpus.unwrap_or(usual.cpus),
-        memory_mb: args.memory_mb.unwrap_or(usual.memory_mb),
+        cpu_kind: cpu_kind.map_or(usual.cpu_kind, str::to_owned),
+        cpus: cpus.unwrap_or(usual.cpus),
+        memory_mb: memory_mb.unwrap_or(usual.memory_mb),
     })
 }
 
@@ -159,7 +164,11 @@ fn read_files(args: &[String]) -> anyhow::Result<Vec<File>> {
     Ok(files::files(&pairs.collect::<Result<Vec<_>, _>>()?)?)
 }
 
-fn pairs<'a>(flag: &str, args: &'a [String]) -> Result<BTreeMap<&'a str, &'a str>, WrongUse> {
+/// Pairs `NAME=VALUE` of a flag, each name once.
+pub(crate) fn pairs<'a>(
+    flag: &str,
+    args: &'a [String],
+) -> Result<BTreeMap<&'a str, &'a str>, WrongUse> {
     let mut pairs = BTreeMap::new();
     for arg in args {
         let (name, value) = pair(flag, arg)?;

@@ -1,6 +1,7 @@
 //! The endpoint as guests meet it: real HTTP, a real Redis, and every answer of the contract.
 
 mod budgets;
+mod log;
 
 use std::sync::OnceLock;
 use std::time::Duration;

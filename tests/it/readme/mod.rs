@@ -84,6 +84,7 @@ fn word(command: Command) -> &'static str {
         | Command::Tenants
         | Command::Usage
         | Command::Dead
+        | Command::Run
         | Command::Doctor => "tools",
     }
 }

@@ -476,7 +476,7 @@ fn the_readme_shows_the_snippets_of_the_pages() {
 #[tokio::test]
 async fn the_example_of_a_result_is_one() {
     let place = Place::start().await;
-    let ended = place.tool(&["submit", "--wait", "--json", "--", "true"]);
+    let ended = place.tool(&["submit", "--capture", "--wait", "--json", "--", "true"]);
     let real: Value = serde_json::from_str(&ended.stdout).unwrap();
     let example: Value = serde_json::from_str(&snippet(CONSUMER, "json")).unwrap();
     let fields = |value: &Value| {

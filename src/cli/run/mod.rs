@@ -1,0 +1,225 @@
+//! `run`: one command in a machine, as if it ran here: its folder goes along, its output comes as it is
+//! written, and its exit code is this command's own.
+
+mod pack;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cli::args::run::Run;
+use crate::cli::cancel;
+use crate::cli::human;
+use crate::cli::live_log::{LiveLog, LogFormat, LogPrinter};
+use crate::cli::output::Output;
+use crate::cli::status::{Status, WrongUse};
+use crate::cli::submit::{self, request, wait};
+use crate::cli::target;
+use crate::config;
+use crate::run::id::RunId;
+use crate::run::outcome::Outcome;
+use crate::store::Store;
+use crate::store::inspect::Published;
+use crate::store::logs::LogStream;
+
+/// Where the packed folder is in the machine until it is unpacked.
+const ARCHIVE: &str = "/.workspace.tar.gz";
+/// Exit status for what the platform did, as `docker run` has it.
+const PLATFORM: u8 = 125;
+/// Exit status after Ctrl-C, as shells have it.
+const INTERRUPTED: u8 = 130;
+/// How long the result of a run that was cancelled is waited for.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(
+    args: &Run,
+    settings: &config::Cancel,
+    out: &mut Output,
+) -> anyhow::Result<Status> {
+    let request = request(args)?;
+    match attached(args, request, settings, out).await {
+        Ok(status) => Ok(Status::Guest(status)),
+        // A mistake in the arguments is wrong use here too.
+        Err(error) if error.is::<WrongUse>() => Err(error),
+        Err(error) => {
+            crate::cli::status::report(out, &error);
+            Ok(Status::Guest(PLATFORM))
+        }
+    }
+}
+
+/// The request's JSON.
+fn request(args: &Run) -> anyhow::Result<String> {
+    let mut capture = json!({ "artifacts": args.artifact });
+    let mut files = Vec::new();
+    if let Some(folder) = &args.dir {
+        let packed = pack::pack(folder).map_err(|error| WrongUse::new(format!("{error:#}")))?;
+        files.push(json!({"guest_path": ARCHIVE, "raw_value": STANDARD.encode(packed)}));
+        capture["unpack"] = json!(ARCHIVE);
+    }
+    if let Some(path) = &args.stdin {
+        capture["stdin"] = json!(stdin(path)?);
+    }
+    let env: serde_json::Map<String, Value> = request::pairs("--env", &args.env)?
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let mut request = json!({"cmd": args.cmd, "env": env, "files": files, "capture": capture});
+    let optional = [
+        ("image", args.image.as_ref().map(|image| json!(image))),
+        ("timeout_s", args.timeout.map(|seconds| json!(seconds))),
+        ("tenant", args.tenant.as_ref().map(|tenant| json!(tenant))),
+        (
+            "guest",
+            request::guest(args.cpus, args.cpu_kind.as_deref(), args.memory_mb)
+                .map(|guest| json!(guest)),
+        ),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            request[name] = value;
+        }
+    }
+    let request = request.to_string();
+    request::check(&request)
+        .map_err(|rule| WrongUse::new(format!("the request is refused: {rule}")))?;
+    Ok(request)
+}
+
+fn stdin(path: &Path) -> Result<String, WrongUse> {
+    let unreadable =
+        |why: String| WrongUse::new(format!("--stdin: cannot read {}: {why}", path.display()));
+    let bytes = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(path)
+    };
+    let bytes = bytes.map_err(|error| unreadable(error.to_string()))?;
+    String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".to_owned()))
+}
+
+/// Submits the request, shows the output as it comes, and gives the exit status.
+async fn attached(
+    args: &Run,
+    request: String,
+    settings: &config::Cancel,
+    out: &mut Output,
+) -> anyhow::Result<u8> {
+    let store = target::store(&settings.tool).await?;
+    let sent = submit::send(&store, vec![request]).await?.pop();
+    let sent = sent.context("redis returned no id for the request")?;
+    let mut live = LiveLog::follow(&store, &sent.run, LogPrinter::new(LogFormat::Plain));
+    let result = tokio::select! {
+        result = wait::for_one(&store, &sent.run, None, &mut live, out) => result?,
+        _ = tokio::signal::ctrl_c() => {
+            cancel::cancel(&store, settings, &sent.run).await?;
+            let bound = Some(CANCEL_TIMEOUT);
+            let _ = wait::for_one(&store, &sent.run, bound, &mut live, out).await;
+            out.note(&format!("{} is cancelled", sent.run))?;
+            return Ok(INTERRUPTED);
+        }
+    };
+    let mut printer = live.drain(out).await?;
+    finished(args, &store, &sent.run, &result, &mut printer, out)
+}
+
+/// What the agent tells of the command.
+#[derive(Debug, Deserialize)]
+struct Told {
+    exit_code: Option<u8>,
+    signal: Option<u8>,
+    timed_out: bool,
+    stdout: Option<String>,
+    stdout_base64: Option<String>,
+    stderr: Option<String>,
+    stderr_base64: Option<String>,
+    dropped: Dropped,
+}
+
+#[derive(Debug, Deserialize)]
+struct Dropped {
+    stdout: u64,
+    stderr: u64,
+}
+
+impl Told {
+    /// What the result has of an output, and how many bytes it does not have.
+    fn output(&self, stream: LogStream) -> (Vec<u8>, u64) {
+        let (text, base64, dropped) = match stream {
+            LogStream::Stdout => (&self.stdout, &self.stdout_base64, self.dropped.stdout),
+            LogStream::Stderr => (&self.stderr, &self.stderr_base64, self.dropped.stderr),
+        };
+        let bytes = match (text, base64) {
+            (Some(text), _) => text.clone().into_bytes(),
+            (None, base64) => {
+                let base64 = base64.as_deref().unwrap_or_default();
+                STANDARD.decode(base64).unwrap_or_default()
+            }
+        };
+        (bytes, dropped)
+    }
+}
+
+fn finished(
+    _args: &Run,
+    _store: &Store,
+    run: &RunId,
+    result: &Published,
+    printer: &mut LogPrinter,
+    out: &mut Output,
+) -> anyhow::Result<u8> {
+    #[derive(Deserialize)]
+    struct OfCapture {
+        payload: Told,
+    }
+    if result.outcome != Some(Outcome::Completed) {
+        submit::print_result(out, result, false)?;
+        return Ok(PLATFORM);
+    }
+    let told = match serde_json::from_str::<OfCapture>(&result.result) {
+        Ok(read) => read.payload,
+        Err(error) => {
+            out.note(&format!(
+                "{run}: its result is not the guest agent's: {error}"
+            ))?;
+            return Ok(PLATFORM);
+        }
+    };
+    for stream in [LogStream::Stdout, LogStream::Stderr] {
+        let (kept, dropped) = told.output(stream);
+        if dropped == 0 {
+            printer.complete(out, stream, &kept)?;
+            continue;
+        }
+        let whole = dropped.saturating_add(kept.len() as u64);
+        let missing = whole.saturating_sub(printer.printed(stream));
+        if missing > 0 {
+            let stream = stream.as_str();
+            out.note(&format!(
+                "{run}: {missing} bytes of {stream} are not shown: they came faster than they are kept"
+            ))?;
+        }
+    }
+    if told.timed_out {
+        out.note(&format!("{run} did not end before its deadline"))?;
+        return Ok(PLATFORM);
+    }
+    match (told.exit_code, told.signal) {
+        (Some(code), _) => Ok(code),
+        (None, Some(signal)) => {
+            out.note(&format!("{run} was ended by signal {signal}"))?;
+            Ok(signal.saturating_add(128))
+        }
+        (None, None) => {
+            let shown = human::one_line(run.as_str(), 64);
+            out.note(&format!("{shown}: nobody knows how its command ended"))?;
+            Ok(PLATFORM)
+        }
+    }
+}
