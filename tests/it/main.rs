@@ -12,6 +12,7 @@ mod cli;
 mod crashes;
 mod ended;
 mod endpoint;
+mod examples;
 mod gauges;
 mod guests;
 mod handover;
