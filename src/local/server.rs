@@ -28,9 +28,11 @@ use crate::local::refusal::{Refusal, Shape};
 use crate::local::registry::Live;
 use crate::local::routes::query::Query;
 use crate::local::routes::{self, read};
+use crate::machines::listing::LOCAL_SERVER;
 
 /// Names a request in the answer and in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
+const LOCAL: HeaderName = HeaderName::from_static(LOCAL_SERVER);
 /// How long a connection hangs that a fault wants to hang.
 const HANG: Duration = Duration::from_secs(85);
 /// The unit in which bodies being read are counted, in bytes.
@@ -120,6 +122,8 @@ impl Server {
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
+        let one = HeaderValue::from_static("1");
+        response.headers_mut().insert(LOCAL, one);
         Ok(response)
     }
 

@@ -12,6 +12,19 @@ use super::wire::{Machine, MachineBrief, MachineState};
 /// Machines asked for with one page of a listing.
 const PAGE_MACHINES: u32 = 500;
 
+/// With this header the local Machines server tells that it is one.
+pub const LOCAL_SERVER: &str = "cofferdam-machines";
+
+/// Which service answered a listing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Service {
+    /// The local Machines server, which has no limit on how often it is asked.
+    Local,
+    /// Another.
+    #[default]
+    Remote,
+}
+
 /// Pages of one listing at the most; pages may be short or empty, so this is far above need.
 const MAX_PAGES: usize = 200;
 
@@ -57,7 +70,11 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::list`]; by then some may have been given.
-    pub async fn survey(&self, app: &str, each: impl FnMut(MachineBrief)) -> Result<(), Error> {
+    pub async fn survey(
+        &self,
+        app: &str,
+        each: impl FnMut(MachineBrief),
+    ) -> Result<Service, Error> {
         let summaries = ListFilter {
             detail: Detail::Summary,
             ..ListFilter::default()
@@ -70,14 +87,14 @@ impl Client {
         app: &str,
         filter: &ListFilter,
         mut each: impl FnMut(T),
-    ) -> Result<(), Error> {
+    ) -> Result<Service, Error> {
         let mut cursor: Option<String> = None;
         for _ in 0..MAX_PAGES {
             let call = self.page(app, filter, cursor.as_deref())?;
-            let (page, next) = self.0.transport.send(call, parse_page).await?;
+            let (page, next, service) = self.0.transport.send(call, parse_page).await?;
             page.into_iter().for_each(&mut each);
             let Some(next) = next else {
-                return Ok(());
+                return Ok(service);
             };
             cursor = Some(next);
         }
@@ -159,9 +176,19 @@ impl Client {
     }
 }
 
-fn parse_page<T: DeserializeOwned>(answer: &Answer) -> Result<(Vec<T>, Option<String>), Error> {
+type Page<T> = (Vec<T>, Option<String>, Service);
+
+fn parse_page<T: DeserializeOwned>(answer: &Answer) -> Result<Page<T>, Error> {
     // An app without machines may be answered with null.
     let machines: Option<Vec<T>> = parse(answer)?;
     let next = header(&answer.headers, "fly-next-cursor").filter(|cursor| !cursor.is_empty());
-    Ok((machines.unwrap_or_default(), next.map(str::to_owned)))
+    let service = match header(&answer.headers, LOCAL_SERVER) {
+        Some(_) => Service::Local,
+        None => Service::Remote,
+    };
+    Ok((
+        machines.unwrap_or_default(),
+        next.map(str::to_owned),
+        service,
+    ))
 }

@@ -25,6 +25,6 @@ pub mod wire;
 pub use call::{Call, Class, Observed, Observer, Request};
 pub use client::{Client, Force, MAX_WAIT, Wait};
 pub use error::{Certainty, Error, Refusal};
-pub use listing::{Detail, ListFilter};
+pub use listing::{Detail, ListFilter, Service};
 pub use retry::{Decision, judge};
 pub use settings::{ClientSettings, Token};

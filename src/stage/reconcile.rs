@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::clock::UnixMs;
 use crate::machines::wire::{self, MachineState};
-use crate::machines::{Call, Decision, judge};
+use crate::machines::{Call, Decision, Service, judge};
 use crate::milestone::milestone;
 use crate::run::budget;
 use crate::run::id::{Attempt, MACHINE_PREFIX, Nonce, RunId, machine_name};
@@ -32,6 +32,10 @@ const PAGE: usize = 256;
 pub struct Differences {
     /// Machines that the provider lists.
     pub machines: usize,
+    /// Which service lists them.
+    pub service: Service,
+    /// Runs in flight.
+    pub in_flight: usize,
     /// `running` runs whose machine must be read.
     pub to_inspect: Vec<RunRecord>,
     /// Machines named like ours that belong to no run in flight. A pass only reports them; one that
@@ -83,13 +87,15 @@ pub async fn reconcile(deps: &Deps, app: &str) -> Result<Differences, Error> {
     };
     let all = deps.machines.survey(app, each).await;
     milestone!("reconcile::listed");
-    all.map_err(Error::Machines)?;
+    found.service = all.map_err(Error::Machines)?;
     let mut suspects: Vec<(RunId, Suspicion)> = Vec::new();
-    let each = |run: RunId, attempt, nonce: Option<Nonce>| match listed
-        .remove(machine_name(&run, attempt, nonce.as_ref()).as_str())
-    {
-        Some(machine) => suspects.extend(suspicion(&machine.state).map(|why| (run, why))),
-        None => suspects.push((run, Suspicion::Gone)),
+    let in_flight = &mut found.in_flight;
+    let each = |run: RunId, attempt, nonce: Option<Nonce>| {
+        *in_flight += 1;
+        match listed.remove(machine_name(&run, attempt, nonce.as_ref()).as_str()) {
+            Some(machine) => suspects.extend(suspicion(&machine.state).map(|why| (run, why))),
+            None => suspects.push((run, Suspicion::Gone)),
+        }
     };
     let counted = deps.core.store.each_in_flight(app, each).await;
     milestone!("reconcile::in_flight_read");

@@ -11,15 +11,22 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::warn;
 
 use crate::clock::UnixMs;
+use crate::machines::Service;
 use crate::run::id::RunId;
 use crate::stage::observe::{Observed, observe};
 use crate::stage::owner::Ownership;
-use crate::stage::reconcile::{self, Orphan};
+use crate::stage::reconcile::{self, Differences, Orphan};
 use crate::sweeper::{CALLS_MAX, Sweeper};
 
 /// Between two passes at the most while the fleet is at its limit: a machine that has stopped unseen
 /// may count against it.
 const FULL_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two passes over an app of the local server, which bears being asked often: while runs are
+/// in flight, so that the end of a guest is known at once, and while none are.
+const LOCAL_INTERVAL: Duration = Duration::from_millis(200);
+const LOCAL_IDLE_INTERVAL: Duration = Duration::from_millis(500);
+/// A pass over many machines takes longer; so many times as long passes until the next.
+const LOCAL_REST: u32 = 20;
 /// How long an app is reconciled that no setting names and that has no run: longer than a boot in it
 /// can take.
 const IDLE_APP_MAX: Duration = Duration::from_secs(3600);
@@ -62,18 +69,22 @@ impl Sweeper {
         let mut unowned: HashMap<String, [i64; 2]> = HashMap::new();
         let mut under_way = FuturesUnordered::new();
         let interval = every.min(FULL_INTERVAL);
-        let mut next = Instant::now() + every.mul_f64(fastrand::f64());
+        let mut next = Instant::now();
         let mut ticks = interval_at(Instant::now() + interval.mul_f64(fastrand::f64()), interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = self.shutdown.quiet().cancelled() => return,
-                Some((app, notes)) = under_way.next() => {
+                Some((app, notes, again_after)) = under_way.next() => {
                     let notes: Notes = notes;
-                    if self.leads.load(Ordering::SeqCst) {
+                    let leads = self.leads.load(Ordering::SeqCst);
+                    if leads {
                         unowned.insert(String::clone(&app), notes.counts());
                     }
-                    noted.insert(app, Some(notes));
+                    match again_after {
+                        Some(pause) if leads => under_way.push(self.reconcile(app, notes, pause)),
+                        _ => drop(noted.insert(app, Some(notes))),
+                    }
                 }
                 now = ticks.tick() => {
                     let leads = self.leads.load(Ordering::SeqCst);
@@ -84,7 +95,7 @@ impl Sweeper {
                         for app in self.apps().await {
                             let notes = noted.entry(app.clone()).or_insert_with(|| Some(Notes::default()));
                             if let Some(notes) = notes.take() {
-                                under_way.push(self.reconcile(app, notes));
+                                under_way.push(self.reconcile(app, notes, Duration::ZERO));
                             }
                         }
                     } else if !leads {
@@ -114,19 +125,31 @@ impl Sweeper {
         known.into_iter().chain(deps.apps.iter().cloned()).collect()
     }
 
-    /// One pass over an app.
-    async fn reconcile(&self, app: String, mut noted: Notes) -> (String, Notes) {
+    /// One pass over an app, after a pause. Says after which pause the next one is to come, if that is
+    /// sooner than the others.
+    async fn reconcile(
+        &self,
+        app: String,
+        mut noted: Notes,
+        pause: Duration,
+    ) -> (String, Notes, Option<Duration>) {
         let deps = self.deps();
+        tokio::time::sleep(pause).await;
+        let began = Instant::now();
         let found = match reconcile::reconcile(deps, &app).await {
             Ok(found) => found,
             Err(error) => {
                 warn!(app, %error, "an app could not be reconciled");
                 let is_dropped = self.drop_if_idle(&app).await;
-                return (app, if is_dropped { Notes::default() } else { noted });
+                let notes = if is_dropped { Notes::default() } else { noted };
+                return (app, notes, None);
             }
         };
+        let mut again_after = again_after(&found, began.elapsed());
         if found.orphans.is_empty() {
-            self.drop_if_idle(&app).await;
+            if self.drop_if_idle(&app).await {
+                again_after = None;
+            }
         } else {
             self.idle.lock().await.remove(&app);
         }
@@ -153,7 +176,7 @@ impl Sweeper {
         });
         let orphans = orphans.buffer_unordered(CALLS_MAX);
         noted.orphans = orphans.collect().await;
-        (app, noted)
+        (app, noted, again_after)
     }
 
     /// Notes an orphan, or deletes one that is ours and was noted long enough ago.
@@ -216,5 +239,35 @@ impl Sweeper {
             );
         }
         is_dropped
+    }
+}
+
+/// When the next pass over an app is to come, if the service bears that.
+fn again_after(found: &Differences, took: Duration) -> Option<Duration> {
+    let least = match (found.service, found.in_flight) {
+        (Service::Remote, _) => return None,
+        (Service::Local, 0) => LOCAL_IDLE_INTERVAL,
+        (Service::Local, _) => LOCAL_INTERVAL,
+    };
+    Some(least.max(took.saturating_mul(LOCAL_REST)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_service_that_bears_it_is_asked_often_and_then_for_a_twentieth_of_the_time() {
+        let found = |service, in_flight| Differences {
+            service,
+            in_flight,
+            ..Differences::default()
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(again_after(&found(Service::Remote, 9), ms(1)), None);
+        for (in_flight, took, expected) in [(0, 1, 500), (9, 1, 200), (9, 50, 1000)] {
+            let found = found(Service::Local, in_flight);
+            assert_eq!(again_after(&found, ms(took)), Some(ms(expected)));
+        }
     }
 }

@@ -51,6 +51,30 @@ async fn a_guest_that_ended_before_its_machine_was_looked_for_runs_once() {
     }
 }
 
+/// The sweep would see it after seven seconds on average.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_guest_of_the_local_server_is_known_at_once_whatever_the_sweep() {
+    let plan = Plan::simulated(Duration::from_millis(20));
+    let stack = plan
+        .runs(|runs| runs.sweep = Duration::from_secs(15))
+        .start()
+        .await;
+    let request = || json!({"cmd": ["true"], "env": {"SIMULATED_GUEST": "exits"}});
+    // The server is known to be the local one after the first pass.
+    let mut ids = vec![stack.submit(request()).await];
+    stack.result(&ids[0]).await;
+    for _ in 0..8 {
+        let id = stack.submit(request()).await;
+        let result = stack.result(&id).await;
+        let at = |field: &str| result[field].as_u64().unwrap();
+        let took = at("settled_at_ms") - at("running_at_ms");
+        assert!(took < 3000, "{took} ms: {result}");
+        ids.push(id);
+    }
+    stack.settles(&ids, BOUND).await;
+    stack.end().await;
+}
+
 /// The provider no longer lists the machine, or not yet; the run tells that there was one.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_create_call_is_repeated_for_a_run_that_has_ended() {
