@@ -176,8 +176,11 @@ pub async fn observe(
         }
         Liveness::Stopped => {
             tokio::time::sleep(EXIT_GRACE).await;
-            let message = "the machine was stopped or deleted from outside";
-            retry_or_settle(deps, view, *attempt, ReasonCode::MachineLost, message).await?;
+            let message = match platform_error(known.as_ref()) {
+                Some(error) => format!("the machine was ended by the platform: {error}"),
+                None => "the machine was stopped or deleted from outside".to_owned(),
+            };
+            retry_or_settle(deps, view, *attempt, ReasonCode::MachineLost, &message).await?;
         }
         Liveness::Lost => {
             let is_sure = match (&known, missing_since) {
@@ -236,6 +239,12 @@ fn launch_error(machine: Option<&wire::Machine>) -> Option<&str> {
 /// The error that the machine's init reports for the program's end, if any.
 fn exit_error(machine: Option<&wire::Machine>) -> Option<String> {
     let error = machine?.last_exit()?.guest_error?;
+    (!error.is_empty()).then_some(error)
+}
+
+/// The error that the platform reports for the program's end, if any.
+fn platform_error(machine: Option<&wire::Machine>) -> Option<String> {
+    let error = machine?.last_exit()?.error?;
     (!error.is_empty()).then_some(error)
 }
 

@@ -16,12 +16,13 @@ pub(crate) fn exit(ending: Option<Ending>, by_server: bool, counters: Counters) 
         None => (None, Some(Signal::KILL.as_raw())),
     };
     let short = counters.oom_kills > 0;
-    let oom_killed = short && !by_server && signal == Some(Signal::KILL.as_raw());
+    let is_main = short && !by_server && signal == Some(Signal::KILL.as_raw());
     Exit {
         code,
         signal,
-        oom_killed,
-        oom_elsewhere: short && !oom_killed,
+        oom_killed: is_main && counters.own_limit_reached,
+        oom_killed_by_host: is_main && !counters.own_limit_reached,
+        oom_elsewhere: short && !is_main,
         cpu_ms: counters.cpu_ms,
         peak_bytes: counters.peak_bytes,
         error: None,
@@ -36,6 +37,7 @@ mod tests {
     fn check(ending: Option<Ending>, by_server: bool, oom_kills: u64, expected: Exit) {
         let counters = Counters {
             oom_kills,
+            own_limit_reached: true,
             cpu_ms: None,
             peak_bytes: None,
         };
@@ -90,6 +92,24 @@ mod tests {
             ..Exit::default()
         };
         check(Some(Ending::Signal(15)), false, 2, term);
+    }
+
+    #[test]
+    fn a_kill_below_the_own_limit_is_the_hosts() {
+        let counters = Counters {
+            oom_kills: 1,
+            ..Counters::default()
+        };
+        let by_host = Exit {
+            oom_killed_by_host: true,
+            ..killed()
+        };
+        assert_eq!(exit(Some(Ending::Signal(9)), false, counters), by_host);
+        let coded = exit(Some(Ending::Code(1)), false, counters);
+        assert!(
+            coded.oom_elsewhere && !coded.oom_killed_by_host,
+            "{coded:?}"
+        );
     }
 
     #[test]

@@ -7,8 +7,11 @@ pub struct Exit {
     pub code: Option<i32>,
     /// Signal number, when a signal ended it.
     pub signal: Option<i32>,
-    /// The kernel killed the main process because memory ran out.
+    /// The kernel killed the main process because the sandbox's own memory ran out.
     pub oom_killed: bool,
+    /// The kernel killed the main process because memory ran out around the sandbox, which was
+    /// within its own limit: the host's, or that of a group around all sandboxes.
+    pub oom_killed_by_host: bool,
     /// The kernel killed some other process of the sandbox because memory ran out.
     pub oom_elsewhere: bool,
     /// Processor time used by the whole sandbox, in milliseconds, where it is known.

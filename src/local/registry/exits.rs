@@ -22,7 +22,8 @@ pub(crate) fn request(
         guest_signal: Some(-1),
         signal: Some(exit.signal.map_or(-1, i64::from)),
         oom_killed: exit.oom_killed,
-        requested_stop: machine.next != Next::Policy,
+        // A guest that the host had no memory for is not at fault: the platform ended it.
+        requested_stop: machine.next != Next::Policy || exit.oom_killed_by_host,
         restarting,
         error: Some(error(exit).to_owned()),
         guest_error: Some(exit.error.clone().unwrap_or_default()),
@@ -36,6 +37,7 @@ pub(crate) fn request(
                 "code": exit.code,
                 "signal": exit.signal,
                 "oom_elsewhere": exit.oom_elsewhere,
+                "oom_killed_by_host": exit.oom_killed_by_host,
                 "cpu_ms": exit.cpu_ms,
                 "peak_bytes": exit.peak_bytes,
             }),
@@ -57,6 +59,7 @@ fn code(exit: &Exit) -> i64 {
 fn error(exit: &Exit) -> &'static str {
     match (exit.code, exit.signal) {
         (None, None) => "the exit status is not known",
+        _ if exit.oom_killed_by_host => "killed for want of the host's memory",
         _ => "",
     }
 }
@@ -104,6 +107,17 @@ mod tests {
             &killed,
             Next::Policy,
             json!({"exit_code": 137, "signal": 9, "oom_killed": true}),
+        );
+        let by_host = Exit {
+            signal: Some(9),
+            oom_killed_by_host: true,
+            ..Exit::default()
+        };
+        check(
+            &by_host,
+            Next::Policy,
+            json!({"signal": 9, "oom_killed": false, "requested_stop": true,
+                   "error": "killed for want of the host's memory"}),
         );
         check(
             &Exit::default(),

@@ -33,6 +33,8 @@ pub(crate) enum Groups {
 pub(crate) struct Counters {
     /// So many processes were killed by the kernel because memory ran out.
     pub(crate) oom_kills: u64,
+    /// The sandbox had come to its own limit; else the memory that ran out was not its own.
+    pub(crate) own_limit_reached: bool,
     /// Processor time, in milliseconds.
     pub(crate) cpu_ms: Option<u64>,
     /// The most memory held at once, in bytes.

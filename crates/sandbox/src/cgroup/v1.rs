@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use super::{Counters, field, locate, number, read};
 use crate::limits::{CPU_PERIOD_US, Quota};
 
+/// The largest piece of memory that the kernel hands out at once.
+const PIECE_MAX_BYTES: u64 = 2 << 20;
+
 /// The engine's group in each hierarchy that is used.
 #[derive(Clone, Debug)]
 pub(crate) struct Groups {
@@ -97,6 +100,17 @@ pub(crate) fn enter(folders: &[PathBuf]) -> io::Result<()> {
         .try_for_each(|folder| fs::write(folder.join("tasks"), "0"))
 }
 
+/// Whether the most that was held came to the limit. The kernel kills when the next piece does not
+/// fit, which is larger than a page where it hands memory out in advance. What is not known counts as
+/// reached: the sandbox's own limit is the usual cause.
+fn reached(most: Option<u64>, limit: Option<u64>) -> bool {
+    match (most, limit) {
+        (Some(most), Some(limit)) => most.saturating_add(PIECE_MAX_BYTES) >= limit,
+        (None, None) => false,
+        _ => true,
+    }
+}
+
 /// A file is read from whichever of the folders has it.
 pub(crate) fn counters(folders: &[PathBuf]) -> Counters {
     let find = |name: &str| {
@@ -106,11 +120,40 @@ pub(crate) fn counters(folders: &[PathBuf]) -> Counters {
     let events = find("memory.oom_control")
         .and_then(|file| read(file).ok())
         .unwrap_or_default();
+    let number_of = |name| find(name).and_then(number);
     Counters {
         oom_kills: field(&events, "oom_kill").unwrap_or(0),
+        // With swap, memory alone can stay below its limit while both together have come to theirs.
+        own_limit_reached: [
+            ("memory.max_usage_in_bytes", "memory.limit_in_bytes"),
+            (
+                "memory.memsw.max_usage_in_bytes",
+                "memory.memsw.limit_in_bytes",
+            ),
+        ]
+        .into_iter()
+        .any(|(most, limit)| reached(number_of(most), number_of(limit))),
         cpu_ms: find("cpuacct.usage")
             .and_then(number)
             .map(|nanoseconds| nanoseconds / 1_000_000),
         peak_bytes: find("memory.max_usage_in_bytes").and_then(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_is_reached_when_the_next_piece_would_not_fit() {
+        let mb = |mb: u64| Some(mb << 20);
+        assert!(reached(mb(128), mb(128)));
+        assert!(reached(Some((128 << 20) - 4096), mb(128)));
+        assert!(!reached(mb(80), mb(128)));
+        assert!(reached(None, mb(128)));
+        assert!(
+            !reached(None, None),
+            "a part that the kernel does not count"
+        );
     }
 }

@@ -147,8 +147,12 @@ fn has(controllers: &str, name: &str) -> bool {
 
 pub(crate) fn counters(folder: &Path) -> Counters {
     let file = |name: &str| read(folder.join(name)).unwrap_or_default();
+    let events = file("memory.events");
     Counters {
-        oom_kills: field(&file("memory.events"), "oom_kill").unwrap_or(0),
+        oom_kills: field(&events, "oom_kill").unwrap_or(0),
+        // Counts each time that this group's own limit left nothing to hand out; a kill for the
+        // limit of a group around it, or for the host, is not among them.
+        own_limit_reached: field(&events, "oom").is_none_or(|times| times > 0),
         cpu_ms: field(&file("cpu.stat"), "usage_usec").map(|microseconds| microseconds / 1000),
         peak_bytes: number(folder.join("memory.peak")),
     }

@@ -1,5 +1,6 @@
 //! What a machine cannot use up.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use cofferdam_sandbox::{Enforcement, Engine, Error, Limits, OutputSink, Settings, Spec};
 use tokio::time::Instant;
 
-use super::lab::{Lab, python, sh};
+use super::lab::{Lab, groups, python, sh};
 
 /// Touches so many MiB, page by page, in pieces that are all kept.
 fn eat(mb: u64) -> String {
@@ -51,6 +52,32 @@ async fn a_child_killed_for_want_of_memory_is_told_apart_from_the_main_process()
         assert_eq!(ran.exit.code, Some(0), "{ran:?}");
         assert!(ran.stdout.contains("child 137"), "{ran:?}");
         assert!(ran.exit.oom_elsewhere && !ran.exit.oom_killed, "{ran:?}");
+    }
+    lab.close().await;
+}
+
+/// A limit on all machines together stands for the host's memory.
+#[tokio::test]
+async fn a_machine_that_the_host_has_no_memory_for_is_told_apart_from_one_at_its_own_limit() {
+    let lab = Lab::open().await;
+    if has_groups(&lab) {
+        let limits = ["memory.limit_in_bytes", "memory.max"];
+        let all = groups(lab.dir.path()).into_iter();
+        let file = all
+            .flat_map(|group| limits.map(|limit| group.join(limit)))
+            .find(|file| file.exists());
+        fs::write(file.unwrap(), (80 << 20).to_string()).unwrap();
+        let ran = lab.run(python(&eat(512))).await;
+        assert!(ran.exit.oom_killed_by_host, "{ran:?}");
+        assert!(!ran.exit.oom_killed && !ran.exit.oom_elsewhere, "{ran:?}");
+        // At a limit of its own that is smaller it is the guest.
+        let mut spec = python(&eat(512));
+        spec.memory_mb = 40;
+        let ran = lab.run(spec).await;
+        assert!(
+            ran.exit.oom_killed && !ran.exit.oom_killed_by_host,
+            "{ran:?}"
+        );
     }
     lab.close().await;
 }
