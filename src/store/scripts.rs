@@ -13,12 +13,17 @@ use crate::run::step::{Event, moves};
 use crate::store::keys;
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $room:ident [$($part:literal)*] $file:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $room:ident [$($part:literal)*]
+        $(and in a branch [$($rare:literal)*])? $file:literal;)*) => {
         $($(#[$doc])* pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
-            script(scripts!(@ $room), concat!(
+            let source = concat!(
                 $(include_str!(concat!("lua/parts/", $part, ".lua")), "\n",)*
                 include_str!(concat!("lua/", $file, ".lua")),
-            ))
+            );
+            let of_branch = concat!(
+                $($(include_str!(concat!("lua/parts/", $rare, ".lua")), "\n",)*)?
+            );
+            script(scripts!(@ $room), source, of_branch)
         });)*
     };
     (@ when_full) => { "#!lua flags=allow-oom\n" };
@@ -28,7 +33,8 @@ macro_rules! scripts {
 // `when_full`: it also runs when Redis's `maxmemory` is reached. It finishes work, renews leases, or
 // moves what Redis has from one key to another; a full Redis would never be less full without it.
 //
-// A script makes the functions of its parts each time it runs, so it has only those that it uses.
+// A script makes the functions of its parts each time it runs, so it has only those that it uses, and
+// those that only one of its branches uses where that branch begins.
 scripts! {
     /// Requests become runs.
     ADMIT = when_full ["run" "places" "fair_queue" "usage" "result" "ended" "dead_letter"] "admit";
@@ -41,7 +47,8 @@ scripts! {
     /// A boot failed or was deferred.
     REQUEUE = when_full ["run" "fair_queue" "slots" "usage"] "requeue";
     /// The run ends.
-    SETTLE = when_full ["run" "fair_queue" "slots" "usage" "result" "kept" "ended"] "settle";
+    SETTLE = when_full ["run" "usage" "result" "kept" "ended"]
+        and in a branch ["fair_queue" "slots"] "settle";
     /// A run whose hash is gone ends.
     END_LOST = when_full ["run" "fair_queue" "slots" "usage" "result" "ended"] "end_lost";
     /// No machine is left.
@@ -102,9 +109,14 @@ scripts! {
     FORGET = when_full [] "forget";
 }
 
-/// A script, with the functions by which it makes keys in front.
-fn script(flags: &str, source: &str) -> Script {
-    Script::new(&format!("{flags}{}{source}", keys::lua(source)))
+/// Where the parts go that only one branch of a script uses.
+const OF_BRANCH: &str = "-- PARTS OF THIS BRANCH\n";
+
+/// A script, with the functions by which it makes keys in front of those who use them.
+fn script(flags: &str, source: &str, of_branch: &str) -> Script {
+    let of_branch = format!("{}{of_branch}", keys::lua(of_branch));
+    let whole = source.replacen(OF_BRANCH, &of_branch, 1);
+    Script::new(&format!("{flags}{}{whole}", keys::lua(source)))
 }
 
 /// What a script that counts use is given: today, and until when that is known.

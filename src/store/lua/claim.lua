@@ -25,21 +25,25 @@ if app_most == 0 then app_most = math.huge end
 local per_free_slot = tonumber(ARGV[12])
 
 -- Runs whose time has come join their queues. A bound on how many one script moves.
-local movable = 64
-for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, movable)) do
-  local key = delayed_of_key(ns, tenant)
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, movable)) do
-    movable = movable - 1
-    redis.call('ZREM', key, id)
-    local run = read(run_key(ns, id), { 'state', 'place' })
-    if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, { run.place, id }) end
-  end
-  redelay(ns, tenant)
-  if movable <= 0 then break end
+local function next_delayed()
+  return tonumber(redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or '0')
 end
-local wake = 0
-local next_due = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-if next_due[2] then wake = tonumber(next_due[2]) end
+local wake = next_delayed()
+if wake > 0 and wake <= now then
+  local movable = 64
+  for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, movable)) do
+    local key = delayed_of_key(ns, tenant)
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, movable)) do
+      movable = movable - 1
+      redis.call('ZREM', key, id)
+      local run = read(run_key(ns, id), { 'state', 'place' })
+      if run.state and target(ARGV[6], run.state) then enqueue(ns, tenant, { run.place, id }) end
+    end
+    redelay(ns, tenant)
+    if movable <= 0 then break end
+  end
+  wake = next_delayed()
+end
 
 -- Tenants that were parked until now may go again.
 for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT', 0, 64)) do
@@ -47,15 +51,22 @@ for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', KEYS[6], '-inf', now, 'LIMIT
 end
 
 if redis.call('HEXISTS', KEYS[5], 'paused') == 1 then return { 'paused', wake, {} } end
-if redis.call('EXISTS', KEYS[1]) == 0 then return { 'empty', wake, {} } end
+local waiting = redis.call('ZCARD', KEYS[1])
+if waiting == 0 then return { 'empty', wake, {} } end
 
 -- Counted from what is in flight, so that no counter can drift.
 local total, apps = 0, {}
-redis.call('SADD', KEYS[4], unpack(ARGV, first_app))
 local busy = {}
-for _, app in ipairs(redis.call('SMEMBERS', KEYS[4])) do
+local function count(app)
   busy[app] = redis.call('HLEN', inflight_key(ns, app))
   total = total + busy[app]
+end
+for _, app in ipairs(redis.call('SMEMBERS', KEYS[4])) do count(app) end
+for i = first_app, #ARGV do
+  if not busy[ARGV[i]] then
+    redis.call('SADD', KEYS[4], ARGV[i])
+    count(ARGV[i])
+  end
 end
 local room = tonumber(ARGV[4]) - total
 if room <= 0 then return { 'full', wake, {} } end
@@ -114,9 +125,10 @@ end
 -- is another installation from then on.
 local installation
 local function nonce_for(id)
+  installation = installation or redis.call('GET', KEYS[7])
   if not installation then
-    redis.call('SET', KEYS[7], ARGV[15], 'NX')
-    installation = redis.call('GET', KEYS[7])
+    installation = ARGV[15]
+    redis.call('SET', KEYS[7], installation)
   end
   return installation .. string.sub(redis.sha1hex(ARGV[15] .. ' ' .. id), 1, 16)
 end
@@ -157,7 +169,7 @@ end
 local taken, why, steps = {}, 'wanted', 0
 local known = redis.call('MGET', vtime_key(ns), min_start_tag_key(ns))
 local old_vtime, old_min = tonumber(known[1] or -math.huge), tonumber(known[2] or -math.huge)
-local vtime, min_tag, waiting = old_vtime, old_min, redis.call('ZCARD', KEYS[1])
+local vtime, min_tag = old_vtime, old_min
 while #taken < want do
   if room <= 0 then why = 'full' break end
   local app = choose()

@@ -38,10 +38,11 @@ if ARGV[17] then
   tenant_most = tonumber(redis.call('HGET', settings_key(ns, run.tenant), 'results_bytes') or tenant_most)
   if most > 0 or tenant_most > 0 then
     local now = tonumber(ARGV[6])
-    local bytes, since = kept_bytes(kept, nil, slice, now)
+    local begins = slice_of(now, slice)
+    local bytes, from = kept_bytes(kept, begins, nil, slice)
     is_over = most > 0 and bytes + #payload > most
     if tenant_most > 0 then
-      is_over = kept_bytes(kept_of, since, slice, now, ARGV[20]) + #payload > tenant_most or is_over
+      is_over = kept_bytes(kept_of, begins, from, slice, ARGV[20]) + #payload > tenant_most or is_over
     end
     if is_over then outcome, reason, head, payload = ARGV[21], ARGV[22], ARGV[23], 'null' end
   end
@@ -61,6 +62,7 @@ redis.call('PEXPIREAT', KEYS[1], ARGV[7])
 meter(ns, ARGV[12], ARGV[13], run.tenant, 'runs:' .. outcome, 1)
 note_end(ns, id, run, outcome, reason, ARGV[7])
 if to == 'closed' then
+  -- PARTS OF THIS BRANCH
   redis.call('ZREM', KEYS[2], id)
   if run.state == 'booting' then
     release_slot(ns, run.app, run.tenant, id)

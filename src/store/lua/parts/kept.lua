@@ -3,13 +3,17 @@
 -- published before slice `from` is given back, `base` bytes; from the next trim on that is the slice in
 -- which the first result on the stream was published (`since`, in the hash of all).
 
--- How many bytes `key` has as kept. `since` is read there where it is not given.
-local function kept_bytes(key, since, slice, now, ttl)
-  local begins = string.format('%d', now - now % slice)
+-- When the slice begins in which a time lies.
+local function slice_of(time, slice)
+  return string.format('%d', time - time % slice)
+end
+
+-- How many bytes `key` has as kept, and the slice they count from. The slice of now begins at `begins`;
+-- `from` is read there where it is not given.
+local function kept_bytes(key, begins, from, slice, ttl)
   local known = redis.call('HMGET', key, 'sum', 'base', 'from', begins, 'since')
   local sum, base = tonumber(known[1] or '0'), tonumber(known[2] or '0')
-  since = since or tonumber(known[5] or '0')
-  local from = string.format('%d', since - since % slice)
+  from = from or slice_of(tonumber(known[5] or '0'), slice)
   if known[3] ~= from then
     base = sum
     local fields = redis.call('HGETALL', key)
@@ -27,5 +31,5 @@ local function kept_bytes(key, since, slice, now, ttl)
     redis.call('HSET', key, begins, string.format('%d', sum))
     if ttl then redis.call('PEXPIRE', key, ttl) end
   end
-  return sum - base, since
+  return sum - base, from
 end
