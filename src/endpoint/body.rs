@@ -5,13 +5,15 @@ use std::error::Error as StdError;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, Stream};
+use futures_util::stream::{self, Stream, TryStreamExt as _};
 use http_body_util::StreamBody;
 use hyper::Response;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use tokio::time::Instant;
 
 use crate::config::Results;
 use crate::http::reply;
@@ -21,6 +23,10 @@ use crate::token::Grant;
 
 /// Bytes of an input in memory at once, for each call.
 pub(super) const PIECE_BYTES: usize = 64 * 1024;
+
+/// How long sending an input may take, however steadily the guest reads: twice as long as a run has by
+/// default. Until then it takes a place among those that are sent at once.
+const SENT_WITHIN: Duration = Duration::from_secs(600);
 
 /// Why an input ends early.
 type Interrupted = Box<dyn StdError + Send + Sync>;
@@ -70,12 +76,27 @@ pub(super) fn input<G: Send + Sync + 'static>(
         next: 0,
         guard: Arc::new(guard),
     };
-    let pieces: Pieces = Box::pin(stream::try_unfold(rest, next_piece));
+    let pieces = within(SENT_WITHIN, stream::try_unfold(rest, next_piece));
     let mut response = Response::new(ResponseBody::Pieces(StreamBody::new(pieces)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(total));
     response
+}
+
+/// The pieces that come in this time; then an error.
+fn within<S>(most: Duration, pieces: S) -> Pieces
+where
+    S: Stream<Item = Result<Frame<Bytes>, Interrupted>> + Send + 'static,
+{
+    let until = Instant::now() + most;
+    let next = move |mut pieces: Pin<Box<S>>| async move {
+        if Instant::now() >= until {
+            return Err("the guest took too long to read its input".into());
+        }
+        Ok(pieces.try_next().await?.map(|piece| (piece, pieces)))
+    };
+    Box::pin(stream::try_unfold(Box::pin(pieces), next))
 }
 
 async fn next_piece<G: Send + Sync + 'static>(
@@ -140,5 +161,26 @@ impl HttpBody for ResponseBody {
             Self::Whole(body) => body.size_hint(),
             Self::Pieces(body) => HttpBody::size_hint(body),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_input_that_is_read_steadily_for_ever_ends() {
+        let minute = Duration::from_secs(60);
+        let piece = move |sent| async move {
+            tokio::time::sleep(minute).await;
+            Ok(Some((Frame::data(Bytes::from_static(b"x")), sent + 1)))
+        };
+        let mut pieces = within(minute * 10, stream::try_unfold(0, piece));
+        for sent in 0..10 {
+            let piece = pieces.try_next().await;
+            assert!(piece.is_ok_and(|piece| piece.is_some()), "{sent}");
+        }
+        let error = pieces.try_next().await.unwrap_err().to_string();
+        assert!(error.contains("too long"), "{error}");
     }
 }

@@ -8,6 +8,7 @@ mod body;
 mod calls;
 mod log;
 mod receive;
+mod spent;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use crate::endpoint::body::ResponseBody;
 use crate::endpoint::calls::{Calls, Kind};
 use crate::endpoint::log::LogRates;
 use crate::endpoint::receive::{Memory, Receiving, Unreceived};
+use crate::endpoint::spent::{Answer, Spent};
 use crate::http::reply::{self, Body, ErrorBody};
 use crate::http::serve::{Limits, serve_or_sever as accept};
 use crate::milestone::milestone;
@@ -72,6 +74,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
     let endpoint = Arc::new(Endpoint {
         deps,
         calls: Calls::default(),
+        spent: Spent::default(),
         memory: Memory::new(
             SMALL_BODIES_MAX_BYTES,
             (BODIES_MAX_BYTES - SMALL_BODIES_MAX_BYTES).max(largest),
@@ -101,6 +104,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
 struct Endpoint {
     deps: Deps,
     calls: Calls,
+    spent: Spent,
     memory: Memory,
     /// That of pieces of output, which must not delay results.
     log_memory: Memory,
@@ -144,17 +148,39 @@ impl Endpoint {
         };
         let core = &self.deps.core;
         let limit = core.runs.max_bytes;
-        let receiving = Receiving::new(core, &grant, &self.memory, limit);
+        let mut receiving = Receiving::new(core, &grant, &self.memory, limit);
+        if let Some((answer, pause)) = self.spent.ask(&grant) {
+            tokio::time::sleep(pause).await;
+            if !receiving.expect(answer, request.body()) {
+                return denied();
+            }
+        }
         let received = match receiving.read(request.into_body()).await {
             Ok(received) => received,
             Err(unreceived) => return self.unreceived(&grant, limit, unreceived),
         };
         milestone!("endpoint::body_read");
         match report::report(core, &grant, &received.body).await {
-            Ok(Reported::Accepted) => ok(StatusCode::CREATED),
+            Ok(Reported::Accepted { digest }) => {
+                let answer = Answer::Accepted {
+                    digest,
+                    bytes: Some(received.body.len()),
+                    is_kept: true,
+                };
+                self.spent.note(&grant, answer);
+                ok(StatusCode::CREATED)
+            }
             Ok(Reported::Repeated) => repeated(),
             Ok(Reported::OverBudget) => over_budget(),
-            Ok(Reported::Denied) => denied(),
+            Ok(Reported::Denied) => {
+                // One more look at the run, and the next ones cost nothing for a while.
+                if let Ok(prospect) = report::prospect(core, &grant).await
+                    && let Some(answer) = receive::answer(prospect)
+                {
+                    self.spent.note(&grant, answer);
+                }
+                denied()
+            }
             Ok(Reported::Unreadable(fault)) => {
                 let message = format!("the body is not one JSON value that all can read: {fault}");
                 error(StatusCode::BAD_REQUEST, &message)
@@ -197,7 +223,12 @@ impl Endpoint {
         match unreceived {
             Unreceived::Repeated => repeated(),
             Unreceived::OverBudget => over_budget(),
-            Unreceived::Denied => denied(),
+            Unreceived::Denied(answer) => {
+                if let Some(answer) = answer {
+                    self.spent.note(grant, answer);
+                }
+                denied()
+            }
             Unreceived::TooLarge => too_large(limit),
             Unreceived::Broken => error(StatusCode::BAD_REQUEST, "the body ended early"),
             Unreceived::TooSlow => error(StatusCode::REQUEST_TIMEOUT, "the body came too slowly"),

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use crate::config::Results;
+use crate::endpoint::spent::Answer;
 use crate::http::rate::MinimumRate;
 use crate::run::digest::Sha256;
 use crate::stage::report::{self, Prospect};
@@ -60,8 +61,8 @@ pub(super) enum Unreceived {
     Repeated,
     /// This was the repeat of a result that was dropped.
     OverBudget,
-    /// The token opens nothing.
-    Denied,
+    /// The token opens nothing; for good, if there is an answer for its later posts.
+    Denied(Option<Answer>),
     /// It is longer than allowed.
     TooLarge,
     /// Its connection broke.
@@ -88,6 +89,8 @@ pub(super) struct Receiving<'a> {
     whole: BytesMut,
     /// The digest of the accepted body, that of this one so far, and whether the result was kept.
     repeat: Option<(String, Sha256, bool)>,
+    /// What a later post with this token would come to, if that was found out from Redis.
+    found: Option<Answer>,
 }
 
 impl<'a> Receiving<'a> {
@@ -107,13 +110,36 @@ impl<'a> Receiving<'a> {
             is_large_body: false,
             whole: BytesMut::new(),
             repeat: None,
+            found: None,
         }
+    }
+
+    /// What is known of the token without asking Redis. Says whether the body has to be read: it may be
+    /// the accepted one again.
+    pub(super) fn expect(&mut self, answer: Answer, body: &Incoming) -> bool {
+        let Answer::Accepted {
+            digest,
+            bytes,
+            is_kept,
+        } = answer
+        else {
+            return false;
+        };
+        let other = |bytes| body.size_hint().exact().is_some_and(|exact| exact != bytes);
+        if bytes
+            .and_then(|bytes| u64::try_from(bytes).ok())
+            .is_some_and(other)
+        {
+            return false;
+        }
+        self.repeat = Some((digest, Sha256::new(), is_kept));
+        true
     }
 
     /// Reads the whole body.
     pub(super) async fn read(mut self, mut body: Incoming) -> Result<Received, Unreceived> {
         let until = Instant::now() + BODY_TIMEOUT;
-        let (mut rate, mut total, mut is_checked) = (SENDER, 0_usize, false);
+        let (mut rate, mut total, mut is_checked) = (SENDER, 0_usize, self.repeat.is_some());
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > self.limit_bytes {
             return Err(Unreceived::TooLarge);
@@ -151,15 +177,20 @@ impl<'a> Receiving<'a> {
                     false => Unreceived::OverBudget,
                 })
             }
-            Some(_) => Err(Unreceived::Denied),
+            Some(_) => Err(Unreceived::Denied(self.found)),
         }
     }
 
     async fn check_run(&mut self) -> Result<(), Unreceived> {
         match report::prospect(self.core, self.grant).await {
             Ok(Prospect::Open) => Ok(()),
-            Ok(Prospect::Denied) => Err(Unreceived::Denied),
+            Ok(Prospect::Denied) => Err(Unreceived::Denied(Some(Answer::Denied))),
             Ok(Prospect::Spent { digest, is_kept }) => {
+                self.found = Some(Answer::Accepted {
+                    digest: digest.clone(),
+                    bytes: None,
+                    is_kept,
+                });
                 let mut hashed = Sha256::new();
                 hashed.update(&std::mem::take(&mut self.whole));
                 self.reserved = None;
@@ -211,5 +242,18 @@ impl<'a> Receiving<'a> {
         }
         self.is_large = is_large;
         Ok(())
+    }
+}
+
+/// What later posts with a token come to that has this prospect; `None` while it can be accepted.
+pub(super) fn answer(prospect: Prospect) -> Option<Answer> {
+    match prospect {
+        Prospect::Open => None,
+        Prospect::Denied => Some(Answer::Denied),
+        Prospect::Spent { digest, is_kept } => Some(Answer::Accepted {
+            digest,
+            bytes: None,
+            is_kept,
+        }),
     }
 }

@@ -41,8 +41,19 @@ impl TokenCheck {
     }
 
     /// Whether the next bytes may pass: they do not end a line with another token than the machine's.
-    pub(crate) fn passes(&mut self, bytes: &[u8]) -> bool {
-        bytes.iter().all(|&byte| self.passes_byte(byte))
+    pub(crate) fn passes(&mut self, mut bytes: &[u8]) -> bool {
+        while let Some((&byte, rest)) = bytes.split_first() {
+            if !self.passes_byte(byte) {
+                return false;
+            }
+            bytes = rest;
+            // Most of a body is one line, of which only the end counts.
+            if matches!(self.line, Line::Other) {
+                let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
+                bytes = &bytes[end..];
+            }
+        }
+        true
     }
 
     fn passes_byte(&mut self, byte: u8) -> bool {

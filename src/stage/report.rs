@@ -1,5 +1,7 @@
 //! Token and body → a settled run, its result on the stream.
 
+use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use crate::config::Results;
@@ -13,11 +15,19 @@ pub use crate::store::guests::InputPiece;
 use crate::store::guests::Standing;
 use crate::token::{Grant, KeyRing};
 
+/// Bodies up to this are checked where they arrive: that takes less than to hand them over.
+const INLINE_BYTES: usize = 64 * 1024;
+/// Larger ones that are checked at once, each on a thread of its own.
+const LARGE_CHECKS_MAX: usize = 2;
+
 /// What a guest is told about its post.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reported {
     /// The result is on the results stream.
-    Accepted,
+    Accepted {
+        /// SHA-256 of the body, in hexadecimal digits.
+        digest: String,
+    },
     /// The identical body was accepted before; nothing changed.
     Repeated,
     /// The run has ended without this result: as many bytes of results are kept as may.
@@ -34,14 +44,28 @@ pub fn check(core: &Core<Results>, ring: &KeyRing, token: &str) -> Option<Grant>
     ring.verify(token, core.clock.now_ms() / 1000).ok()
 }
 
+/// A body's JSON and its digest. A large one is checked on another thread, a few at a time, so that the
+/// small ones that come meanwhile need not wait for it.
+async fn check_body(body: &Bytes) -> Result<(String, String), json::JsonFault> {
+    static LARGE: Semaphore = Semaphore::const_new(LARGE_CHECKS_MAX);
+    let check = |body: &[u8]| json::check(body).map(|json| (json.to_owned(), sha256(body)));
+    if body.len() <= INLINE_BYTES {
+        return check(body);
+    }
+    let _permit = LARGE.acquire().await;
+    let large = body.clone();
+    let checked = tokio::task::spawn_blocking(move || check(&large)).await;
+    checked.unwrap_or_else(|_| check(body))
+}
+
 /// Accepts a guest's result. One round trip. Safe to repeat: an identical body is answered with
 /// [`Reported::Repeated`].
 ///
 /// # Errors
 /// When Redis does not answer; the result may have been accepted, and a repeat will tell.
-pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<Reported, Error> {
-    let payload = match json::check(body) {
-        Ok(payload) => payload,
+pub async fn report(core: &Core<Results>, grant: &Grant, body: &Bytes) -> Result<Reported, Error> {
+    let (payload, digest) = match check_body(body).await {
+        Ok(checked) => checked,
         Err(fault) => return Ok(Reported::Unreadable(fault)),
     };
     let now = core.clock.now_ms();
@@ -49,10 +73,7 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<
     if now / 1000 >= grant.expires_s {
         return Ok(Reported::Denied);
     }
-    let digest = sha256(body);
-    let ending = Ending::Completed {
-        payload: payload.to_owned(),
-    };
+    let ending = Ending::Completed { payload };
     let settlement = Settlement {
         ending: &ending,
         post: Some(Post {
@@ -83,7 +104,7 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &[u8]) -> Result<
                 "completed"
             );
             core.metrics.results.of(ending.outcome()).inc();
-            Reported::Accepted
+            Reported::Accepted { digest }
         }
         Transition::Repeated => Reported::Repeated,
         Transition::OverBudget => {

@@ -195,6 +195,35 @@ async fn large_posts_of_a_spent_token_go_to_redis_no_more() {
 }
 
 #[tokio::test]
+async fn posts_of_a_spent_token_are_answered_without_redis_and_made_to_wait() {
+    let server = redis::Server::start();
+    let settings = server.settings();
+    let guest = Guest::on(&settings, json!({})).await;
+    let raw = Raw::new(&settings).await;
+    let (token, older) = (guest.token(1, 60), guest.token(2, 60));
+    assert_eq!(guest.post(&token, "1").await.0, 201);
+    assert_eq!(guest.post(&older, "1").await.0, 401);
+    let before = raw.commands().await;
+    let began = tokio::time::Instant::now();
+    let repeated = (200, json!({"status": "OK", "repeated": true}));
+    for _ in 0..4 {
+        assert_eq!(guest.post(&token, "1").await, repeated);
+        assert_eq!(guest.post(&token, "2").await.0, 401);
+        assert_eq!(guest.post(&older, "1").await.0, 401);
+    }
+    // Only counting them is a command.
+    assert_eq!(raw.commands().await, before + 1);
+    let quick = began.elapsed();
+    assert_eq!(guest.post(&token, "1").await, repeated);
+    assert!(
+        began.elapsed() >= quick + Duration::from_secs(1),
+        "it goes on and on"
+    );
+    assert_eq!(guest.results().await.len(), 1);
+    guest.end().await;
+}
+
+#[tokio::test]
 async fn an_input_of_many_pieces_comes_back_byte_for_byte() {
     for input in [
         json!(null),
