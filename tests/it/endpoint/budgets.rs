@@ -350,7 +350,7 @@ async fn connections_never_take_the_descriptors_that_the_endpoint_needs_itself()
 #[tokio::test]
 async fn no_bytes_of_a_guest_keep_its_result_out() {
     let guest = Guest::new(json!({})).await;
-    let (token, url) = (guest.token(1, 60), format!("{}/results", guest.base));
+    let (token, url) = (guest.token(1, 600), format!("{}/results", guest.base));
     let mut rng = fastrand::Rng::with_seed(7);
     for _ in 0..200 {
         let mut body: Vec<u8> = (0..rng.usize(..80)).map(|_| rng.u8(..)).collect();
