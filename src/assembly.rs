@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
+use crate::artifacts::{self, ArtifactStore};
 use crate::clock::{Clock, Followed, UnixMs};
-use crate::config::{self, SigningKey};
+use crate::config::{self, ArtifactPlace, SigningKey};
 use crate::machines::{self, Call, Class, Client, Observed, Observer};
 use crate::run::request::LOCAL_AGENT;
 use crate::shutdown::Shutdown;
+use crate::stage::artifacts::Artifacts;
 use crate::stage::health::ProviderHealth;
 use crate::stage::key_agreement::KeyAgreement;
 use crate::stage::spec::GuestSetup;
@@ -35,6 +37,9 @@ pub enum Error {
     /// The signing keys are unusable.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// Artifacts cannot be kept as the settings say.
+    #[error("COFFERDAM_ARTIFACTS: {0}")]
+    Artifacts(#[from] artifacts::Error),
 }
 
 /// How often a process sets its clock by that of Redis.
@@ -177,11 +182,12 @@ async fn retry_until_available<T>(attempt: impl AsyncFn() -> Result<T, Error>) -
 /// The parts of a worker.
 ///
 /// # Errors
-/// [`Error::Machines`] and [`Error::Keys`].
+/// [`Error::Machines`], [`Error::Keys`] and [`Error::Artifacts`].
 pub fn deps(
     core: Core,
     machines: &config::Machines,
     guests: &config::Guests,
+    artifacts: Option<&ArtifactPlace>,
 ) -> Result<Deps, Error> {
     let token = machines::Token::new(machines.token.expose().as_str());
     let mut runs = config::Runs::clone(&core.runs);
@@ -195,9 +201,24 @@ pub fn deps(
         machines: Client::new(settings)?,
         apps: machines.apps.clone(),
         ring: ring(&guests.keys)?,
-        guests: GuestSetup::new(&guests.url, guests.program.clone()),
+        guests: GuestSetup::new(&guests.url, guests.program.clone(), artifacts.is_some()),
         health: Arc::new(ProviderHealth::of(&machines.apps)),
+        artifacts: artifacts.map(ArtifactStore::open).transpose()?,
     })
+}
+
+/// Where the endpoint keeps artifacts, and how much; `None` for nowhere.
+///
+/// # Errors
+/// [`Error::Artifacts`].
+pub fn artifacts(settings: &config::Artifacts) -> Result<Option<Artifacts>, Error> {
+    let Some(place) = &settings.place else {
+        return Ok(None);
+    };
+    Ok(Some(Artifacts {
+        store: ArtifactStore::open(place)?,
+        bounds: settings.bounds.clone(),
+    }))
 }
 
 /// The configured keys as a keyring.

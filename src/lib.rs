@@ -31,11 +31,12 @@
 //! `descriptors` (how many it may have open),
 //! `milestone` (where tests stop the process).
 //! Doors, each of which owns one outside thing: [`store`] (Redis), [`machines`] (the Machines
-//! API), [`http`]. The steps of the pipeline, in the order of the flow: [`stage`]. Services:
+//! API), [`artifacts`] (a folder or a bucket), [`http`]. The steps of the pipeline, in the order of the flow: [`stage`]. Services:
 //! [`worker`], [`sweeper`], [`endpoint`], [`admin`], and [`local`], the Machines API on one Linux
 //! host. Hands: [`up`], [`cli`].
 
 pub mod admin;
+pub mod artifacts;
 pub mod assembly;
 pub mod cli;
 pub mod clock;

@@ -86,7 +86,7 @@ async fn per_core(process: &Process, port: u16, tokens: &[String]) -> f64 {
 }
 
 /// Makes runs whose results are awaited; answers their tokens.
-async fn running(redis: &Redis, runs: usize) -> Vec<String> {
+pub(crate) async fn running(redis: &Redis, runs: usize) -> Vec<String> {
     let settings = config::Redis {
         url: config::Secret::new(redis.url.parse().unwrap()),
         namespace: "cofferdam".into(),

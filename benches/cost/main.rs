@@ -26,6 +26,7 @@ mod scale;
 mod stack;
 mod standin;
 mod times;
+mod upload;
 mod wire;
 
 use std::process::ExitCode;
@@ -36,14 +37,14 @@ use crate::stack::{Size, Stack, System};
 use crate::standin::StandIn;
 
 const USAGE: &str = "cost [--short] [--json FILE] [--svg FILE] [PART…]
-  parts: runs, calls, latency, scale, endpoint, birth, boots; all of
-    them unless some are named
+  parts: runs, calls, latency, scale, endpoint, upload, birth, boots; all
+    of them unless some are named
 cost --kept FILE    a short look at the cost of a run; ends with 1 if it is far above what FILE says
 cost --keep FILE    writes what it costs now to FILE
 cost --profile RUNS    one cofferdam at work, for a profiler";
 
-const PARTS: [&str; 7] = [
-    "runs", "calls", "latency", "scale", "endpoint", "birth", "boots",
+const PARTS: [&str; 8] = [
+    "runs", "calls", "latency", "scale", "endpoint", "upload", "birth", "boots",
 ];
 
 #[derive(Default)]
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
     // What is measured beside cofferdam has one thread, as its services have.
     let is_measured = words
         .first()
-        .is_some_and(|word| word == "bare" || word.starts_with("floor-"));
+        .is_some_and(|word| word.starts_with("bare") || word.starts_with("floor-"));
     let mut runtime = if is_measured {
         tokio::runtime::Builder::new_current_thread()
     } else {
@@ -78,6 +79,7 @@ async fn run(words: &[String]) -> ExitCode {
         ["floor-worker", redis, api, endpoint] => floor::worker(redis, api, endpoint).await,
         ["floor-endpoint", redis, port] => floor::endpoint(redis, port).await,
         ["bare", port] => floor::bare(port).await,
+        ["bare-upload", port, folder] => upload::bare(port, folder).await,
         ["--kept", file] => return kept::check(file).await,
         ["--keep", file] => kept::keep(file).await,
         ["--profile", runs] => profile(runs.parse().unwrap()).await,
@@ -129,6 +131,8 @@ async fn measure(args: &Args) {
             "scale" => scale::measure(&mut report, &api, &scale::FULL).await,
             "endpoint" if args.is_short => endpoint::measure(&mut report, 3, 3_000).await,
             "endpoint" => endpoint::measure(&mut report, 7, 10_000).await,
+            "upload" if args.is_short => upload::measure(&mut report, 5).await,
+            "upload" => upload::measure(&mut report, 15).await,
             "birth" => birth::measure(&mut report, &api).await,
             _ if args.is_short => boots::measure(&mut report, 20).await,
             _ => boots::measure(&mut report, 100).await,

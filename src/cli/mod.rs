@@ -4,6 +4,7 @@
 //! runs it only if both are valid.
 
 mod args;
+mod artifacts;
 mod cancel;
 mod dead;
 mod doctor;
@@ -91,6 +92,9 @@ async fn dispatch(
         Command::Show(args) => show::run(args, &Tool::parse(lookup)?, out).await,
         Command::Runs(args) => runs::run(args, &Tool::parse(lookup)?, out).await,
         Command::Results(args) => results::run(args, &Tool::parse(lookup)?, out).await,
+        Command::Artifacts(args) => {
+            artifacts::run(args, &config::ArtifactsTool::parse(lookup)?, out).await
+        }
         Command::Cancel(args) => cancel::run(args, &config::Cancel::parse(lookup)?, out).await,
         Command::Tenants(args) => tenants::run(args, &Tool::parse(lookup)?, out).await,
         Command::Usage(args) => usage::run(args, &Tool::parse(lookup)?, out).await,

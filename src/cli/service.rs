@@ -39,7 +39,12 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     let listener = bind_admin(settings.admin_listen).await?;
     let core = unless_signalled(&mut signals, core(&settings.redis, settings.runs)).await?;
     assembly::check_worker(&core).await?;
-    let deps = assembly::deps(core.clone(), &settings.machines, &settings.guests)?;
+    let deps = assembly::deps(
+        core.clone(),
+        &settings.machines,
+        &settings.guests,
+        settings.artifacts.as_ref(),
+    )?;
     let health = deps.health.clone();
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
@@ -75,6 +80,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     let admin_listener = bind_admin(settings.admin_listen).await?;
     let core = unless_signalled(&mut signals, core(&settings.redis, settings.results)).await?;
     let ring = assembly::ring(&settings.endpoint.keys)?;
+    let artifacts = assembly::artifacts(&settings.artifacts)?;
     let shutdown = Shutdown::new();
     shutdown.spawn_loop(
         "clock",
@@ -97,6 +103,7 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
         core,
         ring,
         readiness: readiness.clone(),
+        artifacts,
     };
     shutdown.spawn_loop(
         "endpoint",

@@ -21,6 +21,7 @@ const COMMANDS: &[(&str, Command)] = &[
     ("logs", Command::Logs),
     ("runs", Command::Runs),
     ("results", Command::Results),
+    ("artifacts", Command::Artifacts),
     ("cancel", Command::Cancel),
     ("tenants", Command::Tenants),
     ("usage", Command::Usage),
@@ -97,6 +98,11 @@ pub(crate) fn lookup(matches: &ArgMatches, name: &str) -> Option<String> {
         // `None` for a setting that this command does not read.
         return matches.try_get_one::<String>(name).ok().flatten().cloned();
     }
+    system(name)
+}
+
+/// A variable of the system.
+pub(crate) fn system(name: &str) -> Option<String> {
     std::env::var_os(name)?.into_string().ok()
 }
 

@@ -4,8 +4,11 @@
 use anyhow::Context as _;
 use url::Url;
 
+use crate::cli::settings;
 use crate::cli::status::WrongUse;
-use crate::config::{self, Doctor, MachinesApi, Redis, RedisUrl, Secret, Tool};
+use crate::config::{
+    self, ArtifactPlace, ArtifactsTool, Doctor, MachinesApi, Redis, RedisUrl, Secret, Tool,
+};
 use crate::store::Store;
 use crate::up::ready::{self, Ready};
 
@@ -81,6 +84,18 @@ pub(crate) fn apps(doctor: &Doctor) -> Vec<String> {
     doctor.apps.clone().or_else(of_up).unwrap_or_default()
 }
 
+/// Where a running `up` keeps artifacts. A bucket is reached as this command's own environment says.
+pub(crate) fn artifacts_of_up(tool: &Tool) -> anyhow::Result<Option<ArtifactPlace>> {
+    let Some(place) = running(tool).and_then(|ready| ready.artifacts) else {
+        return Ok(None);
+    };
+    let lookup = |name: &str| match name {
+        "COFFERDAM_ARTIFACTS" => Some(place.clone()),
+        other => settings::system(other),
+    };
+    Ok(ArtifactsTool::parse(&lookup)?.place)
+}
+
 fn missing(name: &str) -> WrongUse {
     WrongUse::new(format!("{name}: not set, and no `up` is running"))
 }
@@ -117,6 +132,7 @@ mod tests {
             fly_api_token: Some("made".to_owned()),
             endpoint_url: "http://127.0.0.1:2".to_owned(),
             admin_url: "http://127.0.0.1:3".to_owned(),
+            artifacts: None,
             pid: 4,
         }
     }

@@ -5,6 +5,7 @@
 //! done before all of a command's settings are valid. [`table`] holds every name, default and reason.
 
 pub mod address;
+mod artifacts;
 mod groups;
 mod keys;
 mod reader;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use url::Url;
 
 pub use crate::config::address::{Redis, RedisUrl};
+pub use crate::config::artifacts::{ArtifactBounds, ArtifactPlace, Artifacts, Bucket};
 pub use crate::config::groups::{
     AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Runs,
 };
@@ -31,7 +33,7 @@ pub use crate::config::reader::{Fault, Faults};
 pub use crate::config::results::Results;
 pub use crate::config::secret::Secret;
 pub use crate::config::tls::{Identity, RedisTls};
-pub use crate::config::tools::{Cancel, Doctor, MachinesApi, Tool};
+pub use crate::config::tools::{ArtifactsTool, Cancel, Doctor, MachinesApi, Tool};
 pub use crate::config::unknown::{Unknown, unknown};
 
 use crate::config::reader::Reader;
@@ -55,6 +57,7 @@ pub enum Command {
     Logs,
     Runs,
     Results,
+    Artifacts,
     Cancel,
     Tenants,
     Usage,
@@ -64,7 +67,7 @@ pub enum Command {
 
 impl Command {
     /// Every one of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Up,
         Self::Worker,
         Self::Serve,
@@ -76,6 +79,7 @@ impl Command {
         Self::Logs,
         Self::Runs,
         Self::Results,
+        Self::Artifacts,
         Self::Cancel,
         Self::Tenants,
         Self::Usage,
@@ -95,6 +99,8 @@ pub struct Worker {
     pub runs: Runs,
     /// What guests are told.
     pub guests: Guests,
+    /// Where artifacts are kept, if they are.
+    pub artifacts: Option<ArtifactPlace>,
     /// Where metrics and health are served.
     pub admin_listen: AdminListen,
     /// Further names by which they may be addressed.
@@ -110,6 +116,8 @@ pub struct Serve {
     pub redis: Redis,
     /// How results are accepted.
     pub results: Results,
+    /// How artifacts are kept.
+    pub artifacts: Artifacts,
     /// Where guests post to.
     pub endpoint: Endpoint,
     /// Where metrics and health are served.
@@ -170,6 +178,8 @@ pub struct Up {
     pub runs: Runs,
     /// How results are accepted.
     pub results: Results,
+    /// How artifacts are kept.
+    pub artifacts: Artifacts,
     /// What every long-running process reads.
     pub daemon: Daemon,
 }
@@ -195,6 +205,7 @@ impl Worker {
             machines: Machines::read(&mut reader),
             runs: Runs::read(&mut reader),
             guests: Guests::read(&mut reader),
+            artifacts: ArtifactPlace::read(&mut reader),
             admin_listen: AdminListen::read(&mut reader),
             allowed_hosts: groups::allowed_hosts(&mut reader),
             daemon: Daemon::read(&mut reader),
@@ -213,6 +224,7 @@ impl Serve {
         let parsed = Self {
             redis: Redis::read(&mut reader),
             results: Results::read(&mut reader),
+            artifacts: Artifacts::read(&mut reader),
             endpoint: Endpoint::read(&mut reader),
             admin_listen: AdminListen::read(&mut reader),
             allowed_hosts: groups::allowed_hosts(&mut reader),
@@ -279,6 +291,7 @@ impl Up {
             allow_weak_limits: reader.flag(&table::ALLOW_WEAK_LIMITS),
             runs: Runs::read(&mut reader),
             results: Results::read(&mut reader),
+            artifacts: Artifacts::read(&mut reader),
             daemon: Daemon::read(&mut reader),
         };
         reader.finish(parsed)

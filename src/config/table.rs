@@ -226,6 +226,24 @@ settings! {
     GUEST_PROGRAM = "COFFERDAM_GUEST_PROGRAM", Absent,
         "Path of the guest agent in the machines: of images that bring it, or `/.cofferdam-guest`, where the local Machines server has it in every machine and also knows the commands of images. Without it the worker sends the agent along. `up` with its own server: `/.cofferdam-guest`.",
         "Works with any image; it costs 2 MB for each create call.";
+    ARTIFACTS = "COFFERDAM_ARTIFACTS", Derived("none; `up`: `artifacts` in the state folder"),
+        "Where artifacts are kept: `file:///folder` or `s3://bucket/prefix`, which is reached as the usual `AWS_…` variables say. Unset, guests are not told of artifacts, and one that is put is refused.",
+        "What strangers make is kept only where somebody has said so.";
+    ARTIFACT_MAX_BYTES = "COFFERDAM_ARTIFACT_MAX_BYTES", Text("268435456"),
+        "Bytes of one artifact.",
+        "A build or a recording fits; a disk image does not.";
+    RUN_ARTIFACTS = "COFFERDAM_RUN_ARTIFACTS", Text("1000"),
+        "Artifacts of one run.",
+        "As many as the guest agent puts, and their list fits into a result.";
+    RUN_ARTIFACTS_BYTES = "COFFERDAM_RUN_ARTIFACTS_BYTES", Text("1073741824"),
+        "Bytes of the artifacts of one run.",
+        "Four of the largest.";
+    ARTIFACTS_BYTES = "COFFERDAM_ARTIFACTS_BYTES", Text("10737418240"),
+        "Bytes of artifacts that are kept, all together; each counts as 64 KiB at least. 0 for no limit.",
+        "What a small disk or a small bill can bear.";
+    TENANT_ARTIFACTS_BYTES = "COFFERDAM_TENANT_ARTIFACTS_BYTES", Text("5368709120"),
+        "The same of one tenant; 0 for no limit but that of all.",
+        "Half of all: one tenant alone cannot take the others' part.";
     MAX_CPUS = "COFFERDAM_MAX_CPUS", Text("8"),
         "Processors that a request may ask for.",
         "The largest shared machine on offer.";

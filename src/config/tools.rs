@@ -6,6 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::config::address::{self, RedisUrl};
+use crate::config::artifacts::ArtifactPlace;
 use crate::config::groups;
 use crate::config::keys::{self, SigningKey};
 use crate::config::reader::{self, Fault, Faults, Reader};
@@ -34,6 +35,15 @@ pub struct MachinesApi {
     pub url: Option<Url>,
     /// Bearer token.
     pub token: Option<Secret<String>>,
+}
+
+/// Settings of `artifacts`.
+#[derive(Clone, Debug)]
+pub struct ArtifactsTool {
+    /// Which Redis.
+    pub tool: Tool,
+    /// Where artifacts are kept.
+    pub place: Option<ArtifactPlace>,
 }
 
 /// Settings of `cancel`.
@@ -100,6 +110,21 @@ impl MachinesApi {
                 .read_given(&table::FLY_API_TOKEN, reader::token)
                 .map(Secret::new),
         }
+    }
+}
+
+impl ArtifactsTool {
+    /// Reads what is given of these settings, none of which is required.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader::new(lookup);
+        let parsed = Self {
+            tool: Tool::read(&mut reader),
+            place: ArtifactPlace::read(&mut reader),
+        };
+        reader.finish(parsed)
     }
 }
 

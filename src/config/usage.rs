@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use crate::config::table::{SETTINGS, Setting, Unset};
 use crate::config::{
-    Cancel, Command, Doctor, Fault, Faults, Images, Lookup, MachinesServer, Serve, Tool, Up, Worker,
+    ArtifactsTool, Cancel, Command, Doctor, Fault, Faults, Images, Lookup, MachinesServer, Serve,
+    Tool, Up, Worker,
 };
 
 /// The settings that `command` reads, in the order of the table.
@@ -49,6 +50,7 @@ fn faults(command: Command, lookup: Lookup<'_>) -> Vec<Fault> {
         Command::Serve => of(Serve::parse(lookup)),
         Command::Machines => of(MachinesServer::parse(lookup)),
         Command::Images => of(Images::parse(lookup)),
+        Command::Artifacts => of(ArtifactsTool::parse(lookup)),
         Command::Run | Command::Cancel => of(Cancel::parse(lookup)),
         Command::Doctor => Doctor::examine(lookup).1,
         Command::Submit
@@ -106,6 +108,12 @@ mod tests {
                 "COFFERDAM_LOG_BYTES",
                 "COFFERDAM_LOGS_BYTES",
                 "COFFERDAM_TENANT_LOGS_BYTES",
+                "COFFERDAM_ARTIFACTS",
+                "COFFERDAM_ARTIFACT_MAX_BYTES",
+                "COFFERDAM_RUN_ARTIFACTS",
+                "COFFERDAM_RUN_ARTIFACTS_BYTES",
+                "COFFERDAM_ARTIFACTS_BYTES",
+                "COFFERDAM_TENANT_ARTIFACTS_BYTES",
                 "COFFERDAM_DRAIN_S",
                 "COFFERDAM_LOG",
                 "COFFERDAM_LOG_FORMAT",

@@ -23,6 +23,7 @@ pub(super) enum Kind {
     Post,
     Input,
     Log,
+    Artifact,
 }
 
 /// The open calls of every run. Clones share them.
@@ -37,6 +38,7 @@ struct Run {
     posts: Arc<Semaphore>,
     inputs: Arc<Semaphore>,
     logs: Arc<Semaphore>,
+    artifacts: Arc<Semaphore>,
 }
 
 /// One call that is served; ended when dropped.
@@ -72,6 +74,7 @@ impl Calls {
             posts: Arc::new(Semaphore::new(SERVED)),
             inputs: Arc::new(Semaphore::new(SERVED)),
             logs: Arc::new(Semaphore::new(LOGS_SERVED)),
+            artifacts: Arc::new(Semaphore::new(SERVED)),
         });
         if calls.open >= OPEN_MAX {
             return None;
@@ -81,6 +84,7 @@ impl Calls {
             Kind::Post => &calls.posts,
             Kind::Input => &calls.inputs,
             Kind::Log => &calls.logs,
+            Kind::Artifact => &calls.artifacts,
         };
         let open = Open {
             calls: self.clone(),

@@ -1,9 +1,10 @@
-//! What guests reach: results, input, log, health. Everything else does not exist.
+//! What guests reach: results, input, log, artifacts, health. Everything else does not exist.
 //!
 //! A token is checked before a byte of the body is read. The open calls of one run are bounded (`calls`),
 //! and so is the memory of all bodies (`receive`) and inputs (`body`), so that neither ten thousand
 //! guests at once nor a hostile one fill the memory or delay others.
 
+mod artifacts;
 mod body;
 mod calls;
 mod log;
@@ -32,6 +33,7 @@ use crate::http::reply::{self, Body, ErrorBody};
 use crate::http::serve::{Limits, serve_or_sever as accept};
 use crate::milestone::milestone;
 use crate::shutdown::Shutdown;
+use crate::stage::artifacts::Artifacts;
 use crate::stage::ready::Readiness;
 use crate::stage::report::{self, Reported};
 use crate::stage::{Core, Error};
@@ -60,6 +62,8 @@ pub struct Deps {
     pub ring: KeyRing,
     /// What `/readyz` answers.
     pub readiness: Readiness,
+    /// Where artifacts are kept; `None` for nowhere.
+    pub artifacts: Option<Artifacts>,
 }
 
 /// A unique name for an endpoint.
@@ -82,10 +86,13 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
         log_memory: Memory::new(LOGS_MAX_BYTES, 0),
         log_rates: LogRates::default(),
         inputs: Arc::new(Semaphore::new(INPUTS_MAX)),
+        pieces: Arc::new(Semaphore::new(kib(artifacts::PIECES_MAX_BYTES) as usize)),
+        shutdown: shutdown.clone(),
     });
     let limits = Limits {
         connections: CONNECTIONS_MAX,
         is_shared: true,
+        long: Some((artifacts::PATH, artifacts::PUT_TIMEOUT)),
         ..Limits::default()
     };
     accept(listener, limits, shutdown, move |request, _| {
@@ -111,11 +118,18 @@ struct Endpoint {
     log_rates: LogRates,
     /// A permit for each input that is being sent.
     inputs: Arc<Semaphore>,
+    /// A permit for each KiB of the pieces of artifacts.
+    pieces: Arc<Semaphore>,
+    shutdown: Shutdown,
 }
 
 impl Endpoint {
-    async fn answer(&self, request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn answer(self: &Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         match (request.uri().path(), request.method()) {
+            (path, _) if path.starts_with(artifacts::PATH) => {
+                let answered = artifacts::answer(self, request).await;
+                answered.map(ResponseBody::from)
+            }
             ("/input", &Method::GET | &Method::HEAD) => self.input(&request).await,
             _ => self.brief(request).await.map(ResponseBody::from),
         }

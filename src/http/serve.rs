@@ -37,6 +37,8 @@ pub struct Limits {
     pub header_read_timeout: Duration,
     /// How long one request may take from its head to the last byte of the answer.
     pub request_timeout: Duration,
+    /// What requests below a path may take instead.
+    pub long: Option<(&'static str, Duration)>,
     /// Bytes of a request's head at the most; hyper answers 431 above.
     pub max_head_bytes: usize,
 }
@@ -48,6 +50,7 @@ impl Default for Limits {
             is_shared: false,
             header_read_timeout: Duration::from_secs(15),
             request_timeout: Duration::from_secs(90),
+            long: None,
             max_head_bytes: 16 * 1024,
         }
     }
@@ -158,16 +161,20 @@ where
     let socket = Socket::new(stream, sending.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let has_body = !request.body().is_end_stream();
+        let longer = limits
+            .long
+            .filter(|(path, _)| request.uri().path().starts_with(path));
+        let bound = longer.map_or(limits.request_timeout, |(_, bound)| bound);
         let answer = handler(request, peer);
         let sending = sending.clone();
         async move {
-            let answered = match tokio::time::timeout(limits.request_timeout, answer).await {
+            let answered = match tokio::time::timeout(bound, answer).await {
                 Ok(answered) => answered,
                 Err(_) => Ok(crate::http::reply::timed_out().map(B::from)),
             };
-            // Only a refusal leaves a body unread.
-            let is_refusal = |response: &Response<B>| response.status().as_u16() >= 400;
-            sending.set(has_body && answered.as_ref().is_ok_and(is_refusal));
+            // Only a refusal leaves a body unread, and what sends it elsewhere.
+            let is_unread = |response: &Response<B>| response.status().as_u16() >= 300;
+            sending.set(has_body && answered.as_ref().is_ok_and(is_unread));
             answered
         }
     });

@@ -183,6 +183,8 @@ pub(super) fn pool(url: &Url, connect_timeout: Duration) -> Result<reqwest::Clie
         .retry(reqwest::retry::never())
         .referer(false)
         .connect_timeout(connect_timeout)
+        // As the API was tried; what else uses reqwest brings HTTP/2 along.
+        .http1_only()
         // Shorter than servers keep idle connections, so that few requests meet a closing one.
         .pool_idle_timeout(Duration::from_secs(10));
     if url.scheme() == "http" {

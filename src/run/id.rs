@@ -15,6 +15,12 @@ pub struct InvalidId {
     allowed: &'static str,
 }
 
+impl InvalidId {
+    pub(super) const fn new(max: usize, allowed: &'static str) -> Self {
+        Self { max, allowed }
+    }
+}
+
 /// The id of a run, `[A-Za-z0-9_-]{1,64}`: the producer's idempotency key, or the request's
 /// stream entry id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -149,6 +155,12 @@ impl Nonce {
     #[must_use]
     pub fn installation(&self) -> &str {
         self.0.get(..Self::INSTALLATION).unwrap_or_default()
+    }
+
+    /// What follows the id of the installation.
+    #[must_use]
+    pub fn rest(&self) -> &str {
+        self.0.get(Self::INSTALLATION..).unwrap_or_default()
     }
 }
 

@@ -18,6 +18,7 @@
 
 #![warn(clippy::wildcard_enum_match_arm)]
 
+pub mod artifact;
 pub mod budget;
 pub mod day;
 pub mod digest;

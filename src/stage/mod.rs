@@ -6,6 +6,7 @@
 //! read from the run, and the worker that does it at once and the sweeper that does it late run
 //! the same code.
 
+pub mod artifacts;
 pub mod boot;
 pub mod breaker;
 pub mod control;
@@ -26,6 +27,7 @@ pub mod teardown;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::artifacts::ArtifactStore;
 use crate::clock::Clock;
 use crate::config::Runs;
 use crate::machines::{self, Certainty, Client};
@@ -102,6 +104,8 @@ pub struct Deps {
     pub guests: GuestSetup,
     /// Whether the provider accepts our calls.
     pub health: Arc<ProviderHealth>,
+    /// Where artifacts are kept; `None` for nowhere.
+    pub artifacts: Option<ArtifactStore>,
 }
 
 impl Deps {

@@ -22,6 +22,8 @@ pub struct GuestSetup {
     input_url: String,
     /// They post their output here.
     log_url: String,
+    /// They put their artifacts below this; `None` where none are kept.
+    artifact_url: Option<String>,
     /// Path of the agent in their machines; `None` to send it along.
     program: Option<String>,
 }
@@ -29,12 +31,13 @@ pub struct GuestSetup {
 impl GuestSetup {
     /// The addresses below `base`.
     #[must_use]
-    pub fn new(base: &Url, program: Option<String>) -> Self {
+    pub fn new(base: &Url, program: Option<String>, keeps_artifacts: bool) -> Self {
         let base = base.as_str().trim_end_matches('/');
         Self {
             result_url: format!("{base}/results"),
             input_url: format!("{base}/input"),
             log_url: format!("{base}/log"),
+            artifact_url: keeps_artifacts.then(|| format!("{base}/artifacts")),
             program,
         }
     }
@@ -100,6 +103,9 @@ pub fn machine(
         ("SANDBOX_DEADLINE", &deadline_s),
     ];
     env.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    if let Some(url) = &guests.artifact_url {
+        env.insert("SANDBOX_ARTIFACT_URL".to_owned(), url.clone());
+    }
     let mut files: Vec<_> = request.files.iter().map(file).collect();
     if let Some(capture) = &request.capture {
         env.insert(CAPTURE.to_owned(), told(capture));
@@ -249,7 +255,7 @@ mod tests {
             request: crate::store::acts::Request::Here(request.into()),
         };
         let base = Url::parse("http://front.flycast/").unwrap();
-        let guests = GuestSetup::new(&base, program.map(str::to_owned));
+        let guests = GuestSetup::new(&base, program.map(str::to_owned), true);
         serde_json::to_value(machine(&run, &parsed, "cd2.t", &guests, "cofferdam")).unwrap()
     }
 
@@ -306,6 +312,7 @@ mod tests {
                         "SANDBOX_INPUT_URL": "http://front.flycast/input",
                         "SANDBOX_LOG_URL": "http://front.flycast/log",
                         "SANDBOX_DEADLINE": "1700000000",
+                        "SANDBOX_ARTIFACT_URL": "http://front.flycast/artifacts",
                     },
                     "init": {"cmd": ["sh", "-c", "true"]},
                     "files": [{"guest_path": "/a", "raw_value": "YQ==", "mode": 493}],

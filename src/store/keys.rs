@@ -46,6 +46,9 @@
 //! | `<ns>:gate` | | nothing: no key of that name is ever written. Every script names it where the namespace has braces: while a cluster moves our slot from node to node, it refuses a script one of whose keys is missing as a whole, and not in its middle | never |
 //! | `<ns>:backlog_bytes` | string | bytes of the requests of all runs that have not ended; counted anew when no run is open | for ever, one number |
 //! | `<ns>:kept` and `<ns>:kept:<tenant>` | hash | bytes of the results that came by a post: `sum` of all ever, start of a slice of time, ms → what it was then, `base` of them given back with all before slice `from`; and in that of all `since`, when the first result on the stream was published | that of all for ever; a tenant's twice the results' retention after its last |
+//! | `<ns>:artifacts:<id>:<nonce>` | hash | the artifacts of one request: `attempt`, whose they are; `tenant`; `bytes` of that attempt, `charged` bytes of all; `f:<name>` → put, bytes, SHA-256, media type; `p:<put>` → bytes, until when it may come, name: room for one that is on its way | as long as the artifacts, and a week |
+//! | `<ns>:artifact_runs` | zset | run id and nonce, with a space between, of every request that may have artifacts, by when its last token ends, ms | until its artifacts are removed |
+//! | `<ns>:artifact_bytes` | hash | bytes of artifacts that are kept: `all`, `of:<tenant>` | counted anew when nobody has any |
 //!
 //! Fields of a run's hash: `state`, `outcome`, `reason` (JSON), `attempt`, `app`, `machine_id`,
 //! `instance_id`, `region`, `tenant`, `metadata` (JSON), `image`, `image_2` … `image_8` (the image that it asks for, in pieces of 64 bytes, up to which Redis
@@ -67,7 +70,7 @@ use std::fmt::{Display, Write as _};
 
 use crate::clock::UnixMs;
 use crate::run::day::Day;
-use crate::run::id::RunId;
+use crate::run::id::{Nonce, RunId};
 
 /// The consumer group of the workers on the streams that they read.
 pub const GROUP: &str = "cofferdam";
@@ -210,6 +213,12 @@ keys! {
     kept() = "kept";
     /// Bytes of results that are kept, of a tenant.
     kept_of(tenant: &str) = "kept";
+    /// The artifacts of one request.
+    artifacts(id: &RunId, nonce: &Nonce) = "artifacts";
+    /// Requests that may have artifacts.
+    artifact_runs() = "artifact_runs";
+    /// Bytes of artifacts that are kept.
+    artifact_bytes() = "artifact_bytes";
     /// The id of this installation.
     installation() = "installation";
     /// Who sweeps.

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-
 use crate::clock::UnixMs;
 use crate::run::id::RunId;
 use crate::store::Store;
 use crate::store::acts::BootId;
 use crate::store::codec::Text;
-use crate::store::door::LargeQuery;
+use crate::store::door::{Blocking, Query};
 use crate::store::error::Error;
 use crate::store::requests::{Row, millis};
 use crate::store::runs::slice;
@@ -125,7 +123,8 @@ impl Store {
         script.arg(bounds.tenant_bytes);
         script.arg(millis(slice(bounds.kept_for)));
         script.arg(stream.as_str()).arg(text).arg(dropped);
-        let Text(word): Text = self.door.large(LargeQuery::Script(&script)).await?;
+        self.door.gate(&mut script);
+        let Text(word): Text = self.door.large(Query::Script(&script)).await?;
         match word.as_str() {
             "kept" => Ok(Appended::Kept),
             "full" => Ok(Appended::Full),
@@ -146,7 +145,7 @@ impl Store {
         let mut command = redis::cmd("XREVRANGE");
         command.arg(self.keys.log(run)).arg("+").arg("-");
         command.arg("COUNT").arg(PIECES_STEP);
-        let rows: Vec<Row> = self.door.large(LargeQuery::Command(&command)).await?;
+        let rows: Vec<Row> = self.door.large(Query::Command(&command)).await?;
         let mut tail: Vec<Vec<u8>> = Vec::new();
         let mut bytes = 0;
         for piece in rows.into_iter().filter_map(LogPiece::read) {
@@ -190,7 +189,7 @@ impl Store {
 pub struct LogReader {
     store: Store,
     key: String,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Blocking>,
     position: String,
 }
 
@@ -222,7 +221,9 @@ impl LogReader {
             command.arg("BLOCK").arg(block.as_millis().max(1) as u64);
         }
         command.arg("STREAMS").arg(&self.key).arg(&self.position);
-        let reply: Option<Vec<(String, Vec<Row>)>> = command.query_async(&mut connection).await?;
+        let Blocking { link, changes } = &mut connection;
+        let answer = command.query_async(&mut **link);
+        let reply: Option<Vec<(String, Vec<Row>)>> = self.store.door.wait(changes, answer).await?;
         self.connection = Some(connection);
         let rows: Vec<Row> = reply
             .into_iter()

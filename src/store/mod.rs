@@ -5,6 +5,7 @@
 
 pub mod acts;
 mod admit;
+pub mod artifacts;
 mod claim;
 pub mod codec;
 mod dial;

@@ -75,6 +75,18 @@ scripts! {
     INPUT = unless_full ["run"] "input";
     /// A guest wrote something.
     LOG = unless_full ["run" "kept"] "log";
+    /// Room for an artifact that is on its way.
+    RESERVE_ARTIFACT = unless_full ["run" "artifacts"] "reserve_artifact";
+    /// What is on its way by one put.
+    PENDING_ARTIFACT = unless_full ["run"] "pending_artifact";
+    /// An artifact is kept.
+    KEEP_ARTIFACT = when_full ["run" "artifacts"] "keep_artifact";
+    /// An artifact does not come.
+    RELEASE_ARTIFACT = when_full ["artifacts"] "release_artifact";
+    /// The artifacts of a request are gone.
+    FORGET_ARTIFACTS = when_full ["artifacts"] "forget_artifacts";
+    /// Which requests may have artifacts.
+    KNOWN_ARTIFACTS = unless_full [] "known_artifacts";
     /// An entry is set aside as dead.
     DEAD_LETTER = when_full ["dead_letter"] "dead_letter";
     /// A few small writes.

@@ -4,6 +4,7 @@
 //! reconciles each app's machines with the runs in flight (`reconcile`). It also trims, repairs and
 //! counts.
 
+mod artifacts;
 mod outage;
 mod reconcile;
 
@@ -41,6 +42,8 @@ const OVERDUE_MAX: usize = 256;
 const CALLS_MAX: usize = 64;
 /// How often results are trimmed and dead consumers removed.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
+/// How often artifacts are removed that nobody needs any more.
+const ARTIFACTS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the indexes are compared with the hashes of the runs.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(60);
 /// Open runs that one such pass reads, beside all in flight.
@@ -62,6 +65,7 @@ pub fn start(tasks: Arc<Tasks>, name: &str, shutdown: &Shutdown) {
         idle: Mutex::default(),
         known_apps: Mutex::default(),
         outage: Mutex::default(),
+        looked_to: Mutex::default(),
         shutdown: shutdown.clone(),
     });
     shutdown.spawn_loop(
@@ -76,6 +80,8 @@ pub fn start(tasks: Arc<Tasks>, name: &str, shutdown: &Shutdown) {
         Sweeper::housekeeping,
     );
     shutdown.spawn_loop("housekeeping", housekeeping);
+    let artifacts = repeat(sweeper.clone(), ARTIFACTS_INTERVAL, Sweeper::artifacts);
+    shutdown.spawn_loop("artifacts", artifacts);
     let repair = repeat(sweeper.clone(), REPAIR_INTERVAL, Sweeper::repair);
     shutdown.spawn_loop("repair", repair);
     shutdown.spawn_loop("census", repeat(sweeper, CENSUS_INTERVAL, Sweeper::census));
@@ -96,6 +102,8 @@ struct Sweeper {
     /// Every app that has or had a machine, as last read.
     known_apps: Mutex<HashSet<String>>,
     outage: Mutex<Outage>,
+    /// Where the next look for artifacts that are left over goes on.
+    looked_to: Mutex<Option<String>>,
     shutdown: Shutdown,
 }
 

@@ -136,14 +136,24 @@ label! {
         NotFound = "404",
         /// No such method.
         MethodNotAllowed = "405",
+        /// An artifact goes to an address of the store.
+        Elsewhere = "307",
         /// The body took too long.
         TooSlow = "408",
+        /// An artifact without its length.
+        LengthRequired = "411",
         /// Larger than allowed.
         TooLarge = "413",
         /// The body is compressed.
         Encoded = "415",
-        /// Redis could not be reached.
+        /// Artifacts are not kept.
+        NotKept = "501",
+        /// Where artifacts are kept refuses.
+        StoreRefused = "502",
+        /// Redis, or where artifacts are kept, could not be reached.
         Unavailable = "503",
+        /// No room is left where artifacts are kept.
+        StoreFull = "507",
         /// Anything else.
         Other = "other",
     }
@@ -160,10 +170,15 @@ impl ResponseCode {
             401 => Self::Unauthorized,
             404 => Self::NotFound,
             405 => Self::MethodNotAllowed,
+            307 => Self::Elsewhere,
             408 => Self::TooSlow,
+            411 => Self::LengthRequired,
             413 => Self::TooLarge,
             415 => Self::Encoded,
+            501 => Self::NotKept,
+            502 => Self::StoreRefused,
             503 => Self::Unavailable,
+            507 => Self::StoreFull,
             _ => Self::Other,
         }
     }

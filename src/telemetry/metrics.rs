@@ -86,6 +86,12 @@ pub struct Metrics {
     /// 1 while this worker reads no requests, because Redis is nearly full or too many bytes of requests
     /// wait.
     pub intake_stopped: IntGauge,
+    /// Bytes of artifacts that are kept, whole fleet, as last seen.
+    pub artifact_bytes: IntGauge,
+    /// Artifacts that were removed because their time was over.
+    pub artifacts_expired: IntCounter,
+    /// Artifacts, and parts of them, that were removed because no run had them.
+    pub artifacts_left_over: IntCounter,
     tasks: IntGaugeVec,
     /// Answers that the endpoint has in hand; no series, its heartbeat tells of them.
     pub answers: InHand,
@@ -244,6 +250,21 @@ impl Metrics {
                 r,
                 "intake_stopped",
                 "1 while this worker reads no requests: Redis is nearly full, or too many bytes wait.",
+            ),
+            artifact_bytes: gauge(
+                r,
+                "artifact_bytes",
+                "Bytes of artifacts that are kept, whole fleet.",
+            ),
+            artifacts_expired: counter(
+                r,
+                "artifacts_expired_total",
+                "Artifacts that were removed because their time was over.",
+            ),
+            artifacts_left_over: counter(
+                r,
+                "artifacts_left_over_total",
+                "Artifacts, whole or not, that were removed because no run had them.",
             ),
             tasks: tasks(
                 r,

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::admin;
 use crate::assembly;
-use crate::config::{self, Secret, Up};
+use crate::config::{self, ArtifactPlace, Secret, Up};
 use crate::endpoint;
 use crate::http::host::AllowedHosts;
 use crate::local;
@@ -232,6 +232,9 @@ async fn services(
 ) -> Result<(Shutdown, Ready), Error> {
     let (settings, redis, api) = resolved(settings, locked, redis, machines)?;
     let admin_listener = bind(settings.admin_listen).await?;
+    let mut artifacts = settings.artifacts.clone();
+    let own_folder = || ArtifactPlace::Folder(locked.path().join("artifacts"));
+    let place = artifacts.place.get_or_insert_with(own_folder).clone();
     let ready = Ready {
         redis_url: redis.url.expose().as_str().to_owned(),
         namespace: redis.namespace.clone(),
@@ -240,6 +243,7 @@ async fn services(
         fly_api_token: machines.map(|machines| machines.token.expose().clone()),
         endpoint_url: format!("http://{}", reachable(local_address(&listener)?)),
         admin_url: format!("http://{}", reachable(local_address(&admin_listener)?)),
+        artifacts: Some(place.to_string()),
         pid: std::process::id(),
     };
     let guests = config::Guests {
@@ -249,7 +253,7 @@ async fn services(
     };
     let core = assembly::core(&redis, settings.runs).await?;
     assembly::check_worker(&core).await?;
-    let deps = assembly::deps(core.clone(), &api, &guests)?;
+    let deps = assembly::deps(core.clone(), &api, &guests, Some(&place))?;
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
     let keys = assembly::keys(&name, Use::Both, &deps.ring, core.clock.now_ms());
@@ -257,6 +261,7 @@ async fn services(
         core: core.with(settings.results),
         ring: deps.ring.clone(),
         readiness: Readiness::new(core.store.clone(), None).with_keys(keys.clone()),
+        artifacts: assembly::artifacts(&artifacts)?,
     };
     shutdown.spawn_loop(
         "endpoint",

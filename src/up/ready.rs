@@ -36,6 +36,9 @@ pub struct Ready {
     pub endpoint_url: String,
     /// Metrics and health.
     pub admin_url: String,
+    /// Where artifacts are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<String>,
     /// Its process.
     pub pid: u32,
 }
@@ -183,6 +186,7 @@ mod tests {
             fly_api_token: Some("token".to_owned()),
             endpoint_url: "http://127.0.0.1:2".to_owned(),
             admin_url: "http://127.0.0.1:3".to_owned(),
+            artifacts: Some("file:///a".to_owned()),
             pid: 4,
         }
     }

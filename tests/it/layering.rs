@@ -22,6 +22,7 @@ const RANKS: &[(&str, u8)] = &[
     ("store", 2),
     ("machines", 2),
     ("http", 2),
+    ("artifacts", 2),
     // Verbs.
     ("stage", 3),
     // Services, and what puts their parts together.
@@ -62,12 +63,14 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
     ("reqwest::", &["machines/"]),
+    ("object_store::", &["artifacts/"]),
     ("prometheus::", &["telemetry/"]),
     (
         "ring::",
         &[
             "run/",
             "token/mod.rs",
+            "artifacts/presign.rs",
             "stage/report.rs",
             "local/",
             "up/",

@@ -6,6 +6,7 @@
 mod acls;
 mod acts;
 mod agreement;
+mod artifacts;
 mod breaker;
 mod capture;
 mod cli;

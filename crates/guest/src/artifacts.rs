@@ -3,11 +3,14 @@
 //! Links are not followed, so nothing from outside the folder is taken for an artifact.
 
 use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::child;
 use crate::http::{Answer, Client};
@@ -22,6 +25,11 @@ const FILES_MAX: usize = 1_000;
 const LEFT_OUT_MAX: usize = 20;
 /// One file, at the most; less where the deadline is nearer.
 const PUT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How often one file is tried while the endpoint or the store is busy, and the pause between two tries.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
+/// How long the store may take to be reached; then the bytes go through the endpoint.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Kept for posting the result.
 const RESULT_TIME: Duration = Duration::from_millis(400);
 /// What stays as it is in the path of an address.
@@ -131,55 +139,171 @@ fn put_one(
     name: &str,
     bytes: u64,
 ) -> Result<Value, String> {
-    let timeout = job
-        .time_to_tell()
-        .saturating_sub(RESULT_TIME)
-        .min(PUT_TIMEOUT);
-    if timeout.is_zero() {
-        return Err("no time was left".into());
-    }
     let url = format!(
         "{}/{}",
         url.trim_end_matches('/'),
         utf8_percent_encode(name, PATH)
     );
-    let open = || File::open(folder.join(name)).map_err(|error| error.to_string());
-    let media = "application/octet-stream";
-    let answer = client.stream("PUT", &url, media, &mut open()?, bytes, true, timeout)?;
-    let Answer {
-        status,
-        location,
-        body,
-        ..
-    } = answer;
-    match (status, location) {
-        (200..300, _) => told(&body),
-        // The store takes it itself; then the endpoint is told that it is there.
-        (307, Some(store)) => {
-            let mut direct = Client::new("");
-            let put = direct.stream("PUT", &store, media, &mut open()?, bytes, false, timeout)?;
-            if !(200..300).contains(&put.status) {
-                return Err(format!("the store refused it with status {}", put.status));
+    let mut put = Put {
+        job,
+        client,
+        url,
+        file: folder.join(name),
+        bytes,
+        is_relayed: false,
+    };
+    let mut tries = 1;
+    loop {
+        match put.once() {
+            Ok(value) => return Ok(value),
+            Err(Failed::Final(why)) => return Err(why),
+            Err(Failed::Now(why, _)) if tries >= TRIES => return Err(why),
+            Err(Failed::Now(why, wait)) => {
+                if wait >= time_left(job) {
+                    return Err(why);
+                }
+                thread::sleep(wait);
+                tries += 1;
             }
-            let stored = format!("{url}?stored={bytes}");
-            let answer = client.send("POST", &stored, media, b"", timeout)?;
-            if (200..300).contains(&answer.status) {
-                told(&answer.body)
-            } else {
-                refused(answer.status, &answer.body)
-            }
+            // The guest does not reach the store: its bytes go through the endpoint.
+            Err(Failed::Unreached) => put.is_relayed = true,
         }
-        (status, _) => refused(status, &body),
     }
 }
 
-fn told(body: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice(body).map_err(|error| format!("the endpoint's answer: {error}"))
+fn time_left(job: &Job) -> Duration {
+    job.time_to_tell().saturating_sub(RESULT_TIME)
 }
 
-fn refused(status: u16, body: &[u8]) -> Result<Value, String> {
-    let text: String = String::from_utf8_lossy(body).chars().take(200).collect();
-    Err(format!("it was refused with status {status}: {text}"))
+/// One file on its way.
+struct Put<'a> {
+    job: &'a Job,
+    client: &'a mut Client,
+    url: String,
+    file: PathBuf,
+    bytes: u64,
+    /// Whether it goes through the endpoint in any case.
+    is_relayed: bool,
+}
+
+/// Why a file was not put.
+enum Failed {
+    /// For good.
+    Final(String),
+    /// It may be put after this time.
+    Now(String, Duration),
+    /// The store to which it is to go itself cannot be reached from here.
+    Unreached,
+}
+
+const MEDIA: &str = "application/octet-stream";
+
+impl Put<'_> {
+    fn once(&mut self) -> Result<Value, Failed> {
+        let timeout = self.timeout()?;
+        let query = if self.is_relayed { "?relay" } else { "" };
+        let url = format!("{}{query}", self.url);
+        let mut file = self.open()?;
+        let answer = self
+            .client
+            .stream("PUT", &url, MEDIA, &mut file, self.bytes, true, timeout);
+        let answer = answer.map_err(|why| Failed::Now(why, PAUSE))?;
+        match (answer.status, &answer.location) {
+            // The store takes it itself; then the endpoint is told that it is there.
+            (307, Some(store)) if !self.is_relayed => self.elsewhere(store, &answer.body),
+            _ => told(answer),
+        }
+    }
+
+    fn elsewhere(&mut self, store: &str, body: &[u8]) -> Result<Value, Failed> {
+        let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+        let put = answer
+            .get("put")
+            .and_then(Value::as_str)
+            .ok_or_else(|| Failed::Final("the endpoint named no put".into()))?;
+        let mut file = Hashing {
+            file: self.open()?,
+            hashed: Sha256::new(),
+        };
+        let mut direct = Client::new("");
+        if direct.connect(store, CONNECT_TIMEOUT).is_err() {
+            return Err(Failed::Unreached);
+        }
+        let timeout = self.timeout()?;
+        let sent = direct.stream("PUT", store, MEDIA, &mut file, self.bytes, false, timeout);
+        let sent = sent.map_err(|why| Failed::Now(format!("the store: {why}"), PAUSE))?;
+        match sent.status {
+            200..300 => {}
+            408 | 429 | 500.. => {
+                let why = format!("the store answered with status {}", sent.status);
+                return Err(Failed::Now(why, sent.retry_after.unwrap_or(PAUSE)));
+            }
+            status => {
+                let why = format!("the store refused it with status {status}");
+                return Err(Failed::Final(why));
+            }
+        }
+        let digest: String = file
+            .hashed
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let stored = format!(
+            "{}?stored={}&put={put}&sha256={digest}",
+            self.url, self.bytes
+        );
+        let timeout = self.timeout()?;
+        let answer = self.client.send("POST", &stored, MEDIA, b"", timeout);
+        told(answer.map_err(|why| Failed::Now(why, PAUSE))?)
+    }
+
+    fn open(&self) -> Result<File, Failed> {
+        File::open(&self.file).map_err(|error| Failed::Final(error.to_string()))
+    }
+
+    fn timeout(&self) -> Result<Duration, Failed> {
+        let timeout = time_left(self.job).min(PUT_TIMEOUT);
+        if timeout.is_zero() {
+            return Err(Failed::Final("no time was left".into()));
+        }
+        Ok(timeout)
+    }
+}
+
+/// A file whose bytes are hashed as they are read.
+struct Hashing {
+    file: File,
+    hashed: Sha256,
+}
+
+impl Read for Hashing {
+    fn read(&mut self, piece: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(piece)?;
+        self.hashed.update(piece.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+fn told(answer: Answer) -> Result<Value, Failed> {
+    let text = || -> String {
+        let body = serde_json::from_slice::<Value>(&answer.body).unwrap_or_default();
+        let error = body.get("error").and_then(Value::as_str);
+        let raw = String::from_utf8_lossy(&answer.body);
+        error.unwrap_or(&raw).chars().take(200).collect()
+    };
+    match answer.status {
+        200..300 => serde_json::from_slice(&answer.body)
+            .map_err(|error| Failed::Final(format!("the endpoint's answer: {error}"))),
+        408 | 429 | 503 => {
+            let why = format!("it was refused with status {}: {}", answer.status, text());
+            Err(Failed::Now(why, answer.retry_after.unwrap_or(PAUSE)))
+        }
+        status => Err(Failed::Final(format!(
+            "it was refused with status {status}: {}",
+            text()
+        ))),
+    }
 }
 
 #[cfg(test)]

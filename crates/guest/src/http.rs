@@ -1,6 +1,6 @@
 //! Calls with a body and a short answer, one after another over one connection.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,10 @@ const HEAD_BYTES: usize = 16 << 10;
 const BODY_BYTES: usize = 64 << 10;
 /// Most header lines of an answer.
 const HEADERS: usize = 64;
+/// A body that is longer is sent only once the endpoint wants it: it may be refused, or belong elsewhere.
+const ASKED_BYTES: u64 = 16 << 10;
+/// How long the endpoint has to say that it wants a body, before that is sent all the same.
+const ASKED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that a body is read and sent by.
 const PIECE_BYTES: usize = 64 << 10;
 
@@ -38,6 +42,14 @@ impl Client {
             token: token.to_owned(),
             open: None,
         }
+    }
+
+    /// Connects to the server of an address, for the next call.
+    pub(crate) fn connect(&mut self, url: &str, timeout: Duration) -> Result<(), String> {
+        let target = Target::parse(url)?;
+        let connection = net::connect(&target, timeout)?;
+        self.open = Some((target, connection));
+        Ok(())
     }
 
     /// One call with a body in memory. A connection that the other side closed meanwhile is made anew,
@@ -90,18 +102,32 @@ impl Client {
         } else {
             String::new()
         };
+        let asks = trusted && length > ASKED_BYTES;
+        let expect = if asks { "expect: 100-continue\r\n" } else { "" };
         let head = format!(
             "{method} {} HTTP/1.1\r\nhost: {}{port}\r\n{token}content-type: {media}\r\n\
-             content-length: {length}\r\nuser-agent: cofferdam-guest\r\n\r\n",
+             content-length: {length}\r\n{expect}user-agent: cofferdam-guest\r\n\r\n",
             target.path, target.host
         );
         net::set_timeout(&connection, left(until)?);
+        let mut begun = Vec::new();
+        if asks {
+            connection
+                .write_all(head.as_bytes())
+                .map_err(|error| error.to_string())?;
+            match read_interim(&mut connection, until)? {
+                // The body is not wanted, so this connection is of no use any more.
+                Interim::Answer(answer) => return Ok(answer),
+                Interim::Begun(bytes) => begun = bytes,
+            }
+        }
+        let head = if asks { "" } else { head.as_str() };
         let written = connection
             .write_all(head.as_bytes())
             .map_err(|error| error.to_string())
             .and_then(|()| copy(body, length, &mut connection, until));
         // An endpoint that refuses early answers before all is sent: its answer is worth more.
-        let answer = read_answer(&mut connection, until);
+        let answer = read_answer(&mut connection, begun, until);
         let answer = match (written, answer) {
             (_, Ok(answer)) => answer,
             (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
@@ -151,8 +177,43 @@ fn copy(
     connection.flush().map_err(|error| error.to_string())
 }
 
-fn read_answer(connection: &mut TcpStream, until: Instant) -> Result<Answer, String> {
+/// What came before the body was sent.
+enum Interim {
+    /// The answer, already.
+    Answer(Answer),
+    /// The body is wanted, or nothing was said; these bytes belong to the answer.
+    Begun(Vec<u8>),
+}
+
+fn read_interim(connection: &mut TcpStream, until: Instant) -> Result<Interim, String> {
     let mut bytes = Vec::new();
+    let mut piece = [0; 4096];
+    net::set_timeout(connection, left(until)?.min(ASKED_TIMEOUT));
+    loop {
+        match connection.read(&mut piece) {
+            Ok(0) => return Err("the connection was closed without an answer".into()),
+            Ok(read) => bytes.extend_from_slice(piece.get(..read).unwrap_or_default()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Ok(Interim::Begun(bytes));
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        let Some((answer, head)) = parse(&bytes)? else {
+            continue;
+        };
+        if answer.status == 100 {
+            bytes.drain(..head);
+            return Ok(Interim::Begun(bytes));
+        }
+        return read_answer(connection, bytes, until).map(Interim::Answer);
+    }
+}
+
+fn read_answer(
+    connection: &mut TcpStream,
+    mut bytes: Vec<u8>,
+    until: Instant,
+) -> Result<Answer, String> {
     loop {
         if let Some((mut answer, head)) = parse(&bytes)? {
             if matches!(answer.status, 100..200) {

@@ -118,6 +118,16 @@ What a guest wrote on standard error is printed there. Output is kept as long as
 COFFERDAM_LOG_BYTES of it. On Fly it is that of runs with `capture`, and of guests that post their output
 to SANDBOX_LOG_URL; on one host it is that of every guest.")]
     Logs(Logs),
+    /// List the artifacts of a run, and fetch them
+    #[command(after_help = "\
+Examples:
+  cofferdam artifacts pr-17
+  cofferdam artifacts pr-17 out/report.html -o report.html
+  cofferdam artifacts pr-17 --output results/      # all of them
+  cofferdam artifacts pr-17 --json | jq -r .sha256
+
+What was fetched is what was put: its digest is checked. Artifacts are kept as long as results.")]
+    Artifacts(Artifacts),
     /// List runs, newest first
     #[command(after_help = "\
 Examples:
@@ -256,6 +266,19 @@ pub(crate) struct Logs {
     /// Begin each line with the time at which it came in
     #[arg(long, conflicts_with = "json")]
     pub(crate) timestamps: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Artifacts {
+    /// Id of the run
+    pub(crate) run: String,
+    /// Name of the one to fetch; without it they are listed
+    pub(crate) name: Option<String>,
+    /// File to fetch it into, `-` for standard output; without a name, the folder for all of them
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) output: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) format: Format,
 }

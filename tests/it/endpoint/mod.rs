@@ -55,6 +55,7 @@ impl Guest {
             core: core.with(results),
             ring: parts::ring(),
             readiness: Readiness::new(core.store.clone(), None),
+            artifacts: None,
         };
         shutdown.spawn(endpoint::serve(listener, deps, shutdown.clone()));
         let guest = Self {

@@ -80,6 +80,7 @@ fn word(command: Command) -> &'static str {
         | Command::Logs
         | Command::Runs
         | Command::Results
+        | Command::Artifacts
         | Command::Cancel
         | Command::Tenants
         | Command::Usage

@@ -99,6 +99,7 @@ async fn a_guest_whose_accepted_post_was_not_confirmed_repeats_it_and_changes_no
             readiness: Readiness::new(core.store.clone(), None),
             core,
             ring,
+            artifacts: None,
         },
         shutdown.clone(),
     ));

@@ -176,6 +176,7 @@ impl Stack {
             },
             ring: parts::ring(),
             readiness: Readiness::new(core.store.clone(), None),
+            artifacts: None,
         };
         front.spawn(endpoint::serve(listener, deps, front.clone()));
 
@@ -234,8 +235,9 @@ impl Stack {
             apps: self.apps.clone(),
             ring: parts::ring(),
             // Inside every local machine the endpoint is here.
-            guests: GuestSetup::new(&Url::parse("http://127.0.0.1:8080").unwrap(), None),
+            guests: GuestSetup::new(&Url::parse("http://127.0.0.1:8080").unwrap(), None, false),
             health: Arc::default(),
+            artifacts: None,
         }
     }
 
