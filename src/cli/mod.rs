@@ -87,7 +87,7 @@ async fn dispatch(
     out: &mut Output,
 ) -> anyhow::Result<Status> {
     match command {
-        Command::Run(args) => run::run(args, &config::Cancel::parse(lookup)?, out).await,
+        Command::Run(args) => run::run(args, &config::RunTool::parse(lookup)?, out).await,
         Command::Submit(args) => submit::run(args, &Tool::parse(lookup)?, out).await,
         Command::Show(args) => show::run(args, &Tool::parse(lookup)?, out).await,
         Command::Runs(args) => runs::run(args, &Tool::parse(lookup)?, out).await,

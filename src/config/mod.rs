@@ -33,7 +33,7 @@ pub use crate::config::reader::{Fault, Faults};
 pub use crate::config::results::Results;
 pub use crate::config::secret::Secret;
 pub use crate::config::tls::{Identity, RedisTls};
-pub use crate::config::tools::{ArtifactsTool, Cancel, Doctor, MachinesApi, Tool};
+pub use crate::config::tools::{ArtifactsTool, Cancel, Doctor, MachinesApi, RunTool, Tool};
 pub use crate::config::unknown::{Unknown, unknown};
 
 use crate::config::reader::Reader;

@@ -37,6 +37,15 @@ pub struct MachinesApi {
     pub token: Option<Secret<String>>,
 }
 
+/// Settings of `run`.
+#[derive(Clone, Debug)]
+pub struct RunTool {
+    /// How a run is cancelled, and which Redis.
+    pub cancel: Cancel,
+    /// Where artifacts are kept.
+    pub artifacts: Option<ArtifactPlace>,
+}
+
 /// Settings of `artifacts`.
 #[derive(Clone, Debug)]
 pub struct ArtifactsTool {
@@ -113,6 +122,21 @@ impl MachinesApi {
     }
 }
 
+impl RunTool {
+    /// Reads what is given of these settings, none of which is required.
+    ///
+    /// # Errors
+    /// Every fault there is.
+    pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader::new(lookup);
+        let parsed = Self {
+            cancel: Cancel::read(&mut reader),
+            artifacts: ArtifactPlace::read(&mut reader),
+        };
+        reader.finish(parsed)
+    }
+}
+
 impl ArtifactsTool {
     /// Reads what is given of these settings, none of which is required.
     ///
@@ -135,12 +159,16 @@ impl Cancel {
     /// Every fault there is.
     pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
         let mut reader = Reader::new(lookup);
-        let parsed = Self {
-            tool: Tool::read(&mut reader),
-            retention: groups::retention(&mut reader),
-            lease: groups::lease(&mut reader),
-        };
+        let parsed = Self::read(&mut reader);
         reader.finish(parsed)
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Self {
+        Self {
+            tool: Tool::read(reader),
+            retention: groups::retention(reader),
+            lease: groups::lease(reader),
+        }
     }
 }
 

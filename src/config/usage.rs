@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use crate::config::table::{SETTINGS, Setting, Unset};
 use crate::config::{
-    ArtifactsTool, Cancel, Command, Doctor, Fault, Faults, Images, Lookup, MachinesServer, Serve,
-    Tool, Up, Worker,
+    ArtifactsTool, Cancel, Command, Doctor, Fault, Faults, Images, Lookup, MachinesServer, RunTool,
+    Serve, Tool, Up, Worker,
 };
 
 /// The settings that `command` reads, in the order of the table.
@@ -51,7 +51,8 @@ fn faults(command: Command, lookup: Lookup<'_>) -> Vec<Fault> {
         Command::Machines => of(MachinesServer::parse(lookup)),
         Command::Images => of(Images::parse(lookup)),
         Command::Artifacts => of(ArtifactsTool::parse(lookup)),
-        Command::Run | Command::Cancel => of(Cancel::parse(lookup)),
+        Command::Cancel => of(Cancel::parse(lookup)),
+        Command::Run => of(RunTool::parse(lookup)),
         Command::Doctor => Doctor::examine(lookup).1,
         Command::Submit
         | Command::Show

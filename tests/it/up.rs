@@ -175,6 +175,23 @@ async fn a_command_runs_with_its_folder_and_gives_output_and_exit_code() {
     let long = all.run(&["run", "--", "seq", "1", "60000"]).done();
     let expected: String = (1..=60_000).map(|n| format!("{n}\n")).collect();
     assert!(long == expected, "{} bytes", long.len());
+    let built = all.folder.path().join("built");
+    let script = "mkdir -p out/deep; echo 1 > out/a; head -c 3000000 /dev/zero > out/deep/b";
+    let args = [
+        "run",
+        "--out",
+        built.to_str().unwrap(),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    assert_eq!(all.run(&args).done(), "");
+    assert_eq!(fs::read(built.join("out/a")).unwrap(), b"1\n");
+    assert_eq!(
+        fs::read(built.join("out/deep/b")).unwrap(),
+        vec![0; 3_000_000]
+    );
     let late = all.run(&["run", "--timeout", "1", "--", "sleep", "100"]);
     assert_eq!(late.status, 125, "{}", late.stderr);
     let unknown = all.run(&["run", "--image", "nobody:knows", "--", "true"]);

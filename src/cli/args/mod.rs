@@ -87,6 +87,7 @@ Examples:
 Examples:
   cofferdam run --image host -- sh -c 'echo hi; exit 7'
   cofferdam run --image python:3.13 --dir . -- python -m pytest -q
+  cofferdam run --dir . --out built -- sh -c 'mkdir out; make; cp program out'
   cofferdam run --image host --stdin words.txt -- sort -u
 
 Exit status: the command's own, 128 and the signal's number for one that was killed; 125 for what the

@@ -13,8 +13,11 @@ pub(crate) struct Run {
     /// `.cofferdamignore` name
     #[arg(long, value_name = "FOLDER")]
     pub(crate) dir: Option<PathBuf>,
-    /// Files that the command makes and that are kept, as a glob below its working folder; can be
-    /// repeated
+    /// Put the files that the command makes below this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+    /// Which files, as a glob below the working folder; can be repeated. With --out, `out/**` unless
+    /// given
     #[arg(long, value_name = "GLOB")]
     pub(crate) artifact: Vec<String>,
     /// A file that the command reads as its standard input (`-`: this one's)

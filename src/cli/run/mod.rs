@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cli::args::run::Run;
+use crate::cli::artifacts;
 use crate::cli::cancel;
 use crate::cli::human;
 use crate::cli::live_log::{LiveLog, LogFormat, LogPrinter};
@@ -24,21 +25,24 @@ use crate::config;
 use crate::run::id::RunId;
 use crate::run::outcome::Outcome;
 use crate::store::Store;
-use crate::store::inspect::Published;
 use crate::store::logs::LogStream;
 
 /// Where the packed folder is in the machine until it is unpacked.
 const ARCHIVE: &str = "/.workspace.tar.gz";
+/// Which files are fetched when nobody says.
+const ARTIFACTS: &str = "out/**";
 /// Exit status for what the platform did, as `docker run` has it.
 const PLATFORM: u8 = 125;
 /// Exit status after Ctrl-C, as shells have it.
 const INTERRUPTED: u8 = 130;
+/// Most characters of a note with a name or an error of the guest's.
+const NOTE_MAX: usize = 500;
 /// How long the result of a run that was cancelled is waited for.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(
     args: &Run,
-    settings: &config::Cancel,
+    settings: &config::RunTool,
     out: &mut Output,
 ) -> anyhow::Result<Status> {
     let request = request(args)?;
@@ -55,7 +59,11 @@ pub(crate) async fn run(
 
 /// The request's JSON.
 fn request(args: &Run) -> anyhow::Result<String> {
-    let mut capture = json!({ "artifacts": args.artifact });
+    let mut globs = args.artifact.clone();
+    if globs.is_empty() && args.out.is_some() {
+        globs.push(ARTIFACTS.to_owned());
+    }
+    let mut capture = json!({ "artifacts": globs });
     let mut files = Vec::new();
     if let Some(folder) = &args.dir {
         let packed = pack::pack(folder).map_err(|error| WrongUse::new(format!("{error:#}")))?;
@@ -108,17 +116,17 @@ fn stdin(path: &Path) -> Result<String, WrongUse> {
 async fn attached(
     args: &Run,
     request: String,
-    settings: &config::Cancel,
+    settings: &config::RunTool,
     out: &mut Output,
 ) -> anyhow::Result<u8> {
-    let store = target::store(&settings.tool).await?;
+    let store = target::store(&settings.cancel.tool).await?;
     let sent = submit::send(&store, vec![request]).await?.pop();
     let sent = sent.context("redis returned no id for the request")?;
     let mut live = LiveLog::follow(&store, &sent.run, LogPrinter::new(LogFormat::Plain));
     let result = tokio::select! {
         result = wait::for_one(&store, &sent.run, None, &mut live, out) => result?,
         _ = tokio::signal::ctrl_c() => {
-            cancel::cancel(&store, settings, &sent.run).await?;
+            cancel::cancel(&store, &settings.cancel, &sent.run).await?;
             let bound = Some(CANCEL_TIMEOUT);
             let _ = wait::for_one(&store, &sent.run, bound, &mut live, out).await;
             out.note(&format!("{} is cancelled", sent.run))?;
@@ -126,7 +134,29 @@ async fn attached(
         }
     };
     let mut printer = live.drain(out).await?;
-    finished(args, &store, &sent.run, &result, &mut printer, out)
+    if result.outcome != Some(Outcome::Completed) {
+        submit::print_result(out, &result, false)?;
+        return Ok(PLATFORM);
+    }
+    let told = match serde_json::from_str::<OfCapture>(&result.result) {
+        Ok(read) => read.payload,
+        Err(error) => {
+            let id = &sent.run;
+            out.note(&format!(
+                "{id}: its result is not the guest agent's: {error}"
+            ))?;
+            return Ok(PLATFORM);
+        }
+    };
+    let status = finished(&sent.run, &told, &mut printer, out)?;
+    take_artifacts(args, settings, &store, &sent.run, &told, out).await?;
+    Ok(status)
+}
+
+/// A result whose payload is the agent's.
+#[derive(Debug, Deserialize)]
+struct OfCapture {
+    payload: Told,
 }
 
 /// What the agent tells of the command.
@@ -140,6 +170,14 @@ struct Told {
     stderr: Option<String>,
     stderr_base64: Option<String>,
     dropped: Dropped,
+    artifacts: Vec<ToldArtifact>,
+}
+
+/// A file that the command made, and why it is not kept, if it is not.
+#[derive(Debug, Deserialize)]
+struct ToldArtifact {
+    name: Option<String>,
+    error: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -166,31 +204,52 @@ impl Told {
     }
 }
 
-fn finished(
-    _args: &Run,
-    _store: &Store,
+/// The artifacts that could not be kept, in words, and those that were: fetched, where a folder is given.
+async fn take_artifacts(
+    args: &Run,
+    settings: &config::RunTool,
+    store: &Store,
     run: &RunId,
-    result: &Published,
+    told: &Told,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    for artifact in &told.artifacts {
+        if let Some(error) = &artifact.error {
+            let name = artifact.name.as_deref().unwrap_or("…");
+            let text = format!("{run}: {name} is not kept: {error}");
+            out.note(&human::one_line(&text, NOTE_MAX))?;
+        }
+    }
+    let kept = told
+        .artifacts
+        .iter()
+        .filter(|artifact| artifact.error.is_none());
+    if kept.count() == 0 {
+        return Ok(());
+    }
+    let Some(folder) = &args.out else {
+        out.note(&format!("its files: cofferdam artifacts {run}"))?;
+        return Ok(());
+    };
+    let place = match &settings.artifacts {
+        Some(place) => Some(place.clone()),
+        None => target::artifacts_of_up(&settings.cancel.tool)?,
+    };
+    let kept = artifacts::opened(place.as_ref())?;
+    let found = artifacts::Found::of(store, run).await?;
+    for artifact in &found.artifacts {
+        artifacts::fetch_below(&kept, &found.key(artifact), artifact, folder).await?;
+    }
+    Ok(())
+}
+
+/// Prints what of the output is missing, and gives the exit status.
+fn finished(
+    run: &RunId,
+    told: &Told,
     printer: &mut LogPrinter,
     out: &mut Output,
 ) -> anyhow::Result<u8> {
-    #[derive(Deserialize)]
-    struct OfCapture {
-        payload: Told,
-    }
-    if result.outcome != Some(Outcome::Completed) {
-        submit::print_result(out, result, false)?;
-        return Ok(PLATFORM);
-    }
-    let told = match serde_json::from_str::<OfCapture>(&result.result) {
-        Ok(read) => read.payload,
-        Err(error) => {
-            out.note(&format!(
-                "{run}: its result is not the guest agent's: {error}"
-            ))?;
-            return Ok(PLATFORM);
-        }
-    };
     for stream in [LogStream::Stdout, LogStream::Stderr] {
         let (kept, dropped) = told.output(stream);
         if dropped == 0 {
