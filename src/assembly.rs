@@ -17,7 +17,7 @@ use crate::stage::key_agreement::KeyAgreement;
 use crate::stage::spec::GuestSetup;
 use crate::stage::{Core, Deps};
 use crate::store::{self, Store};
-use crate::telemetry::{MachinesCall, Metrics, ResponseClass};
+use crate::telemetry::{DataChange, Label as _, MachinesCall, Metrics, ResponseClass};
 use crate::token::fleet::Use;
 use crate::token::{KeyError, KeyRing};
 
@@ -42,13 +42,12 @@ pub enum Error {
     Artifacts(#[from] artifacts::Error),
 }
 
-/// How often a process sets its clock by that of Redis.
-const CLOCK_SYNC_INTERVAL: Duration = Duration::from_secs(10);
 /// A clock that is wrong by this much is logged.
 const CLOCK_SKEW_LOGGED_MS: u64 = 1000;
 
-/// How often a process tells that it is there, and compares its signing keys with the others'.
-const KEYS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a process has a heartbeat, and how often while the clock of Redis is doubted.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(10);
+const DOUBTFUL_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Store, clock and metrics. The clock is that of Redis from the beginning. Waits half a minute for
 /// a Redis that is not there yet or goes away meanwhile, as when both are started together.
@@ -93,7 +92,14 @@ pub async fn check_worker(core: &Core) -> Result<(), Error> {
 pub async fn sync_clock<R>(core: &Core<R>) -> Result<(), Error> {
     let asked = core.clock.now_ms();
     let theirs = core.store.time().await?;
-    match core.clock.follow(theirs, asked) {
+    follow(core, theirs, asked);
+    Ok(())
+}
+
+/// Sets the clock by what Redis said when it was asked at that time. Whether it is doubted.
+fn follow<R>(core: &Core<R>, theirs: UnixMs, asked: UnixMs) -> bool {
+    let followed = core.clock.follow(theirs, asked);
+    match followed {
         Some(Followed::Set(behind_ms)) if behind_ms.unsigned_abs() >= CLOCK_SKEW_LOGGED_MS => {
             warn!(
                 behind_ms,
@@ -109,20 +115,7 @@ pub async fn sync_clock<R>(core: &Core<R>) -> Result<(), Error> {
         }
         Some(Followed::Set(_)) | None => {}
     }
-    Ok(())
-}
-
-/// Sets the clock by that of Redis, again and again, until shutdown begins.
-pub async fn keep_clock_synced<R>(core: Core<R>, shutdown: Shutdown) {
-    let quiet = shutdown.quiet();
-    while quiet
-        .run_until_cancelled(tokio::time::sleep(CLOCK_SYNC_INTERVAL))
-        .await
-        .is_some()
-    {
-        // A failure is retried at the next interval.
-        let _ = sync_clock(&core).await;
-    }
+    matches!(followed, Some(Followed::Doubted(_)))
 }
 
 /// What the process `name` publishes about its signing keys: their fingerprints.
@@ -134,16 +127,29 @@ pub fn keys(name: &str, uses: Use, ring: &KeyRing, now: UnixMs) -> Arc<KeyAgreem
 }
 
 /// This process's heartbeat, until shutdown begins: publishes what it has in hand and the fingerprints
-/// of its signing keys, compares those with the others', and hears whether it is to take no more work.
+/// of its signing keys, compares those with the others', hears whether it is to take no more work, and
+/// sets its clock by that of Redis. One round trip each time.
 pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<KeyAgreement>, shutdown: Shutdown) {
     let quiet = shutdown.quiet();
     let mut is_logged = false;
     loop {
         let own = keys.heartbeat(core.metrics.in_hand());
-        match core.store.tell_keys(&own, core.clock.now_ms()).await {
+        let asked = core.clock.now_ms();
+        let mut is_doubtful = false;
+        match core.store.tell_keys(&own, asked).await {
             Ok(heard) => {
+                is_doubtful = heard
+                    .time_ms
+                    .is_some_and(|theirs| follow(&core, theirs, asked));
+                if let Some(change) = heard.change {
+                    tell_change(&core, change).await;
+                }
                 keys.compare(&heard.holders);
                 keys.set_quiet(heard.is_quiet);
+            }
+            Err(error @ store::Error::Schema { .. }) => {
+                shutdown.fail(error.to_string());
+                return;
             }
             Err(error) if !is_logged => {
                 warn!(%error, "the signing keys of worker and serve cannot be compared");
@@ -151,7 +157,11 @@ pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<KeyAgreement>, shut
             }
             Err(_) => {}
         }
-        let pause = tokio::time::sleep(KEYS_INTERVAL);
+        let pause = tokio::time::sleep(if is_doubtful {
+            DOUBTFUL_HEARTBEAT_INTERVAL
+        } else {
+            HEARTBEAT_INTERVAL
+        });
         if quiet.run_until_cancelled(pause).await.is_none() {
             break;
         }
@@ -161,6 +171,25 @@ pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<KeyAgreement>, shut
         .store
         .withdraw_keys(&keys.own, core.clock.now_ms())
         .await;
+}
+
+/// The data in Redis are others than before: whoever looks after it must know.
+async fn tell_change<R>(core: &Core<R>, change: DataChange) {
+    core.metrics.data_changes.of(change).inc();
+    match change {
+        DataChange::Emptied => error!(
+            "redis has lost its data: requests without a result, and results that nobody had read, are gone"
+        ),
+        DataChange::SetBack => error!(
+            "redis was set back: what it had acknowledged last is lost, and runs that had ended may end again"
+        ),
+        DataChange::Foreign => error!(
+            "redis holds the data of another installation: does REDIS_URL lead where it did before?"
+        ),
+    }
+    // For `doctor`; the log and the metric say it too.
+    let now = core.clock.now_ms();
+    let _ = core.store.note_loss(change.word(), now).await;
 }
 
 async fn retry_until_available<T>(attempt: impl AsyncFn() -> Result<T, Error>) -> Result<T, Error> {
@@ -271,7 +300,6 @@ fn class(class: Class) -> ResponseClass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::Label as _;
 
     #[test]
     fn series_bear_the_words_of_the_client() {

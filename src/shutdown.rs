@@ -106,6 +106,12 @@ impl Shutdown {
         });
     }
 
+    /// This process cannot go on: see [`Shutdown::broken`].
+    pub fn fail(&self, why: String) {
+        let _ = self.broken.why.set(why);
+        self.broken.signal.cancel();
+    }
+
     /// Returns when a loop of this process has panicked, or has ended too early, and says which.
     pub async fn broken(&self) -> String {
         self.broken.signal.cancelled().await;

@@ -55,10 +55,6 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
     );
     let tasks = worker::start(deps, &name, keys.clone(), &shutdown);
     sweeper::start(tasks, &name, &shutdown);
-    shutdown.spawn_loop(
-        "clock",
-        assembly::keep_clock_synced(core.clone(), shutdown.clone()),
-    );
     let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics.clone();
     let readiness = Readiness::new(core.store.clone(), Some(health)).with_keys(keys);
@@ -82,10 +78,6 @@ pub(super) async fn serve(settings: Serve) -> anyhow::Result<Status> {
     let ring = assembly::ring(&settings.endpoint.keys)?;
     let artifacts = assembly::artifacts(&settings.artifacts)?;
     let shutdown = Shutdown::new();
-    shutdown.spawn_loop(
-        "clock",
-        assembly::keep_clock_synced(core.clone(), shutdown.clone()),
-    );
     let hosts = AllowedHosts::new(settings.allowed_hosts);
     let metrics = core.metrics.clone();
     let keys = assembly::keys(

@@ -33,6 +33,7 @@ pub(crate) fn redis(tool: &Tool) -> anyhow::Result<Redis> {
         url,
         namespace,
         tls: tool.redis_tls.clone(),
+        wait: None,
     })
 }
 

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use crate::config::groups;
 use crate::config::reader::Reader;
 use crate::config::secret::Secret;
 use crate::config::table;
@@ -25,17 +27,30 @@ pub struct Redis {
     pub namespace: String,
     /// Whom TLS trusts, and how we show who we are.
     pub tls: RedisTls,
+    /// Which replicas are waited for; `None` for none.
+    pub wait: Option<Wait>,
+}
+
+/// Which replicas must have what decides a run's fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// How many.
+    pub replicas: u32,
+    /// How long they are waited for.
+    pub timeout: Duration,
 }
 
 impl Redis {
     pub(crate) fn read(reader: &mut Reader<'_>) -> Self {
         let url = reader.read(&table::REDIS_URL, redis_url, Secret::new(RedisUrl::blank()));
-        let namespace = reader.read(&table::NAMESPACE, namespace, String::new());
+        let namespace = reader.read(&table::NAMESPACE, groups::namespace, String::new());
         let tls = RedisTls::read(reader, Some(url.expose()));
+        let wait = reader.read_given(&table::REDIS_WAIT, wait);
         Self {
             url,
             namespace,
             tls,
+            wait,
         }
     }
 
@@ -414,22 +429,20 @@ fn number(text: &str) -> Result<u32, String> {
         .map_err(|_| "has a database that is not a number from 0 to 65535".to_owned())
 }
 
-/// First part of every key. A colon would blur where it ends; braces are for Redis Cluster.
-pub(crate) fn namespace(text: &str) -> Result<String, String> {
-    let inner = text
-        .strip_prefix('{')
-        .and_then(|rest| rest.strip_suffix('}'))
-        .unwrap_or(text);
-    let is_sound = (1..=64).contains(&inner.len())
-        && inner
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
-    if is_sound {
-        return Ok(text.to_owned());
+fn wait(text: &str) -> Result<Wait, String> {
+    let problem = || format!("{text:?} is not a number of replicas and of milliseconds, as 1:500");
+    let (replicas, millis) = text.split_once(':').ok_or_else(problem)?;
+    let wait = Wait {
+        replicas: replicas.parse().map_err(|_| problem())?,
+        timeout: Duration::from_millis(millis.parse().map_err(|_| problem())?),
+    };
+    // Longer than that no command may take.
+    let is_sound = (1..=100).contains(&wait.replicas)
+        && (Duration::from_millis(1)..=Duration::from_secs(4)).contains(&wait.timeout);
+    match is_sound {
+        true => Ok(wait),
+        false => Err(format!("{text} is out of range, from 1:1 to 100:4000")),
     }
-    Err(format!(
-        "{text:?} is not 1 to 64 of A-Z a-z 0-9 _ - . (all of it may stand in braces)"
-    ))
 }
 
 #[cfg(test)]
@@ -546,6 +559,14 @@ mod tests {
         ] {
             let problem = text.parse::<RedisUrl>().expect_err(text);
             assert!(!problem.contains("hu"), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_waited_for_within_bounds() {
+        assert_eq!(wait("2:500").unwrap().replicas, 2);
+        for unsound in ["", "1", "0:5", "1:0", "1:5000", "one:5", "1:5:5"] {
+            assert!(wait(unsound).is_err(), "{unsound}");
         }
     }
 

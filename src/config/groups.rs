@@ -313,6 +313,24 @@ fn signing_keys(reader: &mut Reader<'_>) -> Vec<SigningKey> {
     reader.read(&table::SIGNING_KEYS, keys::parse, Vec::new())
 }
 
+/// First part of every key. A colon would blur where it ends; braces are for Redis Cluster.
+pub(crate) fn namespace(text: &str) -> Result<String, String> {
+    let inner = text
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .unwrap_or(text);
+    let is_sound = (1..=64).contains(&inner.len())
+        && inner
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    if is_sound {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is not 1 to 64 of A-Z a-z 0-9 _ - . (all of it may stand in braces)"
+    ))
+}
+
 pub(crate) fn guest_program(text: &str) -> Result<String, String> {
     let is_path = text.starts_with('/') && !text.ends_with('/') && !text.contains('\0');
     if is_path && text.len() <= 1024 {

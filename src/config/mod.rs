@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use url::Url;
 
-pub use crate::config::address::{Redis, RedisUrl};
+pub use crate::config::address::{Redis, RedisUrl, Wait};
 pub use crate::config::artifacts::{ArtifactBounds, ArtifactPlace, Artifacts, Bucket};
 pub use crate::config::groups::{
     AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Runs,
@@ -268,7 +268,7 @@ impl Up {
             state_dir: groups::state_dir(&mut reader),
             redis_tls: RedisTls::read(&mut reader, redis_url.as_ref().map(Secret::expose)),
             redis_url,
-            namespace: reader.read(&table::NAMESPACE, address::namespace, String::new()),
+            namespace: reader.read(&table::NAMESPACE, groups::namespace, String::new()),
             api_url: reader.read_given(&table::FLY_API_URL, reader::http_url),
             token: if is_local {
                 reader

@@ -97,6 +97,9 @@ settings! {
     REDIS_TLS_NAME = "COFFERDAM_REDIS_TLS_NAME", Absent,
         "Name that the certificate of Redis must have, where that is not the host of `REDIS_URL`.",
         "Behind a tunnel, a proxy or Sentinel the address is not always the name.";
+    REDIS_WAIT = "COFFERDAM_REDIS_WAIT", Absent,
+        "`replicas:milliseconds`: how many replicas must have what decides a run's fate, and how long they are waited for, before it counts as done.",
+        "Off: without replicas nothing would ever be done, and each wait costs a round trip to them.";
     NAMESPACE = "COFFERDAM_NAMESPACE", Text("cofferdam"),
         "First part of every key; written with braces, `{cofferdam}`, it puts all keys into one Redis Cluster slot.",
         "Says whose keys they are to someone who looks into a shared Redis.";

@@ -104,7 +104,7 @@ impl Tool {
         Self {
             redis_url,
             redis_tls,
-            namespace: reader.read_given(&table::NAMESPACE, address::namespace),
+            namespace: reader.read_given(&table::NAMESPACE, groups::namespace),
             state_dir: (is_given || derived.is_some())
                 .then(|| reader.path(&table::STATE_DIR, derived)),
         }

@@ -94,6 +94,7 @@ mod tests {
                 "COFFERDAM_REDIS_CERT_FILE",
                 "COFFERDAM_REDIS_KEY_FILE",
                 "COFFERDAM_REDIS_TLS_NAME",
+                "COFFERDAM_REDIS_WAIT",
                 "COFFERDAM_NAMESPACE",
                 "COFFERDAM_SIGNING_KEYS",
                 "COFFERDAM_SIGNING_KEYS_FILE",

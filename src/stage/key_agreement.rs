@@ -1,9 +1,9 @@
 //! Whether the fleet's processes have the same signing keys: what readiness shows, and what is
 //! logged once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::clock::UnixMs;
@@ -15,7 +15,7 @@ use crate::token::fleet::{self, Holder, Mismatch, Use};
 pub struct KeyAgreement {
     /// This process and its keys.
     pub own: Holder,
-    is_quiet: AtomicBool,
+    is_quiet: watch::Sender<bool>,
     compared: Mutex<Compared>,
 }
 
@@ -36,7 +36,7 @@ impl KeyAgreement {
                 since_ms: now,
                 ..Holder::new(name.to_owned(), uses, ring.fingerprints())
             },
-            is_quiet: AtomicBool::new(false),
+            is_quiet: watch::Sender::new(false),
             compared: Mutex::default(),
         }
     }
@@ -54,12 +54,18 @@ impl KeyAgreement {
     /// Whether this process was told to take no more work.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.is_quiet.load(Ordering::Relaxed)
+        *self.is_quiet.borrow()
+    }
+
+    /// Returns when this process is to take no more work.
+    pub async fn becomes_quiet(&self) {
+        // It fails when there is no sender, and this is one.
+        let _ = self.is_quiet.subscribe().wait_for(|quiet| *quiet).await;
     }
 
     /// Takes no more work, or takes work again.
     pub fn set_quiet(&self, is_quiet: bool) {
-        if self.is_quiet.swap(is_quiet, Ordering::Relaxed) == is_quiet {
+        if self.is_quiet.send_replace(is_quiet) == is_quiet {
             return;
         }
         match is_quiet {

@@ -39,7 +39,7 @@ impl Store {
         while !rest.is_empty() {
             let (some, others) = rest.split_at(fitting(rest));
             let mut script = self.admit_invocation(some, terms, now);
-            let words: Vec<String> = self.door.script(&mut script).await?;
+            let words: Vec<String> = self.door.decide(&mut script).await?;
             for word in words {
                 answers.push(match word.as_str() {
                     "admitted" => Admitted::New,

@@ -14,7 +14,7 @@ use redis::{FromRedisValue, Pipeline, RedisError};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::config::Redis;
+use crate::config::{Redis, Wait};
 use crate::store::dial::{CONNECT_TIMEOUT, Link};
 use crate::store::error::Error;
 use crate::store::keys::Keys;
@@ -26,8 +26,14 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How much longer a large answer may take: 16 MiB over a link of a megabyte a second.
 pub(crate) const LARGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a read may wait for what may come.
+pub(crate) const LONGEST_BLOCK: Duration = Duration::from_secs(30);
+/// How long a wait that was told to end may go on.
+const UNBLOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections for large answers that are kept for the next one.
 const LARGE_IDLE_MAX: usize = 2;
+/// The same where replicas are waited for.
+const DECIDING_IDLE_MAX: usize = 16;
 
 /// How long what was not done, since our keys are on their way to another server, is sent again.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(3);
@@ -76,6 +82,10 @@ pub(crate) struct Door {
     large: Arc<Mutex<Vec<Link>>>,
     /// Where failures are counted.
     failures: Arc<OnceLock<Counters<Kind>>>,
+    /// Which replicas are waited for.
+    wait_for: Option<Wait>,
+    /// The key to which anything may be written.
+    probe: Arc<str>,
     /// The key that every script names on a cluster.
     gate: Option<Arc<str>>,
 }
@@ -94,6 +104,8 @@ struct Shared {
 pub(crate) struct Blocking {
     pub(crate) link: Link,
     pub(crate) changes: watch::Receiver<u64>,
+    /// How Redis calls it; `None` where it may not be asked.
+    pub(crate) id: Option<i64>,
 }
 
 impl Door {
@@ -105,6 +117,8 @@ impl Door {
             connecting: Arc::new(Semaphore::new(1)),
             large: Arc::default(),
             failures: Arc::default(),
+            wait_for: redis.wait,
+            probe: keys.probe().into(),
             gate: keys.are_in_one_slot().then(|| keys.gate().into()),
         })
     }
@@ -126,6 +140,58 @@ impl Door {
     ) -> Result<T, Error> {
         self.gate(invocation);
         self.send(Query::Script(invocation)).await
+    }
+
+    /// Runs a script that decides a run's fate. Where replicas are to have it, it counts as done when they
+    /// say that they do: on a connection on which nobody else waits meanwhile. When they do not in time
+    /// it is done all the same, and is said not to be: it is safe to repeat.
+    pub(crate) async fn decide<T: FromRedisValue>(
+        &self,
+        invocation: &mut redis::ScriptInvocation<'_>,
+    ) -> Result<T, Error> {
+        let Some(wait) = self.wait_for else {
+            return self.script(invocation).await;
+        };
+        self.gate(invocation);
+        let idle = self.idle().pop();
+        let mut link = match idle {
+            Some(link) => link,
+            None => self.connect(LARGE_ANSWER_TIMEOUT + COMMAND_TIMEOUT).await?,
+        };
+        let answer = Query::Script(invocation).send(&mut link).await;
+        let answer = answer.map_err(|error| {
+            // The others that are kept may be as broken.
+            if is_broken(&error) {
+                self.idle().clear();
+            }
+            self.failed_call(error)
+        })?;
+        let mut pipe = redis::pipe();
+        // WAIT looks at what its own connection wrote last: when the script finds its work done, that
+        // would be something of before.
+        pipe.cmd("SET")
+            .arg(&*self.probe)
+            .arg(1)
+            .arg("PX")
+            .arg(60_000)
+            .ignore();
+        let timeout_ms = u64::try_from(wait.timeout.as_millis()).unwrap_or(u64::MAX);
+        pipe.cmd("WAIT").arg(wait.replicas).arg(timeout_ms);
+        let (have,): (u32,) = pipe
+            .query_async(&mut *link)
+            .await
+            .map_err(|error| self.failed_call(error))?;
+        let mut idle = self.idle();
+        if idle.len() < LARGE_IDLE_MAX.max(DECIDING_IDLE_MAX) {
+            idle.push(link);
+        }
+        drop(idle);
+        if have < wait.replicas {
+            let wanted = wait.replicas;
+            let why = format!("{have} of {wanted} replicas have confirmed in time");
+            return Err(self.failed(Error::Unavailable(why)));
+        }
+        Ok(answer)
     }
 
     /// Names a key that is never there, where there may be a cluster. While it moves our slot to another
@@ -150,6 +216,10 @@ impl Door {
             if is_broken(&error) || is_elsewhere(&error) {
                 self.drop_shared(shared.generation);
             }
+            if error.is_timeout() {
+                // Reads that wait may wait at the same dead end.
+                self.locator.disturb();
+            }
             match query.again_after(&error) {
                 Some(pause) if begun.elapsed() + pause < FOLLOW_TIMEOUT => {
                     self.note(&error);
@@ -162,23 +232,48 @@ impl Door {
 
     /// A connection of the caller's own for commands that block up to `block`.
     pub(crate) async fn blocking(&self, block: Duration) -> Result<Blocking, Error> {
-        let link = self.connect(block + COMMAND_TIMEOUT).await?;
+        let block = block.max(LONGEST_BLOCK);
+        let mut link = self.connect(block + COMMAND_TIMEOUT).await?;
         let changes = self.locator.changes();
-        Ok(Blocking { link, changes })
+        // Without it, what ends a wait is that the connection is closed.
+        let asked = redis::cmd("CLIENT").arg("ID").query_async(&mut *link).await;
+        let id = asked.ok();
+        Ok(Blocking { link, changes, id })
     }
 
     /// The answer that a connection waits for, unless our keys are found elsewhere meanwhile: then none
-    /// may come.
+    /// may come. When `wake` comes first Redis is told to end the wait, so that what it has just given
+    /// is not lost; `None` when it does not, and the connection is to be closed.
     pub(crate) async fn wait<T>(
         &self,
         changes: &mut watch::Receiver<u64>,
+        id: Option<i64>,
         answer: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, Error> {
+        wake: impl Future<Output = ()>,
+    ) -> Result<Option<T>, Error> {
+        tokio::pin!(answer);
+        let told = |answer: Result<T, RedisError>| match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) => Err(self.failed_call(error)),
+        };
         tokio::select! {
-            answer = answer => answer.map_err(|error| self.failed_call(error)),
+            biased;
+            answer = &mut answer => return told(answer),
             Ok(()) = changes.changed() => {
-                Err(self.failed(Error::Unavailable("redis has taken another place".into())))
+                let why = "redis has taken another place, or did not answer in time";
+                return Err(self.failed(Error::Unavailable(why.into())));
             }
+            () = wake => {}
+        }
+        let Some(id) = id else { return Ok(None) };
+        let mut unblock = redis::cmd("CLIENT");
+        unblock.arg("UNBLOCK").arg(id);
+        if self.query::<i64>(&unblock).await.is_err() {
+            return Ok(None);
+        }
+        match timeout(UNBLOCK_TIMEOUT, answer).await {
+            Ok(answer) => told(answer),
+            Err(_) => Ok(None),
         }
     }
 

@@ -24,6 +24,15 @@ pub enum Error {
     /// TLS with Redis is refused, by us or by Redis: what, and the setting that mends it.
     #[error("{0}")]
     Tls(String),
+    /// A later version has written here.
+    #[error(
+        "redis holds the data of a newer cofferdam (schema {found}, and this one knows {}): upgrade this process",
+        crate::store::data_set::SCHEMA
+    )]
+    Schema {
+        /// The version of its data model.
+        found: u32,
+    },
     /// The address cannot be used.
     #[error("redis address: {0}")]
     Address(String),
@@ -46,7 +55,7 @@ impl Error {
             Self::Refused { kind, .. } => *kind,
             Self::Corrupt { .. } => Kind::Unreadable,
             Self::Tls(_) => Kind::Tls,
-            Self::Version(_) | Self::Address(_) => Kind::Other,
+            Self::Version(_) | Self::Schema { .. } | Self::Address(_) => Kind::Other,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::store::Store;
 use crate::store::acts::{BootToken, FleetLimits};
 use crate::store::codec::Text;
 use crate::store::error::Error;
+use crate::store::keys::GROUP;
 use crate::store::requests::millis;
 use crate::store::scripts;
 
@@ -61,6 +62,17 @@ pub enum Prioritised {
     Unknown,
 }
 
+/// Who sweeps, and whether there is anything to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The caller sweeps.
+    pub leads: bool,
+    /// When the first open run is due; `None` when none is open.
+    pub first_due_ms: Option<UnixMs>,
+    /// Workers have read entries that they have not disposed of.
+    pub has_pending: bool,
+}
+
 /// A run that may have a machine.
 #[derive(Debug)]
 pub(crate) struct Flight {
@@ -86,14 +98,25 @@ impl Flight {
 }
 
 impl Store {
-    /// Becomes or stays the one that sweeps, for `lease`. One round trip.
+    /// Becomes or stays the one that sweeps, for `lease`, and looks whether there is anything to do. One
+    /// round trip.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn lead(&self, who: &str, lease: Duration) -> Result<bool, Error> {
+    pub async fn lead(&self, who: &str, lease: Duration) -> Result<Led, Error> {
         let mut script = scripts::LEAD.prepare_invoke();
-        script.key(self.keys.sweeper()).arg(who).arg(millis(lease));
-        self.door.script(&mut script).await
+        script.key(self.keys.sweeper()).key(self.keys.due());
+        script.key(self.keys.runs()).key(self.keys.control());
+        script.arg(who).arg(millis(lease)).arg(GROUP);
+        let (leads, first, has_pending): (bool, Text, bool) = self.door.script(&mut script).await?;
+        let is_open = !first.0.is_empty();
+        // What is no number was not written by us: it counts as due.
+        let first = first.0.parse::<f64>().unwrap_or(0.0).max(0.0);
+        Ok(Led {
+            leads,
+            first_due_ms: is_open.then_some(first as UnixMs),
+            has_pending,
+        })
     }
 
     /// Nobody boots in `app` before `until`. `refused` is what the provider said when somebody must

@@ -298,11 +298,14 @@ impl Results {
             .arg("STREAMS")
             .arg(self.store.keys.results())
             .arg(&self.place);
-        let Blocking { link, changes } = &mut connection;
-        let answer = command.query_async(&mut **link);
-        let reply: Option<Vec<(String, Vec<Row>)>> = self.store.door.wait(changes, answer).await?;
-        self.connection = Some(connection);
-        let rows = reply.into_iter().flatten().flat_map(|(_, rows)| rows);
+        let Blocking { link, changes, id } = &mut connection;
+        let (answer, id) = (command.query_async(&mut **link), *id);
+        type Reply = Option<Vec<(String, Vec<Row>)>>;
+        let never = std::future::pending();
+        let reply: Option<Reply> = self.store.door.wait(changes, id, answer, never).await?;
+        self.connection = reply.is_some().then_some(connection);
+        let reply = reply.flatten().unwrap_or_default().into_iter();
+        let rows = reply.flat_map(|(_, rows)| rows);
         let results: Vec<_> = rows.map(Published::new).collect();
         if let Some(last) = results.last() {
             self.place.clone_from(&last.entry);

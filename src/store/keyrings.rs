@@ -9,6 +9,7 @@ use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
+use crate::telemetry::DataChange;
 use crate::token::fleet::Holder;
 
 /// How long the keys that a process announced count: some of its beats.
@@ -27,6 +28,10 @@ pub struct Heard {
     pub holders: Vec<Holder>,
     /// This one is to take no more work.
     pub is_quiet: bool,
+    /// Redis's clock; `None` when this user may not read it.
+    pub time_ms: Option<UnixMs>,
+    /// The data are others than at the heartbeat before.
+    pub change: Option<DataChange>,
 }
 
 impl Store {
@@ -52,9 +57,20 @@ impl Store {
         script.key(self.keys.keyrings()).key(self.keys.quiet());
         script.arg(name).arg(told);
         script.arg(now).arg(millis(STANDS)).arg(HOLDERS_MAX);
-        let (told, is_quiet): (Vec<Text>, bool) = self.door.script(&mut script).await?;
+        script.key(self.keys.meta()).arg(&self.data.words());
+        type Answer = (Vec<Text>, bool, Vec<u64>, Vec<Text>);
+        let (told, is_quiet, time, data): Answer = self.door.script(&mut script).await?;
         let holders = told.iter().filter_map(|Text(keys)| read(keys)).collect();
-        Ok(Heard { holders, is_quiet })
+        let time_ms = match time.as_slice() {
+            [seconds, micros, ..] => Some(seconds.saturating_mul(1000) + micros / 1000),
+            _ => None,
+        };
+        Ok(Heard {
+            holders,
+            is_quiet,
+            time_ms,
+            change: self.data.look(&data)?,
+        })
     }
 
     /// A worker takes no more work, from its next heartbeat on and for a day, or takes work again.

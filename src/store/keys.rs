@@ -43,6 +43,7 @@
 //! | `<ns>:installation` | string | the id of this installation, 16 hexadecimal digits, made by the first claim | for ever |
 //! | `<ns>:sweeper` | string | who sweeps | seconds |
 //! | `<ns>:probe` | string | that Redis took a write | a minute |
+//! | `<ns>:meta` | hash | which data set this is: `epoch`, made by the first process; `before`, the epoch that it knew when the data were gone; `schema`, the version of this data model; `beats`, heartbeats so far; and `lost`, `lost_at_ms` when a process last missed what it had seen (`emptied`, `set_back`, `foreign`) | for ever |
 //! | `<ns>:gate` | | nothing: no key of that name is ever written. Every script names it where the namespace has braces: while a cluster moves our slot from node to node, it refuses a script one of whose keys is missing as a whole, and not in its middle | never |
 //! | `<ns>:backlog_bytes` | string | bytes of the requests of all runs that have not ended; counted anew when no run is open | for ever, one number |
 //! | `<ns>:kept` and `<ns>:kept:<tenant>` | hash | bytes of the results that came by a post: `sum` of all ever, start of a slice of time, ms → what it was then, `base` of them given back with all before slice `from`; and in that of all `since`, when the first result on the stream was published | that of all for ever; a tenant's twice the results' retention after its last |
@@ -205,6 +206,8 @@ keys! {
     audit() = "audit";
     /// Where it is tried whether Redis takes writes.
     probe() = "probe";
+    /// Which data set this is.
+    meta() = "meta";
     /// Never there: see [`Keys`].
     gate() = "gate";
     /// Bytes of the requests of all runs that have not ended.

@@ -82,6 +82,11 @@ impl Locator {
         self.changes.subscribe()
     }
 
+    /// The server does not answer: whoever waits at it is to look again.
+    pub(crate) fn disturb(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
     /// A node says that another owns our slot.
     pub(crate) fn moved(&self, error: &RedisError) {
         if let Some((host, port)) = redirection(error) {
@@ -271,7 +276,7 @@ impl Locator {
             return;
         };
         info!(%before, now = %server, "redis has taken another place");
-        self.changes.send_modify(|changes| *changes += 1);
+        self.disturb();
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {

@@ -8,6 +8,7 @@ mod admit;
 pub mod artifacts;
 mod claim;
 pub mod codec;
+pub mod data_set;
 mod dial;
 mod door;
 pub mod ended;
@@ -40,6 +41,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tracing::warn;
 
 use crate::config::Redis;
+use crate::store::data_set::DataSet;
 use crate::store::door::Door;
 use crate::store::fetch::Budget;
 use crate::store::keys::Keys;
@@ -53,6 +55,7 @@ pub struct Store {
     /// Set when Redis does not let this user ask for its own account: it is not asked again.
     tells_nothing: Arc<AtomicBool>,
     budget: Budget,
+    data: Arc<DataSet>,
 }
 
 impl Store {
@@ -67,6 +70,7 @@ impl Store {
             keys,
             tells_nothing: Arc::default(),
             budget: Budget::new(),
+            data: Arc::default(),
         })
     }
 
@@ -77,6 +81,7 @@ impl Store {
     pub async fn connect(redis: &Redis) -> Result<Self, Error> {
         let store = Self::new(redis)?;
         store.check_version().await?;
+        store.check_schema().await?;
         Ok(store)
     }
 

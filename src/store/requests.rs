@@ -165,6 +165,19 @@ impl Requests {
     /// # Errors
     /// [`Error`]; the next call connects anew.
     pub async fn next(&mut self, count: usize, block: Duration) -> Result<Vec<Entry>, Error> {
+        self.next_unless(count, block, std::future::pending()).await
+    }
+
+    /// As [`Requests::next`], and ends the wait at `wake`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn next_unless(
+        &mut self,
+        count: usize,
+        block: Duration,
+        wake: impl Future<Output = ()>,
+    ) -> Result<Vec<Entry>, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -175,11 +188,12 @@ impl Requests {
                     .await?
             }
         };
-        let Blocking { link, changes } = &mut connection;
-        let door = self.store.door.clone();
-        let entries = door.wait(changes, self.read(link, count, block)).await?;
-        self.connection = Some(connection);
-        Ok(entries)
+        let Blocking { link, changes, id } = &mut connection;
+        let (door, id) = (self.store.door.clone(), *id);
+        let reading = self.read(link, count, block);
+        let entries = door.wait(changes, id, reading, wake).await?;
+        self.connection = entries.is_some().then_some(connection);
+        Ok(entries.unwrap_or_default())
     }
 
     async fn read(

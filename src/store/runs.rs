@@ -203,7 +203,7 @@ impl Store {
             }
             script.arg(head);
         }
-        Transition::read("settle", &self.door.script::<String>(&mut script).await?)
+        Transition::read("settle", &self.door.decide::<String>(&mut script).await?)
     }
 
     /// No machine of the run is left. Says too whether some run waits for the slot that is free
@@ -350,7 +350,7 @@ impl Store {
         });
         script.arg(&scripts::meter(now));
         script.arg(&result_parts(id, end.ending));
-        Transition::read("end_lost", &self.door.script::<String>(&mut script).await?)
+        Transition::read("end_lost", &self.door.decide::<String>(&mut script).await?)
     }
 
     /// At most `most` runs that are due; nothing is leased. Only reads: for when

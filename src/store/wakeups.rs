@@ -56,6 +56,19 @@ impl Wakeups {
     /// # Errors
     /// [`Error`]; the next call connects anew.
     pub async fn next(&mut self, count: usize, block: Duration) -> Result<Vec<Wakeup>, Error> {
+        self.next_unless(count, block, std::future::pending()).await
+    }
+
+    /// As [`Wakeups::next`], and ends the wait at `wake`.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn next_unless(
+        &mut self,
+        count: usize,
+        block: Duration,
+        wake: impl Future<Output = ()>,
+    ) -> Result<Vec<Wakeup>, Error> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.store.door.blocking(block).await?,
@@ -66,11 +79,13 @@ impl Wakeups {
             .arg(1)
             .arg(self.store.keys.wakeups());
         command.arg("LEFT").arg("COUNT").arg(count);
-        let Blocking { link, changes } = &mut connection;
-        let answer = command.query_async(&mut **link);
-        let reply: Option<(String, Vec<Text>)> = self.store.door.wait(changes, answer).await?;
-        self.connection = Some(connection);
-        let entries = reply.map(|(_, entries)| entries).unwrap_or_default();
+        let Blocking { link, changes, id } = &mut connection;
+        let (answer, id) = (command.query_async(&mut **link), *id);
+        type Reply = Option<(String, Vec<Text>)>;
+        let reply: Option<Reply> = self.store.door.wait(changes, id, answer, wake).await?;
+        self.connection = reply.is_some().then_some(connection);
+        let entries = reply.flatten().map(|(_, entries)| entries);
+        let entries = entries.unwrap_or_default();
         Ok(entries.into_iter().map(|Text(entry)| read(entry)).collect())
     }
 }

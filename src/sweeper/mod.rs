@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::milestone::milestone;
@@ -34,8 +34,12 @@ use crate::worker::tasks::Tasks;
 
 /// How often the leader looks for what is overdue.
 const OVERDUE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while no run is open.
+const IDLE_OVERDUE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a leader that died keeps others from leading.
 const LEAD_LEASE: Duration = Duration::from_secs(5);
+/// The same while no run is open.
+const IDLE_LEAD_LEASE: Duration = Duration::from_secs(25);
 /// Overdue runs taken at once.
 const OVERDUE_MAX: usize = 256;
 /// Calls for machines at once: the Machines API allows 5 a second and machine id.
@@ -46,10 +50,15 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(60);
 const ARTIFACTS_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the indexes are compared with the hashes of the runs.
 const REPAIR_INTERVAL: Duration = Duration::from_secs(60);
+/// The same while no run is open.
+const IDLE_REPAIR_INTERVAL: Duration = Duration::from_secs(300);
 /// Open runs that one such pass reads, beside all in flight.
 const REPAIR_MAX: usize = 10_000;
 /// How often the gauges of the fleet are brought up to date.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a worker announces itself while no run is open, and how often it counts then.
+const IDLE_CENSUS_INTERVAL: Duration = Duration::from_secs(20);
+const IDLE_COUNT_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a consumer must have been idle before it is removed.
 const CONSUMER_IDLE: Duration = Duration::from_secs(3600);
 
@@ -66,25 +75,33 @@ pub fn start(tasks: Arc<Tasks>, name: &str, shutdown: &Shutdown) {
         known_apps: Mutex::default(),
         outage: Mutex::default(),
         looked_to: Mutex::default(),
+        counted: Mutex::default(),
         shutdown: shutdown.clone(),
     });
     shutdown.spawn_loop(
         "overdue",
-        repeat(sweeper.clone(), OVERDUE_INTERVAL, Sweeper::overdue),
+        repeat(
+            sweeper.clone(),
+            (OVERDUE_INTERVAL, IDLE_OVERDUE_INTERVAL),
+            Sweeper::overdue,
+        ),
     );
     let every = sweeper.deps().core.runs.sweep;
     shutdown.spawn_loop("reconcile", sweeper.clone().reconcile_apps(every));
     let housekeeping = repeat(
         sweeper.clone(),
-        HOUSEKEEPING_INTERVAL,
+        (HOUSEKEEPING_INTERVAL, HOUSEKEEPING_INTERVAL * 2),
         Sweeper::housekeeping,
     );
     shutdown.spawn_loop("housekeeping", housekeeping);
-    let artifacts = repeat(sweeper.clone(), ARTIFACTS_INTERVAL, Sweeper::artifacts);
+    let every = (ARTIFACTS_INTERVAL, ARTIFACTS_INTERVAL);
+    let artifacts = repeat(sweeper.clone(), every, Sweeper::artifacts);
     shutdown.spawn_loop("artifacts", artifacts);
-    let repair = repeat(sweeper.clone(), REPAIR_INTERVAL, Sweeper::repair);
+    let every = (REPAIR_INTERVAL, IDLE_REPAIR_INTERVAL);
+    let repair = repeat(sweeper.clone(), every, Sweeper::repair);
     shutdown.spawn_loop("repair", repair);
-    shutdown.spawn_loop("census", repeat(sweeper, CENSUS_INTERVAL, Sweeper::census));
+    let every = (CENSUS_INTERVAL, IDLE_CENSUS_INTERVAL);
+    shutdown.spawn_loop("census", repeat(sweeper, every, Sweeper::census));
 }
 
 struct Sweeper {
@@ -104,26 +121,35 @@ struct Sweeper {
     outage: Mutex<Outage>,
     /// Where the next look for artifacts that are left over goes on.
     looked_to: Mutex<Option<String>>,
+    /// When the gauges were brought up to date.
+    counted: Mutex<Option<Instant>>,
     shutdown: Shutdown,
 }
 
-/// Runs `pass` at an interval until the shutdown begins. The first pass comes after a random part of
-/// the interval, so that processes started together do not run together.
-async fn repeat<F, P>(sweeper: Arc<Sweeper>, every: Duration, pass: P)
+/// Runs `pass` at the first of two intervals until the shutdown begins; at the second while there is
+/// nothing to do, and at the first sign of work. The first pass comes after a random part of the
+/// interval, so that processes started together do not run together.
+async fn repeat<F, P>(sweeper: Arc<Sweeper>, (busy, idle): (Duration, Duration), pass: P)
 where
     P: Fn(Arc<Sweeper>) -> F,
     F: Future<Output = Result<(), Error>>,
 {
-    let mut ticks = interval_at(Instant::now() + every.mul_f64(fastrand::f64()), every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let activity = &sweeper.tasks.activity;
+    let mut next = Instant::now() + busy.mul_f64(fastrand::f64());
     let mut failing = false;
-    while sweeper
-        .shutdown
-        .quiet()
-        .run_until_cancelled(ticks.tick())
-        .await
-        .is_some()
-    {
+    loop {
+        let is_idle = activity.is_idle();
+        let woken = async {
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = activity.begins(), if is_idle && idle > busy => {}
+            }
+        };
+        let quiet = sweeper.shutdown.quiet();
+        if quiet.run_until_cancelled(woken).await.is_none() {
+            return;
+        }
+        let begun = Instant::now();
         match pass(sweeper.clone()).await {
             Ok(()) => failing = false,
             Err(error) if !failing => {
@@ -132,6 +158,8 @@ where
             }
             Err(_) => {}
         }
+        let every = if activity.is_idle() { idle } else { busy };
+        next = (begun + every).max(Instant::now());
     }
 }
 
@@ -195,13 +223,28 @@ impl Sweeper {
     /// Hands the tasks what is overdue. Runs beyond the permits wait for the next pass.
     async fn hand_over(&self) -> Result<(), Error> {
         let core = &self.deps().core;
-        let leads = core.store.lead(&self.name, LEAD_LEASE).await;
-        self.leads
-            .store(*leads.as_ref().unwrap_or(&false), Ordering::SeqCst);
-        if !leads? {
+        let activity = &self.tasks.activity;
+        let lease = if activity.is_idle() {
+            IDLE_LEAD_LEASE
+        } else {
+            LEAD_LEASE
+        };
+        let led = core.store.lead(&self.name, lease).await;
+        let leads = led.as_ref().is_ok_and(|led| led.leads);
+        self.leads.store(leads, Ordering::SeqCst);
+        let led = led?;
+        activity.set_pending(led.has_pending);
+        if led.first_due_ms.is_some() || led.has_pending {
+            activity.note();
+        }
+        if !led.leads {
             return Ok(());
         }
         milestone!("sweeper::led");
+        let is_due = |at| at <= core.clock.now_ms();
+        if !led.first_due_ms.is_some_and(is_due) {
+            return Ok(());
+        }
         loop {
             let most = self
                 .tasks
@@ -305,7 +348,14 @@ impl Sweeper {
         core.store
             .announce(&self.tasks.limits(), refused_max)
             .await?;
-        let census = if self.leads.load(Ordering::SeqCst) {
+        let mut counted = self.counted.lock().await;
+        let is_fresh = counted.is_some_and(|at| at.elapsed() < IDLE_COUNT_INTERVAL);
+        let leads = self.leads.load(Ordering::SeqCst);
+        if leads && is_fresh && self.tasks.activity.is_idle() {
+            return Ok(());
+        }
+        *counted = leads.then(Instant::now);
+        let census = if leads {
             core.store.census(core.clock.now_ms()).await?
         } else {
             Census::default()

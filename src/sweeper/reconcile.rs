@@ -27,6 +27,8 @@ const LOCAL_INTERVAL: Duration = Duration::from_millis(200);
 const LOCAL_IDLE_INTERVAL: Duration = Duration::from_millis(500);
 /// A pass over many machines takes longer; so many times as long passes until the next.
 const LOCAL_REST: u32 = 20;
+/// How much longer the interval is while no run is open.
+const IDLE_FACTOR: u32 = 3;
 /// How long an app is reconciled that no setting names and that has no run: longer than a boot in it
 /// can take.
 const IDLE_APP_MAX: Duration = Duration::from_secs(3600);
@@ -90,6 +92,9 @@ impl Sweeper {
                     let leads = self.leads.load(Ordering::SeqCst);
                     let is_full = self.tasks.is_fleet_full.load(Ordering::SeqCst);
                     if leads && (now >= next || is_full) {
+                        // While no run is open there can only be what others left.
+                        let is_idle = self.tasks.activity.is_idle();
+                        let every = if is_idle { every * IDLE_FACTOR } else { every };
                         // A tick may come a little early.
                         next = now + every.saturating_sub(interval / 2);
                         for app in self.apps().await {

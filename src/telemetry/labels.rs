@@ -122,6 +122,18 @@ label! {
 }
 
 label! {
+    /// How the data in Redis are others than a process had seen.
+    DataChange {
+        /// They were gone.
+        Emptied = "emptied",
+        /// An older copy was put back, or what was acknowledged last is lost.
+        SetBack = "set_back",
+        /// They are of another installation.
+        Foreign = "foreign",
+    }
+}
+
+label! {
     /// What the endpoint answered a guest.
     ResponseCode {
         /// A result was repeated, or input was fetched.

@@ -12,7 +12,7 @@ use prometheus::{
 use crate::run::outcome::Outcome;
 use crate::telemetry::in_hand::InHand;
 use crate::telemetry::labels::{
-    Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
+    DataChange, Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
 };
 
 /// The content type of [`Metrics::render`].
@@ -83,6 +83,8 @@ pub struct Metrics {
     pub clock_jumps: IntCounter,
     /// Calls to Redis that failed, by why.
     pub redis_errors: Counters<RedisError>,
+    /// Heartbeats that found the data in Redis to be others.
+    pub data_changes: Counters<DataChange>,
     /// 1 while this worker reads no requests, because Redis is nearly full or too many bytes of requests
     /// wait.
     pub intake_stopped: IntGauge,
@@ -244,6 +246,12 @@ impl Metrics {
                 r,
                 "redis_errors_total",
                 "Calls to Redis that failed, by why.",
+                "kind",
+            ),
+            data_changes: counters(
+                r,
+                "redis_data_changes_total",
+                "Heartbeats that found the data in Redis to be others than before: emptied, set back to an older copy, or foreign.",
                 "kind",
             ),
             intake_stopped: gauge(

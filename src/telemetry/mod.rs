@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 pub use crate::telemetry::labels::{
-    Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
+    DataChange, Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
 };
 pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, Metrics};
 pub use crate::telemetry::plain::{is_control, printable};

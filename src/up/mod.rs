@@ -268,10 +268,6 @@ async fn services(
         endpoint::serve(listener, endpoint_deps, shutdown.clone()),
     );
     shutdown.spawn_loop(
-        "clock",
-        assembly::keep_clock_synced(core.clone(), shutdown.clone()),
-    );
-    shutdown.spawn_loop(
         "keys",
         assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
@@ -311,6 +307,7 @@ fn resolved(
             .expect("given, or started"),
         namespace: settings.namespace.clone(),
         tls: settings.redis_tls.clone(),
+        wait: None,
     };
     let (own_api, own_token) = machines
         .map(|machines| (machines.url.clone(), machines.token.clone()))

@@ -143,6 +143,7 @@ impl OwnRedis {
             url: self.url.clone(),
             namespace: String::new(),
             tls: RedisTls::default(),
+            wait: None,
         };
         let deadline = tokio::time::Instant::now() + LOAD_TIMEOUT;
         loop {

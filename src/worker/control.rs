@@ -34,17 +34,18 @@ pub(super) async fn control(tasks: Arc<Tasks>, mut orders: Requests) {
     while !quiet.is_cancelled() {
         let block = match (goes_on, open.is_empty()) {
             (true, _) => AT_ONCE,
-            (false, false) => take_over.block().min(AGAIN),
-            (false, true) => take_over.block(),
+            (false, false) => take_over.block(&tasks).min(AGAIN),
+            (false, true) => take_over.block(&tasks),
         };
         let room = OPEN_MAX.saturating_sub(open.len()).min(BATCH);
         if room == 0 {
             tokio::time::sleep(AGAIN).await;
         } else {
-            match orders.next(room, block).await {
+            match orders.next_unless(room, block, tasks.ends_waiting()).await {
                 Ok(entries) => {
                     if !entries.is_empty() {
                         milestone!("orders::read");
+                        tasks.activity.note();
                     }
                     open.extend(entries.into_iter().map(OpenOrder::new));
                 }
@@ -54,7 +55,7 @@ pub(super) async fn control(tasks: Arc<Tasks>, mut orders: Requests) {
                 }
             }
         }
-        if take_over.is_due() {
+        if take_over.is_due(&tasks) {
             match orders.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
                     take_over.done(stalled.has_more);

@@ -25,7 +25,7 @@ const OVER_PERCENT: u64 = 25;
 /// How long a check counts while requests come in, or are kept out.
 const CHECK_BUSY: Duration = Duration::from_secs(1);
 /// How long it counts while nothing happens.
-const CHECK_IDLE: Duration = Duration::from_secs(5);
+const CHECK_IDLE: Duration = Duration::from_secs(20);
 
 /// Why requests stay unread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,12 +19,16 @@ use crate::store::wakeups::{Wakeup, Wakeups};
 use crate::worker::gate::Gate;
 use crate::worker::tasks::Tasks;
 
-/// How long a read blocks, and so how late a loop can notice the shutdown.
+/// How long a read blocks while entries may have to be taken over.
 const BLOCK: Duration = Duration::from_secs(1);
+/// How long it blocks else. What else can come ends the wait.
+pub(super) const LONG_BLOCK: Duration = Duration::from_secs(30);
 /// Requests read at once.
 const BATCH: usize = 128;
 /// How often a worker tries to claim without a wakeup, in case one was lost.
 const CLAIM_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while there is nothing to do.
+const IDLE_CLAIM_INTERVAL: Duration = Duration::from_secs(15);
 /// Runs claimed at once.
 const CLAIM_MAX: usize = 32;
 /// Longest pause while Redis is away.
@@ -83,12 +87,16 @@ impl TakeOverTimer {
         Self { every, next }
     }
 
-    pub(super) fn is_due(&self) -> bool {
-        tokio::time::Instant::now() >= self.next
+    /// Whether it is time to, where there may be something.
+    pub(super) fn is_due(&self, tasks: &Tasks) -> bool {
+        tasks.activity.has_pending() && tokio::time::Instant::now() >= self.next
     }
 
     /// How long a read may block until then.
-    pub(super) fn block(&self) -> Duration {
+    pub(super) fn block(&self, tasks: &Tasks) -> Duration {
+        if !tasks.activity.has_pending() {
+            return LONG_BLOCK;
+        }
         let left = self
             .next
             .saturating_duration_since(tokio::time::Instant::now());
@@ -125,7 +133,9 @@ pub(super) async fn intake(tasks: Arc<Tasks>, mut requests: Requests) {
                 .await;
             continue;
         }
-        let entries = match requests.next(room, take_over.block()).await {
+        let block = take_over.block(&tasks);
+        let read = requests.next_unless(room, block, tasks.ends_taking());
+        let entries = match read.await {
             Ok(entries) => entries,
             Err(error) => {
                 outage.pause(&tasks, &error).await;
@@ -134,10 +144,11 @@ pub(super) async fn intake(tasks: Arc<Tasks>, mut requests: Requests) {
         };
         if !entries.is_empty() {
             milestone!("requests::read");
+            tasks.activity.note();
         }
         gate.count(entries.len());
         admit(&tasks, entries, &mut outage).await;
-        if take_over.is_due() {
+        if take_over.is_due(&tasks) {
             match requests.take_over(BATCH, core.runs.lease).await {
                 Ok(stalled) => {
                     take_over.done(stalled.has_more);
@@ -242,7 +253,13 @@ async fn claim(tasks: &Arc<Tasks>) -> Result<Duration, Error> {
                 let wake = stopped
                     .wake_at_ms
                     .map(|at| budget::left(core.clock.now_ms(), at));
-                return Ok(wake.map_or(CLAIM_INTERVAL, |wake| wake.min(CLAIM_INTERVAL)));
+                let has_nothing = matches!(stopped.stop, Stop::Empty | Stop::Paused);
+                let interval = if has_nothing && tasks.activity.is_idle() {
+                    IDLE_CLAIM_INTERVAL
+                } else {
+                    CLAIM_INTERVAL
+                };
+                return Ok(wake.map_or(interval, |wake| wake.min(interval)));
             }
         }
     }
@@ -277,6 +294,7 @@ async fn claim_in(
         .await?;
     if !claim.runs.is_empty() {
         milestone!("dispatch::claimed");
+        tasks.activity.note();
     }
     let is_full = claim.stop == Stop::Full;
     tasks.is_fleet_full.store(is_full, Ordering::SeqCst);
@@ -312,7 +330,8 @@ pub(super) async fn wakeups(tasks: Arc<Tasks>, mut wakeups: Wakeups) {
         while let Ok(permit) = tasks.owed_permits.clone().try_acquire_owned() {
             permits.push(permit);
         }
-        let calls = match wakeups.next(permits.len(), BLOCK).await {
+        let read = wakeups.next_unless(permits.len(), LONG_BLOCK, quiet.cancelled());
+        let calls = match read.await {
             Ok(calls) => calls,
             Err(error) => {
                 drop(permits);
@@ -322,6 +341,7 @@ pub(super) async fn wakeups(tasks: Arc<Tasks>, mut wakeups: Wakeups) {
         };
         if !calls.is_empty() {
             milestone!("wakeups::read");
+            tasks.activity.note();
         }
         if let Err(error) = handle_wakeups(&tasks, calls, permits).await {
             outage.pause(&tasks, &error).await;

@@ -11,6 +11,7 @@
 //! A worker owns nothing that another cannot take over: requests stay pending until they are
 //! admitted, boots and tear-downs are leased, and leases end.
 
+pub(crate) mod activity;
 mod control;
 mod gate;
 mod loops;

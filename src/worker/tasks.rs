@@ -20,6 +20,7 @@ use crate::stage::lease::LeaseGuard;
 use crate::stage::{Deps, Owed, Performed, perform};
 use crate::store::acts::{Claimed, FleetLimits, Work};
 use crate::telemetry::TaskKind;
+use crate::worker::activity::Activity;
 
 /// A run for which a task of this worker holds the lease.
 #[derive(Clone, Debug)]
@@ -90,6 +91,8 @@ pub struct Tasks {
     pub(crate) is_fleet_full: AtomicBool,
     /// Wakes the dispatch loop: a boot may be possible.
     pub(crate) may_boot: Notify,
+    /// Whether there is anything to do.
+    pub(crate) activity: Activity,
     /// Overdue runs at once. Apart from `owed_permits`, which the wakeup loop holds while it waits.
     pub(crate) overdue_permits: Arc<Semaphore>,
     runs: Mutex<HashMap<RunId, LeasedRun>>,
@@ -114,6 +117,7 @@ impl Tasks {
             owed_permits: Arc::new(Semaphore::new(concurrency)),
             is_fleet_full: AtomicBool::new(false),
             may_boot: Notify::new(),
+            activity: Activity::new(),
             overdue_permits: Arc::new(Semaphore::new(concurrency)),
             runs: Mutex::default(),
             generations: AtomicU64::new(0),
@@ -123,6 +127,23 @@ impl Tasks {
     /// Whether this worker was told to take no more work.
     pub(crate) fn is_quiet(&self) -> bool {
         self.heartbeat.is_quiet()
+    }
+
+    /// Returns when a read is to wait no longer: the shutdown begins, or entries may have been left by a
+    /// worker that died.
+    pub(crate) async fn ends_waiting(&self) {
+        tokio::select! {
+            () = self.shutdown.quiet().cancelled() => {}
+            () = self.activity.begins_to_pend() => {}
+        }
+    }
+
+    /// As [`Tasks::ends_waiting`], and when this worker is to take no more work.
+    pub(crate) async fn ends_taking(&self) {
+        tokio::select! {
+            () = self.ends_waiting() => {}
+            () = self.heartbeat.becomes_quiet() => {}
+        }
     }
 
     /// The limits of the fleet, which a claim checks.
@@ -225,6 +246,7 @@ impl Tasks {
     /// A run may be ready to boot: wakes the dispatch loop here if there is a permit, else notifies
     /// another worker.
     pub(crate) async fn wake_dispatch(&self) {
+        self.activity.note();
         if self.boot_permits.available_permits() > 0 && !self.shutdown.quiet().is_cancelled() {
             self.may_boot.notify_one();
             return;

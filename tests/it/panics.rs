@@ -19,12 +19,11 @@ const LOOPS: &[(&str, &[&str])] = &[
             "housekeeping",
             "repair",
             "census",
-            "clock",
             "keys",
             "admin",
         ],
     ),
-    ("serve", &["endpoint", "clock", "keys", "admin"]),
+    ("serve", &["endpoint", "keys", "admin"]),
     ("machines", &["machines"]),
     // One of each of its parts.
     ("up", &["dispatch", "census", "endpoint", "machines"]),

@@ -546,8 +546,8 @@ async fn the_bell_calls_one_worker_for_a_settled_run() {
 async fn one_sweeps_at_a_time() {
     let fixture = Fixture::new().await;
     let lease = Duration::from_secs(60);
-    assert!(fixture.core.store.lead("one", lease).await.unwrap());
-    assert!(!fixture.core.store.lead("two", lease).await.unwrap());
+    assert!(fixture.core.store.lead("one", lease).await.unwrap().leads);
+    assert!(!fixture.core.store.lead("two", lease).await.unwrap().leads);
     assert!(
         fixture
             .core
@@ -555,9 +555,10 @@ async fn one_sweeps_at_a_time() {
             .lead("one", Duration::from_millis(1))
             .await
             .unwrap()
+            .leads
     );
     crate::support::until::until("the lease ends", || async {
-        let leads = fixture.core.store.lead("two", lease).await.unwrap();
+        let leads = fixture.core.store.lead("two", lease).await.unwrap().leads;
         leads.then_some(()).ok_or_else(|| "it is held".into())
     })
     .await;

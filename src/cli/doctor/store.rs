@@ -18,6 +18,9 @@ const SKEW_NOTED_MS: u64 = 1000;
 /// A difference between clocks with which a worker can take over live work, or end runs early.
 const SKEW_TOO_LARGE_MS: u64 = 5000;
 
+/// How long it is told that data were lost.
+const LOSS_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Most consumer groups in the report.
 const GROUPS_TOLD_MAX: usize = 10;
 
@@ -38,6 +41,7 @@ pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
         Err(error) => {
             let remedy = match error {
                 Error::Version(_) => "use Redis 7.0 or newer, or Valkey",
+                Error::Schema { .. } => "upgrade this cofferdam to the version of the others",
                 _ => "start Redis, or set REDIS_URL to where it is",
             };
             return vec![Finding::fail("redis", format!("{shown}: {error}"), remedy)];
@@ -63,6 +67,7 @@ pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
         )),
     }
     findings.push(clock(&store).await);
+    findings.extend(loss(&store).await);
     findings.extend(refused(&store).await);
     findings.extend(keyring_mismatches(&store, doctor).await);
     findings.extend(runs(&store).await);
@@ -188,6 +193,22 @@ fn backlog(maxmemory: u64, most: Option<u64>) -> Option<Finding> {
         WHAT,
         found,
         "set COFFERDAM_BACKLOG_MAX_BYTES to half of maxmemory or less, or raise maxmemory",
+    ))
+}
+
+/// Data that a process missed lately.
+async fn loss(store: &Store) -> Option<Finding> {
+    let loss = store.last_loss().await.ok().flatten()?;
+    let now = Clock::system().now_ms();
+    let ago = Duration::from_millis(now.saturating_sub(loss.at_ms));
+    if ago > LOSS_TOLD {
+        return None;
+    }
+    let (ago, how) = (human::duration(ago), loss.how.replace('_', " "));
+    Some(Finding::warn(
+        "redis data",
+        format!("were {how} {ago} ago: requests and results of before may be lost"),
+        "look at how Redis is kept; ask again for runs that have no result",
     ))
 }
 

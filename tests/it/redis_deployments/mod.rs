@@ -2,9 +2,13 @@
 //! under three hundred runs, and each run has exactly one result.
 
 mod cluster;
+mod data;
+mod idle;
+mod plain;
 mod readiness;
 mod sentinel;
 mod tls;
+mod waiting;
 
 use std::time::Duration;
 
@@ -32,6 +36,7 @@ fn redis(env: &Env) -> config::Redis {
         url: Secret::new(tool.redis_url.unwrap().expose().clone()),
         namespace: tool.namespace.unwrap_or_else(namespace),
         tls: tool.redis_tls,
+        wait: None,
     }
 }
 

@@ -38,6 +38,7 @@ const START_LOOKS: u32 = 1000;
 /// A server of a test's own.
 #[derive(Debug)]
 pub(crate) struct Server {
+    program: &'static str,
     folder: PathBuf,
     port: u16,
     /// Options beside the usual ones.
@@ -99,6 +100,12 @@ impl Server {
         Self::start_with(options.iter().map(|option| (*option).to_owned()).collect())
     }
 
+    /// Starts a server of another program that takes the same options.
+    pub(crate) fn start_program(program: &'static str, options: &[&str]) -> Self {
+        let options = options.iter().map(|option| (*option).to_owned());
+        Self::start_of(program, options.collect())
+    }
+
     /// Starts a sentinel with these settings.
     pub(crate) fn start_sentinel(settings: &str) -> Self {
         let folder = folder();
@@ -112,6 +119,7 @@ impl Server {
         );
         fs::write(&file, all).unwrap();
         let mut server = Self {
+            program: "redis-server",
             folder,
             port,
             options: Vec::new(),
@@ -171,7 +179,12 @@ impl Server {
     }
 
     fn start_with(options: Vec<String>) -> Self {
+        Self::start_of("redis-server", options)
+    }
+
+    fn start_of(program: &'static str, options: Vec<String>) -> Self {
         let mut server = Self {
+            program,
             folder: folder(),
             port: free_port(),
             options,
@@ -289,8 +302,9 @@ impl Server {
     fn words(&self) -> Vec<String> {
         let (folder, socket) = (self.folder.display(), self.socket());
         let usual = format!(
-            "redis-server --save  --appendonly yes --daemonize no --maxmemory-policy noeviction \
+            "{} --save  --appendonly yes --daemonize no --maxmemory-policy noeviction \
              --bind 127.0.0.1 --port {} --dir {folder} --unixsocket {}",
+            self.program,
             self.port,
             socket.display()
         );
