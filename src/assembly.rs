@@ -118,6 +118,25 @@ fn follow<R>(core: &Core<R>, theirs: UnixMs, asked: UnixMs) -> bool {
     matches!(followed, Some(Followed::Doubted(_)))
 }
 
+/// How often such a process asks for the time.
+const CLOCK_SYNC_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The same for a process that has no more than a store. Until Redis has answered for the first time it
+/// goes by this computer's clock.
+pub async fn keep_store_clock_synced(store: Store, clock: Clock, shutdown: Shutdown) {
+    let quiet = shutdown.quiet();
+    loop {
+        let asked = clock.now_ms();
+        if let Ok(theirs) = store.time().await {
+            clock.follow(theirs, asked);
+        }
+        let pause = tokio::time::sleep(CLOCK_SYNC_INTERVAL);
+        if quiet.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
+}
+
 /// What the process `name` publishes about its signing keys: their fingerprints.
 #[must_use]
 pub fn keys(name: &str, uses: Use, ring: &KeyRing, now: UnixMs) -> Arc<KeyAgreement> {
@@ -133,7 +152,7 @@ pub async fn keep_keys_published<R>(core: Core<R>, keys: Arc<KeyAgreement>, shut
     let quiet = shutdown.quiet();
     let mut is_logged = false;
     loop {
-        let own = keys.heartbeat(core.metrics.in_hand());
+        let own = keys.heartbeat(&core.metrics);
         let asked = core.clock.now_ms();
         let mut is_doubtful = false;
         match core.store.tell_keys(&own, asked).await {

@@ -31,8 +31,9 @@
 //! `descriptors` (how many it may have open),
 //! `milestone` (where tests stop the process).
 //! Doors, each of which owns one outside thing: [`store`] (Redis), [`machines`] (the Machines
-//! API), [`artifacts`] (a folder or a bucket), [`http`]. The steps of the pipeline, in the order of the flow: [`stage`]. Services:
-//! [`worker`], [`sweeper`], [`endpoint`], [`admin`], and [`local`], the Machines API on one Linux
+//! API), [`artifacts`] (a folder or a bucket), [`http`]. The steps of the pipeline, in the order of the
+//! flow: [`stage`]. Services: [`worker`], [`sweeper`], [`endpoint`], [`admin`], [`console`], and [`local`],
+//! the Machines API on one Linux
 //! host. Hands: [`up`], [`cli`].
 
 pub mod admin;
@@ -41,6 +42,7 @@ pub mod assembly;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 mod descriptors;
 pub mod endpoint;
 pub mod http;

@@ -1,4 +1,4 @@
-//! `dead`: requests and orders that could not be read, and putting them back.
+//! `dead`: requests and orders that could not be read; putting them back, and deleting them.
 
 use serde::Serialize;
 use serde_json::json;
@@ -11,12 +11,11 @@ use crate::cli::target;
 use crate::clock::Clock;
 use crate::config::Tool;
 use crate::store::Store;
+use crate::store::dead::Letter;
 use crate::store::requests::Entry;
 
 /// More than the number of dead entries that are kept.
 const ALL: usize = 100_000;
-/// Most fields in a line of the table.
-const SHOWN_FIELDS: usize = 8;
 
 pub(crate) async fn run(args: &Dead, tool: &Tool, out: &mut Output) -> anyhow::Result<Status> {
     let as_json = args.format.json;
@@ -32,17 +31,21 @@ pub(crate) async fn run(args: &Dead, tool: &Tool, out: &mut Output) -> anyhow::R
                 list(out, &entries)
             }
         }
+        DeadCommand::Show { entry } => {
+            check_ids(std::slice::from_ref(entry))?;
+            show(&target::store(tool).await?, entry, out, as_json).await
+        }
         DeadCommand::Requeue { entries, all } => {
-            if let Some(odd) = entries.iter().find(|id| !is_entry(id)) {
-                return Err(WrongUse::new(format!("{odd:?} is no entry's id")).into());
-            }
+            check_ids(entries)?;
             let store = target::store(tool).await?;
-            let ids = if *all {
-                every_id(&store).await?
-            } else {
-                entries.clone()
-            };
+            let ids = chosen(&store, entries, *all).await?;
             requeue(&store, &ids, out, as_json).await
+        }
+        DeadCommand::Delete { entries, all } => {
+            check_ids(entries)?;
+            let store = target::store(tool).await?;
+            let ids = chosen(&store, entries, *all).await?;
+            delete(&store, &ids, out, as_json).await
         }
     }
 }
@@ -51,73 +54,77 @@ pub(crate) async fn run(args: &Dead, tool: &Tool, out: &mut Output) -> anyhow::R
 #[derive(Debug, Serialize)]
 struct DeadRow<'a> {
     entry: &'a str,
-    source_id: String,
-    reason: String,
+    source_id: &'a str,
+    source_stream: &'a str,
+    reason: &'a str,
     /// Its field `run`.
-    run: Option<String>,
+    run: Option<&'a str>,
     /// Its other fields.
-    fields: Vec<(String, String)>,
+    fields: &'a [(String, String)],
 }
 
 impl<'a> DeadRow<'a> {
-    fn new(entry: &'a Entry) -> Self {
-        // Ours are the last fields of these names; the entry may have had such fields itself.
-        let field = |name: &str| {
-            let mut last = entry.fields.iter().rev();
-            let found = last.find(|(known, _)| known == name.as_bytes());
-            found.map(|(_, value)| escaped(value)).unwrap_or_default()
-        };
-        let last = entry.fields.last();
-        let ours = match last.is_some_and(|(name, _)| name == b"source_stream") {
-            true => 3,
-            false => 2,
-        };
-        let original = entry.fields.len().saturating_sub(ours);
-        let (mut run, mut fields) = (None, Vec::new());
-        for (name, value) in entry.fields.iter().take(original) {
-            if name == b"run" && run.is_none() {
-                run = Some(escaped(value));
-            } else {
-                fields.push((escaped(name), escaped(value)));
-            }
-        }
+    fn new(letter: &'a Letter) -> Self {
         Self {
-            entry: &entry.id,
-            source_id: field("source_id"),
-            reason: field("reason"),
-            run,
-            fields,
+            entry: &letter.entry,
+            source_id: &letter.source_id,
+            source_stream: &letter.source_stream,
+            reason: &letter.reason,
+            run: letter.run.as_deref(),
+            fields: &letter.fields,
         }
-    }
-
-    /// What there is of the request, or of what it has instead, in one line.
-    fn body(&self) -> String {
-        if let Some(run) = &self.run {
-            return run.clone();
-        }
-        let fields = self.fields.iter().take(SHOWN_FIELDS);
-        let words: Vec<_> = fields
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        words.join(" ")
     }
 }
 
-/// Bytes as text: what is no UTF-8 as `\xff`.
-fn escaped(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        text.push_str(chunk.valid());
-        for byte in chunk.invalid() {
-            text.push_str(&byte.escape_ascii().to_string());
+/// One dead entry, whole.
+async fn show(store: &Store, id: &str, out: &mut Output, as_json: bool) -> anyhow::Result<Status> {
+    let Some(entry) = store.dead_entry(id).await? else {
+        out.note(&format!("there is no dead entry {id}"))?;
+        return Ok(Status::Failed);
+    };
+    let letter = Letter::new(&entry);
+    if as_json {
+        out.json(&DeadRow::new(&letter))?;
+        return Ok(Status::Done);
+    }
+    let source = format!("{} of {}", letter.source_id, letter.source_stream);
+    let ours = [("reason", letter.reason.as_str()), ("was", source.as_str())];
+    let run = letter.run.as_deref().map(|run| ("run", run));
+    let others = letter
+        .fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in ours.into_iter().chain(run).chain(others) {
+        let name = out.paint(Tone::Faint, &human::one_line(name, 80));
+        out.line(&name)?;
+        out.line(&format!("  {}", human::harmless(value)))?;
+    }
+    Ok(Status::Done)
+}
+
+async fn delete(
+    store: &Store,
+    ids: &[String],
+    out: &mut Output,
+    as_json: bool,
+) -> anyhow::Result<Status> {
+    let mut status = Status::Done;
+    for id in ids {
+        match store.delete_dead(id).await? {
+            true if as_json => out.json(&json!({"deleted": id}))?,
+            true => out.line(&format!("{id} is deleted"))?,
+            false => {
+                status = Status::Failed;
+                out.note(&format!("there is no dead entry {id}"))?;
+            }
         }
     }
-    text
+    Ok(status)
 }
 
 fn list_json(out: &mut Output, entries: &[Entry]) -> anyhow::Result<Status> {
     for entry in entries {
-        out.json(&DeadRow::new(entry))?;
+        out.json(&DeadRow::new(&Letter::new(entry)))?;
     }
     Ok(Status::Done)
 }
@@ -127,9 +134,9 @@ fn list(out: &mut Output, entries: &[Entry]) -> anyhow::Result<Status> {
     let rows: Vec<_> = entries
         .iter()
         .map(|entry| {
-            let row = DeadRow::new(entry);
+            let row = Letter::new(entry);
             vec![
-                Cell::plain(row.entry),
+                Cell::plain(&row.entry),
                 Cell::plain(human::ago(entry.appended_at_ms(now), now)),
                 Cell::new(Tone::Bad, human::one_line(&row.reason, 80)),
                 Cell::new(Tone::Faint, human::one_line(&row.body(), 60)),
@@ -142,6 +149,20 @@ fn list(out: &mut Output, entries: &[Entry]) -> anyhow::Result<Status> {
     }
     out.table(&["ENTRY", "SET ASIDE", "REASON", "REQUEST"], &rows)?;
     Ok(Status::Done)
+}
+
+fn check_ids(entries: &[String]) -> Result<(), WrongUse> {
+    match entries.iter().find(|id| !is_entry(id)) {
+        Some(odd) => Err(WrongUse::new(format!("{odd:?} is no entry's id"))),
+        None => Ok(()),
+    }
+}
+
+async fn chosen(store: &Store, entries: &[String], all: bool) -> anyhow::Result<Vec<String>> {
+    match all {
+        true => every_id(store).await,
+        false => Ok(entries.to_vec()),
+    }
 }
 
 /// Whether this is the id of a stream entry, such as `1732000000000-0`.

@@ -6,6 +6,7 @@
 mod args;
 mod artifacts;
 mod cancel;
+mod console;
 mod dead;
 mod doctor;
 mod human;
@@ -16,6 +17,7 @@ mod logs;
 mod man;
 mod output;
 mod progress;
+mod rerun;
 mod results;
 mod run;
 mod runs;
@@ -27,10 +29,12 @@ mod submit;
 mod target;
 mod tenants;
 mod timeout;
+mod top;
 #[cfg(feature = "local")]
 mod up;
 mod usage;
 mod view;
+mod workers;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -96,6 +100,14 @@ async fn dispatch(
             artifacts::run(args, &config::ArtifactsTool::parse(lookup)?, out).await
         }
         Command::Cancel(args) => cancel::run(args, &config::Cancel::parse(lookup)?, out).await,
+        Command::Rerun(args) => rerun::run(args, &Tool::parse(lookup)?, out).await,
+        Command::Priority(args) => rerun::priority(args, &Tool::parse(lookup)?, out).await,
+        Command::Workers(args) => workers::run(args, &Tool::parse(lookup)?, out).await,
+        Command::Top(args) => top::run(args, &Tool::parse(lookup)?, out).await,
+        Command::Console => {
+            let (doctor, _) = config::Doctor::examine(lookup);
+            console::run(config::Console::parse(lookup)?, doctor).await
+        }
         Command::Tenants(args) => tenants::run(args, &Tool::parse(lookup)?, out).await,
         Command::Usage(args) => usage::run(args, &Tool::parse(lookup)?, out).await,
         Command::Dead(args) => dead::run(args, &Tool::parse(lookup)?, out).await,
@@ -106,7 +118,10 @@ async fn dispatch(
         #[cfg(feature = "local")]
         Command::Images(args) => images::run(args, &config::Images::parse(lookup)?, out),
         #[cfg(feature = "local")]
-        Command::Up(args) => up::run(args, config::Up::parse(lookup)?, out).await,
+        Command::Up(args) => {
+            let (doctor, _) = config::Doctor::examine(lookup);
+            up::run(args, config::Up::parse(lookup)?, doctor, out).await
+        }
         #[cfg(feature = "local")]
         Command::Machines(args) => {
             service::machines(args, config::MachinesServer::parse(lookup)?, out).await

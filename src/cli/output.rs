@@ -95,6 +95,11 @@ impl Output {
         to.flush()
     }
 
+    /// Clears the terminal that standard output is.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        write!(self.out.to, "\x1b[H\x1b[2J\x1b[3J")
+    }
+
     /// Prints one JSON value on a line of its own.
     pub(crate) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         let line = serde_json::to_string(value)?;

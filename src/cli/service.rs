@@ -217,7 +217,7 @@ async fn bind_admin(listen: AdminListen) -> anyhow::Result<TcpListener> {
 /// Waits for a signal, then shuts down in two steps; a second signal stops it at once. A process with
 /// a broken part shuts down in the same way and exits with a failure, so that its supervisor starts
 /// another.
-async fn run_until_signalled(
+pub(super) async fn run_until_signalled(
     mut signals: Signals,
     shutdown: &Shutdown,
     drain: Duration,

@@ -27,6 +27,11 @@ const COMMANDS: &[(&str, Command)] = &[
     ("usage", Command::Usage),
     ("dead", Command::Dead),
     ("doctor", Command::Doctor),
+    ("rerun", Command::Rerun),
+    ("priority", Command::Priority),
+    ("workers", Command::Workers),
+    ("top", Command::Top),
+    ("console", Command::Console),
 ];
 
 /// Adds the flags to every command, and to its subcommands: `dead list --…`.

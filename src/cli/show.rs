@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Tool;
 use crate::run::id::RunId;
 use crate::run::wait::Waiting;
+use crate::stage::explain;
 use crate::store::Store;
 use crate::store::codec::RunRecord;
 use crate::store::inspect::Published;
@@ -84,7 +85,7 @@ fn print_run(
         lines.push(("machine", format!("{machine} in {app}, {region}")));
     }
     for line in waiting
-        .map(|waiting| view::waiting_lines(waiting, now))
+        .map(|waiting| explain::lines(waiting, now))
         .into_iter()
         .flatten()
     {

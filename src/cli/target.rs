@@ -134,6 +134,7 @@ mod tests {
             endpoint_url: "http://127.0.0.1:2".to_owned(),
             admin_url: "http://127.0.0.1:3".to_owned(),
             artifacts: None,
+            console_url: String::new(),
             pid: 4,
         }
     }

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::Tool;
 use crate::run::id::Tenant;
 use crate::store::Store;
-use crate::store::tenants::{Change, TenantView, WEIGHTS};
+use crate::store::tenants::{Change, TenantView, change};
 
 /// A tenant's name as it was given.
 pub(crate) fn tenant_name(text: &str) -> Result<Tenant, WrongUse> {
@@ -40,66 +40,23 @@ pub(crate) async fn run(args: &Tenants, tool: &Tool, out: &mut Output) -> anyhow
 }
 
 fn changes(args: &Set) -> Result<Vec<Change>, WrongUse> {
+    let given = [
+        ("max_in_flight", "--max-in-flight", &args.max_in_flight),
+        ("weight", "--weight", &args.weight),
+        ("backlog_max", "--backlog-max", &args.backlog_max),
+        ("budget_s", "--budget-s", &args.budget_s),
+        ("results_bytes", "--results-bytes", &args.results_bytes),
+    ];
     let mut changes = Vec::new();
-    if let Some(text) = &args.max_in_flight {
-        let most = limit("--max-in-flight", text, 1_000_000)?;
-        // `limit` lets no larger number pass.
-        let most = most.map(|most| u32::try_from(most).unwrap_or(u32::MAX));
-        changes.push(Change::MaxInFlight(most));
-    }
-    if let Some(text) = &args.weight {
-        changes.push(Change::Weight(weight(text)?));
-    }
-    if let Some(text) = &args.backlog_max {
-        let most = limit("--backlog-max", text, 1_000_000_000)?;
-        changes.push(Change::BacklogMax(most));
-    }
-    if let Some(text) = &args.budget_s {
-        let budget = match text.as_str() {
-            "none" | "default" => None,
-            _ => Some(whole("--budget-s", text, 1_000_000_000_000)?),
-        };
-        changes.push(Change::Budget(budget));
-    }
-    if let Some(text) = &args.results_bytes {
-        let most = limit("--results-bytes", text, 1 << 50)?;
-        changes.push(Change::ResultsBytes(most));
+    for (field, flag, text) in given {
+        if let Some(text) = text {
+            changes.push(change(field, flag, text).map_err(WrongUse::new)?);
+        }
     }
     if changes.is_empty() {
         return Err(WrongUse::new("nothing to set; see --help"));
     }
     Ok(changes)
-}
-
-/// `Some(0)` stands for no limit, `None` for the default of the workers' settings.
-fn limit(flag: &str, text: &str, most: u64) -> Result<Option<u64>, WrongUse> {
-    match text {
-        "none" => Ok(Some(0)),
-        "default" => Ok(None),
-        _ => whole(flag, text, most).map(Some),
-    }
-}
-
-fn whole(flag: &str, text: &str, most: u64) -> Result<u64, WrongUse> {
-    let number = text.parse().ok().filter(|n| (1..=most).contains(n));
-    number.ok_or_else(|| {
-        WrongUse::new(format!(
-            "{flag} {text:?} is neither a number from 1 to {most} nor a word that its help lists"
-        ))
-    })
-}
-
-fn weight(text: &str) -> Result<Option<f64>, WrongUse> {
-    if text == "default" {
-        return Ok(None);
-    }
-    let weight = text.parse().ok().filter(|w| WEIGHTS.contains(w));
-    weight.map(Some).ok_or_else(|| {
-        let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
-        WrongUse::new(format!(
-            "--weight {text:?} is neither from {least} to {most} nor `default`"
-        ))
-    })
 }
 
 async fn pause(

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::cli::args::FaultArgs;
+use crate::cli::console::examine;
 use crate::cli::human;
 use crate::cli::output::{Output, Tone};
 use crate::cli::service::{
@@ -12,12 +13,13 @@ use crate::cli::service::{
 };
 use crate::cli::status::Status;
 use crate::cli::target;
-use crate::config::Up;
+use crate::config::{self, Up};
 use crate::up::Running;
 
 pub(super) async fn run(
     args: &FaultArgs,
     settings: Up,
+    doctor: config::Doctor,
     out: &mut Output,
 ) -> anyhow::Result<Status> {
     let rules = rules(args)?;
@@ -25,9 +27,8 @@ pub(super) async fn run(
     let mut signals = signals()?;
     let begun = Instant::now();
     let folder = settings.state_dir.display().to_string();
-    let start = Box::pin(Running::start(settings, |local| {
-        inject_faults(local, args, rules);
-    }));
+    let adjust = |local: &mut _| inject_faults(local, args, rules);
+    let start = Box::pin(Running::start(settings, adjust, Some(examine(doctor))));
     let mut running = unless_signalled(&mut signals, async { Ok(start.await?) }).await?;
     print_ready(out, &running, &folder, begun)?;
     let services = running.services().clone();
@@ -72,6 +73,14 @@ fn print_ready(
         ("machines", machines),
         ("endpoint", ready.endpoint_url.clone()),
         ("metrics", format!("{}/metrics", ready.admin_url)),
+        ("console", ready.console_url.clone()),
+        (
+            "",
+            format!(
+                "{}  opens it once, within 15 minutes",
+                running.login.expose()
+            ),
+        ),
         ("state", folder.to_owned()),
     ];
     for (head, text) in lines {

@@ -9,7 +9,8 @@ use crate::cli::human;
 use crate::cli::output::{Cell, Tone};
 use crate::clock::UnixMs;
 use crate::run::outcome::{Outcome, Reason};
-use crate::run::wait::{WaitReason, Waiting};
+use crate::run::wait::Waiting;
+use crate::stage::explain::{self, between};
 use crate::store::codec::RunRecord;
 
 /// The parts of a result that are printed for people; whatever is missing or malformed is left out.
@@ -49,7 +50,7 @@ impl ResultSummary {
 /// consumers of these lines may rely on. Each field is that of [`RunRecord`].
 #[derive(Debug, Serialize)]
 pub(crate) struct RunJson<'a> {
-    id: &'a str,
+    run_id: &'a str,
     state: &'static str,
     outcome: Option<Outcome>,
     reason: Option<&'a Reason>,
@@ -78,12 +79,22 @@ pub(crate) struct RunJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_asked_ms: Option<u64>,
     result_entry: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'a str>,
 }
 
 impl<'a> RunJson<'a> {
+    /// As it is listed, with the image that it asked for.
+    pub(crate) fn with_image(record: &'a RunRecord, image: Option<&'a str>) -> Self {
+        Self {
+            image,
+            ..Self::of(record)
+        }
+    }
+
     pub(crate) fn of(record: &'a RunRecord) -> Self {
         Self {
-            id: record.id.as_str(),
+            run_id: record.id.as_str(),
             state: record.state,
             outcome: record.outcome,
             reason: record.reason.as_ref(),
@@ -109,6 +120,7 @@ impl<'a> RunJson<'a> {
             timeout_ms: record.timeout_ms,
             timeout_asked_ms: record.timeout_asked_ms,
             result_entry: record.result_entry.as_deref(),
+            image: None,
         }
     }
 }
@@ -125,28 +137,6 @@ pub(crate) struct ShowJson<'a> {
     pub(crate) result: Option<Box<RawValue>>,
 }
 
-/// What holds a waiting run back and how many are before it, a line each.
-pub(crate) fn waiting_lines(waiting: &Waiting, now: UnixMs) -> Vec<String> {
-    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    let mut lines: Vec<String> = waiting
-        .held_by
-        .iter()
-        .map(|hold| hold_text(hold, now))
-        .collect();
-    let Some(before) = waiting.runs_before else {
-        return lines;
-    };
-    let runs = human::count(number(before), "run", "runs");
-    let tenants = waiting.tenants_before.map_or_else(String::new, |before| {
-        format!(
-            ", {} before it",
-            human::count(number(before), "tenant", "tenants")
-        )
-    });
-    lines.push(format!("behind {runs} of its tenant{tenants}"));
-    lines
-}
-
 /// What a run waits for whose machine was not prepared at the last sweep.
 pub(crate) fn preparing_line(view: &RunRecord, now: UnixMs) -> String {
     let by = view.prepared_by_ms.unwrap_or(now);
@@ -154,64 +144,10 @@ pub(crate) fn preparing_line(view: &RunRecord, now: UnixMs) -> String {
     format!("the provider fetches its image; the machine is given up in {left}")
 }
 
-fn hold_text(hold: &WaitReason, now: UnixMs) -> String {
-    let until = |at: UnixMs| format!("for another {}", human::duration(between(now, at)));
-    match hold {
-        WaitReason::Paused => "everything is paused".to_owned(),
-        WaitReason::TenantPaused => "its tenant is paused".to_owned(),
-        WaitReason::NotBefore { until_ms } => format!("it may not start {}", until(*until_ms)),
-        WaitReason::TenantCap { max, in_flight } => {
-            format!("its tenant has {in_flight} of {max} machines")
-        }
-        WaitReason::TenantShare { in_flight, free } => format!(
-            "its tenant has {in_flight} machines, and leaves the {free} that are free to tenants with fewer"
-        ),
-        WaitReason::Budget {
-            budget_s,
-            used_s,
-            until_ms,
-        } => {
-            let rest = until(*until_ms);
-            format!("its tenant used {used_s} of {budget_s} machine seconds of this day, {rest}")
-        }
-        WaitReason::FleetCap { max, in_flight } => {
-            format!("the fleet has {in_flight} of {max} machines")
-        }
-        WaitReason::AppCap { max } => format!("every app has {max} machines, as many as it may"),
-        WaitReason::Limiter { until_ms } => format!("no app may boot {}", until(*until_ms)),
-        WaitReason::Provider { says } => {
-            let says = human::one_line(says, 600);
-            format!("the provider refuses our calls until an operator acts: {says}")
-        }
-        WaitReason::Refused { until_ms } => format!(
-            "the provider has no capacity for it; retried {}, then it fails",
-            until(*until_ms)
-        ),
-        WaitReason::NoWorker => "no worker is running".to_owned(),
-    }
-}
-
 /// The phases that a run went through and how long each took; the last one of a run that is not
 /// over is measured until `now`. A clock that went backwards in between gives zero.
 pub(crate) fn phases(view: &RunRecord, now: UnixMs) -> Vec<(&'static str, Duration)> {
-    let marks = [
-        ("queued", view.submitted_at_ms),
-        ("booting", view.booting_at_ms),
-        ("running", view.running_at_ms),
-        ("tear-down", view.settled_at_ms),
-        ("", view.closed_at_ms),
-    ];
-    // A run that is queued again still has the times of its last boot.
-    let known = match view.state {
-        "queued" => 1,
-        "booting" => 2,
-        "running" => 3,
-        _ => marks.len(),
-    };
-    let mut reached = marks
-        .iter()
-        .take(known)
-        .filter_map(|(word, at)| Some((*word, (*at)?)));
+    let mut reached = explain::moments(view).into_iter();
     let mut phases = Vec::new();
     let Some(mut current) = reached.next() else {
         return phases;
@@ -224,10 +160,6 @@ pub(crate) fn phases(view: &RunRecord, now: UnixMs) -> Vec<(&'static str, Durati
         phases.push((current.0, between(current.1, now)));
     }
     phases
-}
-
-fn between(from: UnixMs, to: UnixMs) -> Duration {
-    Duration::from_millis(to.saturating_sub(from))
 }
 
 /// The state and, once there is one, the outcome.

@@ -6,6 +6,7 @@
 
 pub mod address;
 mod artifacts;
+mod console;
 mod groups;
 mod keys;
 mod reader;
@@ -23,6 +24,7 @@ use url::Url;
 
 pub use crate::config::address::{Redis, RedisUrl, Wait};
 pub use crate::config::artifacts::{ArtifactBounds, ArtifactPlace, Artifacts, Bucket};
+pub use crate::config::console::{Console, ConsoleKey, ConsoleRole};
 pub use crate::config::groups::{
     AdminListen, Daemon, Endpoint, Guests, Local, LogFormat, Machines, Runs,
 };
@@ -63,11 +65,16 @@ pub enum Command {
     Usage,
     Dead,
     Doctor,
+    Rerun,
+    Priority,
+    Workers,
+    Top,
+    Console,
 }
 
 impl Command {
     /// Every one of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Up,
         Self::Worker,
         Self::Serve,
@@ -85,6 +92,11 @@ impl Command {
         Self::Usage,
         Self::Dead,
         Self::Doctor,
+        Self::Rerun,
+        Self::Priority,
+        Self::Workers,
+        Self::Top,
+        Self::Console,
     ];
 }
 
@@ -180,6 +192,10 @@ pub struct Up {
     pub results: Results,
     /// How artifacts are kept.
     pub artifacts: Artifacts,
+    /// Where the console listens; `None` for a free local port.
+    pub console_listen: Option<SocketAddr>,
+    /// Who may come into the console; `None` for the state folder's own keys.
+    pub console_keys: Option<Vec<ConsoleKey>>,
     /// What every long-running process reads.
     pub daemon: Daemon,
 }
@@ -264,7 +280,10 @@ impl Up {
         };
         let mut reader = Reader::new(&with_local);
         let redis_url = reader.read_given(&table::REDIS_URL, address::redis_url);
+        let (console_listen, console_keys) = console::of_up(&mut reader);
         let parsed = Self {
+            console_listen,
+            console_keys,
             state_dir: groups::state_dir(&mut reader),
             redis_tls: RedisTls::read(&mut reader, redis_url.as_ref().map(Secret::expose)),
             redis_url,
@@ -339,6 +358,14 @@ pub fn usual_api_url() -> Url {
 /// What is wrong with the first key that is unsound; never its text.
 pub fn signing_keys(text: &str) -> Result<Vec<SigningKey>, String> {
     keys::parse(text)
+}
+
+/// Reads keys of the console as `COFFERDAM_CONSOLE_KEYS` has them.
+///
+/// # Errors
+/// What is wrong with the first key that is unsound; never its text.
+pub fn console_keys(text: &str) -> Result<Vec<ConsoleKey>, String> {
+    console::parse_keys(text)
 }
 
 #[cfg(test)]

@@ -130,8 +130,17 @@ settings! {
     ADMIN_LISTEN = "COFFERDAM_ADMIN_LISTEN", Text("127.0.0.1:9090"),
         "Where metrics and health are served; not for guests. When this is unset, `up` takes a free local port, and `worker` and `serve` take one, and log it, if the default is taken.",
         "Local only, because it asks for no credential.";
+    CONSOLE_LISTEN = "COFFERDAM_CONSOLE_LISTEN", Text("127.0.0.1:9091"),
+        "Where the console is served. `up` takes a free local port when this is unset.",
+        "Local only: whoever is to reach it from elsewhere comes through a tunnel, or a private network.";
+    #[secret] CONSOLE_KEYS = "COFFERDAM_CONSOLE_KEYS", Required,
+        "Who may come into the console, `role:KEY[,role:KEY…]`; the role is `operator` or `viewer`, a key has 32 characters or more. `up` makes two.",
+        "A known default key would let anyone in.";
+    CONSOLE_KEYS_FILE = "COFFERDAM_CONSOLE_KEYS_FILE", Absent,
+        "File that holds `COFFERDAM_CONSOLE_KEYS`, instead of that setting.",
+        "As for `REDIS_URL_FILE`.";
     ALLOWED_HOSTS = "COFFERDAM_ALLOWED_HOSTS", Absent,
-        "Further host names, comma separated, by which metrics, health and the local Machines server may be addressed; IP addresses, `localhost`, names without a dot and `.internal` names always may.",
+        "Further host names, comma separated, by which metrics, health, the console and the local Machines server may be addressed; IP addresses, `localhost`, names without a dot and `.internal` names always may.",
         "A web page can point a name of its own at a local address (DNS rebinding) and then use these services from a visitor's browser.";
     IMAGE = "COFFERDAM_IMAGE", Absent,
         "Image for requests that name none. `up` with its own server: `host`.",

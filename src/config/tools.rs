@@ -112,7 +112,7 @@ impl Tool {
 }
 
 impl MachinesApi {
-    fn read(reader: &mut Reader<'_>) -> Self {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             url: reader.read_given(&table::FLY_API_URL, reader::http_url),
             token: reader

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use crate::config::table::{SETTINGS, Setting, Unset};
 use crate::config::{
-    ArtifactsTool, Cancel, Command, Doctor, Fault, Faults, Images, Lookup, MachinesServer, RunTool,
-    Serve, Tool, Up, Worker,
+    ArtifactsTool, Cancel, Command, Console, Doctor, Fault, Faults, Images, Lookup, MachinesServer,
+    RunTool, Serve, Tool, Up, Worker,
 };
 
 /// The settings that `command` reads, in the order of the table.
@@ -53,6 +53,7 @@ fn faults(command: Command, lookup: Lookup<'_>) -> Vec<Fault> {
         Command::Artifacts => of(ArtifactsTool::parse(lookup)),
         Command::Cancel => of(Cancel::parse(lookup)),
         Command::Run => of(RunTool::parse(lookup)),
+        Command::Console => of(Console::parse(lookup)),
         Command::Doctor => Doctor::examine(lookup).1,
         Command::Submit
         | Command::Show
@@ -61,6 +62,10 @@ fn faults(command: Command, lookup: Lookup<'_>) -> Vec<Fault> {
         | Command::Results
         | Command::Tenants
         | Command::Usage
+        | Command::Rerun
+        | Command::Priority
+        | Command::Workers
+        | Command::Top
         | Command::Dead => of(Tool::parse(lookup)),
     }
 }

@@ -45,6 +45,32 @@ impl Day {
     }
 }
 
+/// The time that a length of time such as `30m`, `2h` or `3d` before `now` means, or a time in UTC such as
+/// `2026-11-29T10:00:00Z`.
+#[must_use]
+pub fn since_ms(text: &str, now: UnixMs) -> Option<UnixMs> {
+    if let Some(unit) = text.chars().last().filter(|last| "smhd".contains(*last)) {
+        let number: u64 = text.get(..text.len() - 1)?.parse().ok()?;
+        let unit_ms = match unit {
+            's' => 1000,
+            'm' => 60_000,
+            'h' => 3_600_000,
+            _ => 86_400_000,
+        };
+        return Some(now.saturating_sub(number.checked_mul(unit_ms)?));
+    }
+    let at: Timestamp = text.parse().ok()?;
+    u64::try_from(at.as_millisecond()).ok()
+}
+
+/// A time in UTC, to the second.
+#[must_use]
+pub fn utc(at: UnixMs) -> String {
+    let at = i64::try_from(at).unwrap_or(i64::MAX);
+    let at = Timestamp::from_millisecond(at).unwrap_or(Timestamp::MAX);
+    at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 impl fmt::Display for Day {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

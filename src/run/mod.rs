@@ -24,6 +24,7 @@ pub mod day;
 pub mod digest;
 pub mod id;
 pub mod json;
+pub mod masked;
 pub mod outcome;
 pub mod phase;
 pub mod request;

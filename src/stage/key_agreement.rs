@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::clock::UnixMs;
+use crate::telemetry::Metrics;
 use crate::token::KeyRing;
 use crate::token::fleet::{self, Holder, Mismatch, Use};
 
@@ -43,9 +44,14 @@ impl KeyAgreement {
 
     /// This process as it is now.
     #[must_use]
-    pub fn heartbeat(&self, in_hand: u64) -> Holder {
+    pub fn heartbeat(&self, metrics: &Metrics) -> Holder {
+        let shown = |gauge: i64| u64::try_from(gauge).unwrap_or(0);
         Holder {
-            in_hand,
+            in_hand: metrics.in_hand(),
+            orphans: shown(metrics.orphan_machines.get()),
+            foreign: shown(metrics.foreign_machines.get()),
+            closed_ways: shown(metrics.circuits_open.get()),
+            refused_apps: shown(metrics.apps_refused.get()),
             is_quiet: self.is_quiet(),
             ..self.own.clone()
         }

@@ -1,6 +1,7 @@
 //! The steps of the pipeline, one file each, in the order of the flow: [`intake`], [`boot`],
 //! [`report`], [`teardown`]; [`mod@settle`], the end of a run without a result; [`reconcile`], which finds
-//! what slipped through; and [`control`], which carries out orders from outside.
+//! what slipped through; [`control`], which carries out orders from outside; [`operate`], what operators
+//! do to single runs; and [`explain`], why a run waits, in words.
 //!
 //! A step is a function over the doors. It can be run twice, and by any worker: what is owed is
 //! read from the run, and the worker that does it at once and the sweeper that does it late run
@@ -10,12 +11,14 @@ pub mod artifacts;
 pub mod boot;
 pub mod breaker;
 pub mod control;
+pub mod explain;
 pub mod health;
 pub mod intake;
 pub mod key_agreement;
 pub mod lease;
 pub mod log;
 pub mod observe;
+pub mod operate;
 pub mod owner;
 pub mod ready;
 pub mod reconcile;

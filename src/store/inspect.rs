@@ -4,45 +4,15 @@
 use std::time::Duration;
 
 use crate::clock::UnixMs;
-use crate::run::id::RunId;
 use crate::run::outcome::Outcome;
-use crate::run::phase::State;
 use crate::store::Store;
-use crate::store::codec::{RunRecord, Text};
+use crate::store::codec::RunRecord;
 use crate::store::door::Blocking;
 use crate::store::error::Error;
 use crate::store::requests::{Entry, Row};
 
-/// Keys read in one step of a scan.
-const SCAN_STEP: usize = 1000;
-
-/// Runs read in one round trip.
-const VIEWS_STEP: usize = 500;
-
-/// Runs that one listing goes through at the most.
-const LISTED_MAX: usize = 200_000;
-
 /// Results read in one round trip.
 const RESULTS_STEP: usize = 500;
-
-/// Which runs to list.
-#[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// Only runs in this state.
-    pub state: Option<State>,
-    /// Only runs of this tenant.
-    pub tenant: Option<String>,
-}
-
-impl Filter {
-    fn lets_pass(&self, view: &RunRecord) -> bool {
-        self.state.is_none_or(|state| view.phase().state() == state)
-            && self
-                .tenant
-                .as_ref()
-                .is_none_or(|tenant| view.tenant == *tenant)
-    }
-}
 
 /// One entry of the results stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,62 +45,6 @@ impl Published {
 }
 
 impl Store {
-    /// The newest runs that pass `filter`, at most `most`, newest first. Open runs come from an
-    /// index; closed ones are found by scanning the keys, so this is for people and not for loops.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub async fn list(&self, filter: &Filter, most: usize) -> Result<Vec<RunRecord>, Error> {
-        let ids = match filter.state {
-            Some(State::Queued | State::Booting | State::Running | State::Settled) => {
-                self.open_ids().await?
-            }
-            Some(State::Closed) | None => self.scanned_ids().await?,
-        };
-        let mut found = Vec::new();
-        for step in ids.chunks(VIEWS_STEP) {
-            let views = self.records(step).await?.into_iter().flatten();
-            found.extend(views.filter(|view| filter.lets_pass(view)));
-        }
-        found.sort_by(|one, other| {
-            let order = other.submitted_at_ms.cmp(&one.submitted_at_ms);
-            order.then_with(|| other.id.cmp(&one.id))
-        });
-        found.truncate(most);
-        Ok(found)
-    }
-
-    async fn open_ids(&self) -> Result<Vec<RunId>, Error> {
-        let mut command = redis::cmd("ZRANGE");
-        command.arg(self.keys.due()).arg(0).arg(LISTED_MAX - 1);
-        let ids: Vec<Text> = self.door.query(&command).await?;
-        Ok(ids.iter().filter_map(|id| id.0.parse().ok()).collect())
-    }
-
-    async fn scanned_ids(&self) -> Result<Vec<RunId>, Error> {
-        let prefix = self.keys.run_prefix();
-        let mut ids = Vec::new();
-        let mut cursor = 0u64;
-        loop {
-            let mut command = redis::cmd("SCAN");
-            command.arg(cursor).arg("MATCH").arg(format!("{prefix}*"));
-            command.arg("COUNT").arg(SCAN_STEP).arg("TYPE").arg("hash");
-            let (next, page): (u64, Vec<Text>) = self.door.query(&command).await?;
-            let parts = page
-                .iter()
-                .filter_map(|key| key.0.strip_prefix(&prefix)?.parse().ok());
-            ids.extend(parts);
-            cursor = next;
-            if cursor == 0 || ids.len() >= LISTED_MAX {
-                break;
-            }
-        }
-        // A scan may show a key twice.
-        ids.sort();
-        ids.dedup();
-        Ok(ids)
-    }
-
     /// The newest results, at most `most`, oldest first.
     ///
     /// # Errors

@@ -19,6 +19,9 @@ use crate::store::usage::seconds;
 /// Tenants listed at the most.
 const LISTED_MAX: usize = 100_000;
 
+/// Apps whose machines are read for the tenants that have them.
+const APPS_READ: usize = 20;
+
 /// Tenants read in one round trip.
 const PAGE: usize = 500;
 /// How long it is known which order was the last: far longer than one is on its way.
@@ -61,6 +64,58 @@ pub enum Change {
 
 /// The smallest weight and the largest.
 pub const WEIGHTS: RangeInclusive<f64> = 0.01..=100.0;
+
+/// Reads what is to be set: `none` is no limit, `default` what the workers' settings say. `field` is its
+/// name, `shown` what it is called in a fault.
+///
+/// # Errors
+/// What is wrong, with the text.
+pub fn change(field: &str, shown: &str, text: &str) -> Result<Change, String> {
+    Ok(match field {
+        "max_in_flight" => {
+            let most = limit(shown, text, 1_000_000)?;
+            // `limit` lets no larger number pass.
+            Change::MaxInFlight(most.map(|most| u32::try_from(most).unwrap_or(u32::MAX)))
+        }
+        "weight" => Change::Weight(weight(shown, text)?),
+        "backlog_max" => Change::BacklogMax(limit(shown, text, 1_000_000_000)?),
+        "budget_s" => Change::Budget(match text {
+            "none" | "default" => None,
+            _ => Some(whole(shown, text, 1_000_000_000_000)?),
+        }),
+        "results_bytes" => Change::ResultsBytes(limit(shown, text, 1 << 50)?),
+        _ => return Err(format!("{shown} cannot be set for a tenant")),
+    })
+}
+
+/// `Some(0)` stands for no limit, `None` for the default of the workers' settings.
+fn limit(shown: &str, text: &str, most: u64) -> Result<Option<u64>, String> {
+    match text {
+        "none" => Ok(Some(0)),
+        "default" => Ok(None),
+        _ => whole(shown, text, most).map(Some),
+    }
+}
+
+fn whole(shown: &str, text: &str, most: u64) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|n| (1..=most).contains(n));
+    number.ok_or_else(|| {
+        format!(
+            "{shown} {text:?} is neither a number from 1 to {most} nor a word that its help lists"
+        )
+    })
+}
+
+fn weight(shown: &str, text: &str) -> Result<Option<f64>, String> {
+    if text == "default" {
+        return Ok(None);
+    }
+    let weight = text.parse().ok().filter(|w| WEIGHTS.contains(w));
+    weight.map(Some).ok_or_else(|| {
+        let (least, most) = (WEIGHTS.start(), WEIGHTS.end());
+        format!("{shown} {text:?} is neither from {least} to {most} nor `default`")
+    })
+}
 
 impl Change {
     fn words(self) -> [String; 2] {
@@ -265,6 +320,49 @@ impl Store {
             views.extend(self.tenant_views(page.to_vec(), now).await?);
         }
         Ok(views)
+    }
+
+    /// Tenants that have settings, waiting runs, or runs in flight, by name: at most `most`, and whether
+    /// those are all. What is read does not grow with how many there are. Some round trips.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn some_tenants(
+        &self,
+        most: usize,
+        now: UnixMs,
+    ) -> Result<(Vec<TenantView>, bool), Error> {
+        let keys = &self.keys;
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        let mut is_all = true;
+        let mut pipe = redis::pipe();
+        for zset in [keys.tenants(), keys.parked(), keys.delayed()] {
+            pipe.cmd("ZRANGE").arg(zset).arg(0).arg(most);
+        }
+        for list in self.door.pipe::<Vec<Vec<Text>>>(&pipe).await? {
+            is_all &= list.len() <= most;
+            names.extend(list.into_iter().map(|Text(name)| name));
+        }
+        let mut scan = redis::cmd("SSCAN");
+        scan.arg(keys.configured()).arg(0).arg("COUNT").arg(most);
+        let (next, configured): (u64, Vec<Text>) = self.door.query(&scan).await?;
+        is_all &= next == 0;
+        names.extend(configured.into_iter().map(|Text(name)| name));
+        for app in self.apps().await?.into_iter().take(APPS_READ) {
+            let mut scan = redis::cmd("HSCAN");
+            scan.arg(keys.inflight(&app)).arg(0).arg("COUNT").arg(most);
+            let (next, page): (u64, Vec<(Text, Text)>) = self.door.query(&scan).await?;
+            is_all &= next == 0;
+            let tenants = page.iter().filter_map(|(_, who)| who.0.split(' ').nth(1));
+            names.extend(tenants.map(str::to_owned));
+        }
+        is_all &= names.len() <= most;
+        let names: Vec<String> = names.into_iter().take(most).collect();
+        let mut views = Vec::with_capacity(names.len());
+        for page in names.chunks(PAGE) {
+            views.extend(self.tenant_views(page.to_vec(), now).await?);
+        }
+        Ok((views, is_all))
     }
 
     async fn tenant_views(

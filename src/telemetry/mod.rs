@@ -1,5 +1,6 @@
 //! What the process tells about itself: log lines on standard error, and [`Metrics`].
 
+pub mod human;
 mod in_hand;
 mod labels;
 mod metrics;

@@ -42,6 +42,18 @@ pub struct Holder {
     /// It was told to take no more work, and takes none.
     #[serde(default)]
     pub is_quiet: bool,
+    /// Machines without a run, as its last sweep saw them.
+    #[serde(default)]
+    pub orphans: u64,
+    /// Machines named like ours that are not, as its last sweep saw them.
+    #[serde(default)]
+    pub foreign: u64,
+    /// Apps and regions that do not answer it.
+    #[serde(default)]
+    pub closed_ways: u64,
+    /// Apps in which the provider refuses it.
+    #[serde(default)]
+    pub refused_apps: u64,
 }
 
 impl Holder {
@@ -56,6 +68,10 @@ impl Holder {
             since_ms: 0,
             in_hand: 0,
             is_quiet: false,
+            orphans: 0,
+            foreign: 0,
+            closed_ways: 0,
+            refused_apps: 0,
         }
     }
 

@@ -7,11 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
-use crate::config::{self, SigningKey};
+use crate::config::{self, ConsoleKey, SigningKey};
 use crate::run::digest::hex;
 use crate::up::ready::{self, LockedFolder};
 
 const FILE: &str = "signing-key";
+const CONSOLE_FILE: &str = "console-keys";
 
 /// Bytes of a key, and of a token: as many as the digest of the guests' tokens has.
 const BYTES: usize = 32;
@@ -22,12 +23,31 @@ const BYTES: usize = 32;
 /// # Errors
 /// [`ready::Error::Files`] when it cannot be written, or the file holds no key.
 pub fn signing(locked: &LockedFolder) -> Result<Vec<SigningKey>, ready::Error> {
-    let path = locked.path().join(FILE);
+    let made = || format!("up:{}\n", STANDARD.encode(random()));
+    kept(locked, FILE, made, config::signing_keys)
+}
+
+/// The console's keys of this state folder, made if there are none.
+///
+/// # Errors
+/// As [`signing`].
+pub fn of_console(locked: &LockedFolder) -> Result<Vec<ConsoleKey>, ready::Error> {
+    let made = || format!("operator:{},viewer:{}\n", random_hex(), random_hex());
+    kept(locked, CONSOLE_FILE, made, config::console_keys)
+}
+
+fn kept<T>(
+    locked: &LockedFolder,
+    file: &str,
+    made: impl FnOnce() -> String,
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, ready::Error> {
+    let path = locked.path().join(file);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let text = format!("up:{}\n", STANDARD.encode(random()));
-            locked.write(FILE, text.as_bytes())?;
+            let text = made();
+            locked.write(file, text.as_bytes())?;
             text
         }
         Err(source) => {
@@ -38,7 +58,7 @@ pub fn signing(locked: &LockedFolder) -> Result<Vec<SigningKey>, ready::Error> {
             });
         }
     };
-    config::signing_keys(text.trim()).map_err(|problem| {
+    read(text.trim()).map_err(|problem| {
         let source = io::Error::new(io::ErrorKind::InvalidData, problem);
         ready::Error::Files {
             what: "read",

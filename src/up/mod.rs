@@ -19,10 +19,12 @@ use url::Url;
 use crate::admin;
 use crate::assembly;
 use crate::config::{self, ArtifactPlace, Secret, Up};
+use crate::console::{self, Console, Examine};
 use crate::endpoint;
 use crate::http::host::AllowedHosts;
 use crate::local;
 use crate::shutdown::Shutdown;
+use crate::stage::operate::CancelTerms;
 use crate::stage::ready::Readiness;
 use crate::sweeper;
 use crate::token::fleet::Use;
@@ -65,6 +67,8 @@ pub struct Running {
     drain: Duration,
     /// Where the parts are.
     pub ready: Ready,
+    /// A link that logs in to the console once.
+    pub login: Secret<String>,
 }
 
 /// The local Machines server, running.
@@ -80,13 +84,15 @@ impl Running {
     /// Starts everything and returns once all of it serves. To be called on the main thread, in a
     /// runtime that outlives it (see [`own_redis`]).
     ///
-    /// `adjust` may change the local server's settings, as the tests of failures do.
+    /// `adjust` may change the local server's settings, as the tests of failures do. `examine` runs the
+    /// checks that the console shows.
     ///
     /// # Errors
     /// As [`Error`] says.
     pub async fn start(
         settings: Up,
         adjust: impl FnOnce(&mut local::ServerSettings),
+        examine: Option<Examine>,
     ) -> Result<Self, Error> {
         let locked = LockedFolder::lock(&settings.state_dir)?;
         let redis = match &settings.redis_url {
@@ -105,12 +111,14 @@ impl Running {
             redis.as_ref(),
             machines.as_ref(),
             listener,
+            examine,
         )
         .await;
         match started {
-            Ok((services, ready)) => {
+            Ok((services, ready, login)) => {
                 locked.announce(&ready)?;
                 Ok(Self {
+                    login,
                     locked,
                     redis,
                     machines,
@@ -229,12 +237,15 @@ async fn services(
     redis: Option<&OwnRedis>,
     machines: Option<&Machines>,
     listener: TcpListener,
-) -> Result<(Shutdown, Ready), Error> {
+    examine: Option<Examine>,
+) -> Result<(Shutdown, Ready, Secret<String>), Error> {
     let (settings, redis, api) = resolved(settings, locked, redis, machines)?;
     let admin_listener = bind(settings.admin_listen).await?;
     let mut artifacts = settings.artifacts.clone();
     let own_folder = || ArtifactPlace::Folder(locked.path().join("artifacts"));
     let place = artifacts.place.get_or_insert_with(own_folder).clone();
+    let console_listener = bind(settings.console_listen).await?;
+    let console_url = format!("http://{}", reachable(local_address(&console_listener)?));
     let ready = Ready {
         redis_url: redis.url.expose().as_str().to_owned(),
         namespace: redis.namespace.clone(),
@@ -244,6 +255,7 @@ async fn services(
         endpoint_url: format!("http://{}", reachable(local_address(&listener)?)),
         admin_url: format!("http://{}", reachable(local_address(&admin_listener)?)),
         artifacts: Some(place.to_string()),
+        console_url: console_url.clone(),
         pid: std::process::id(),
     };
     let guests = config::Guests {
@@ -271,6 +283,26 @@ async fn services(
         "keys",
         assembly::keep_keys_published(core.clone(), keys.clone(), shutdown.clone()),
     );
+    let console = Console::new(console::Deps {
+        store: core.store.clone(),
+        clock: core.clock.clone(),
+        keys: settings.console_keys.unwrap_or_default(),
+        hosts: AllowedHosts::new(settings.allowed_hosts.clone()),
+        terms: CancelTerms {
+            retention: core.runs.retention,
+            lease: core.runs.lease,
+        },
+        machines: Some(console::Machines {
+            client: deps.machines.clone(),
+            apps: deps.apps.clone(),
+        }),
+        examine,
+    });
+    let login = Secret::new(format!("{console_url}{}", console.one_time_path()));
+    shutdown.spawn_loop(
+        "console",
+        console::serve(console_listener, console, shutdown.clone()),
+    );
     let health = deps.health.clone();
     let tasks = worker::start(deps, &name, keys.clone(), &shutdown);
     sweeper::start(tasks, &name, &shutdown);
@@ -286,7 +318,7 @@ async fn services(
         admin::serve(admin_listener, hosts, metrics, probe, shutdown.clone()),
     );
     info!("everything is up");
-    Ok((shutdown, ready))
+    Ok((shutdown, ready, login))
 }
 
 /// The settings, completed by what was made at start.
@@ -299,6 +331,9 @@ fn resolved(
     let mut settings = settings.clone();
     if settings.keys.is_none() {
         settings.keys = Some(keys::signing(locked)?);
+    }
+    if settings.console_keys.is_none() {
+        settings.console_keys = Some(keys::of_console(locked)?);
     }
     let own_url = redis.map(|redis| redis.url().clone());
     let redis = config::Redis {

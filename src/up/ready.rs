@@ -39,6 +39,9 @@ pub struct Ready {
     /// Where artifacts are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifacts: Option<String>,
+    /// The console.
+    #[serde(default)]
+    pub console_url: String,
     /// Its process.
     pub pid: u32,
 }
@@ -187,6 +190,7 @@ mod tests {
             endpoint_url: "http://127.0.0.1:2".to_owned(),
             admin_url: "http://127.0.0.1:3".to_owned(),
             artifacts: Some("file:///a".to_owned()),
+            console_url: String::new(),
             pid: 4,
         }
     }

@@ -234,6 +234,10 @@ async fn each_part_does_its_work_with_the_acl_that_the_documentation_gives_it() 
     tool(&["tenants", "resume", "acme"]).done();
     tool(&["tenants", "resume", "--all"]).done();
     tool(&["usage"]).done();
+    tool(&["workers"]).done();
+    tool(&["top", "--once"]).done();
+    tool(&["runs", "--outcome", "failed", "--since", "1h"]).done();
+    tool(&["runs", "--tenant", "acme"]).done();
     tool(&["dead"]).done();
     tool(&["dead", "requeue", "--all"]).done();
     tool(&["doctor"]).done();

@@ -31,6 +31,7 @@ const RANKS: &[(&str, u8)] = &[
     ("sweeper", 4),
     ("endpoint", 4),
     ("admin", 4),
+    ("console", 4),
     ("local", 4),
     // Hands.
     ("up", 5),
@@ -71,6 +72,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "run/",
             "token/mod.rs",
             "artifacts/presign.rs",
+            "console/access.rs",
             "stage/report.rs",
             "local/",
             "up/",
@@ -80,6 +82,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ),
     ("fail::", &["milestone.rs"]),
     ("clap::", &["cli/"]),
+    ("maud::", &["console/"]),
     ("anyhow::", &["cli/", "main.rs"]),
     (
         "Command::new",

@@ -1,5 +1,6 @@
 //! The arguments of every command, with examples in their help texts.
 
+pub(crate) mod fleet;
 pub(crate) mod run;
 pub(crate) mod submit;
 pub(crate) mod tenants;
@@ -10,6 +11,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::cli::args::fleet::{Priority, Rerun, Top, Workers};
 use crate::cli::args::run::Run;
 use crate::cli::args::submit::Submit;
 use crate::cli::args::tenants::{Tenants, Usage};
@@ -134,7 +136,12 @@ What was fetched is what was put: its digest is checked. Artifacts are kept as l
 Examples:
   cofferdam runs
   cofferdam runs --state running --tenant acme
-  cofferdam runs --limit 1000 --json | jq -r .id")]
+  cofferdam runs --outcome failed --since 2h
+  cofferdam runs --reason oom_killed --image registry.example/app:1
+  cofferdam runs --limit 1000 --json | jq -r .run_id
+
+Runs that have ended are found by index, for as long as Redis has their hashes: the newest million, and
+of each outcome, reason and tenant the newest 10,000.")]
     Runs(Runs),
     /// Print results, oldest first
     #[command(after_help = "\
@@ -153,6 +160,39 @@ Examples:
 A run that has ended stays as it is. Producers do the same without this command:
   XADD cofferdam:control * cancel pr-17")]
     Cancel(Cancel),
+    /// Ask for runs again, by their own requests under new ids, which it prints
+    #[command(after_help = "\
+Examples:
+  cofferdam rerun pr-17
+  cofferdam runs --reason machine_lost --since 1h --json | jq -r .run_id | xargs cofferdam rerun
+
+The request of a run is kept while it has not ended, and after that only if it ended without a result of
+its guest, up to 64 KiB each and as long as there is room.")]
+    Rerun(Rerun),
+    /// Change the priority of a waiting run
+    #[command(after_help = "\
+Examples:
+  cofferdam priority pr-17 0")]
+    Priority(Priority),
+    /// Show workers and endpoints, and keep a worker from taking work
+    #[command(after_help = "\
+Examples:
+  cofferdam workers
+  cofferdam workers quiet worker-01k5xq2m3n4p5q6r7s8t9v0w1x")]
+    Workers(Workers),
+    /// Watch the fleet in the terminal
+    #[command(after_help = "\
+Examples:
+  cofferdam top
+  cofferdam top --interval 5
+  cofferdam top --json | jq .queued")]
+    Top(Top),
+    /// Serve the console: what an operator sees and does in a browser
+    #[command(after_help = "\
+Examples:
+  COFFERDAM_CONSOLE_KEYS=operator:$(openssl rand -hex 32) cofferdam console
+  cofferdam console --console-listen '[::]:9091' --console-keys-file /run/secrets/console-keys")]
+    Console,
     /// Show tenants and change what is set for them: machines, share, backlog, budget, pause
     #[command(after_help = "\
 Examples:
@@ -170,12 +210,14 @@ Examples:
 
 Days are UTC. A machine's time counts on the day on which it was gone.")]
     Usage(Usage),
-    /// List requests that could not be read, and put them back
+    /// List requests that could not be read, put them back, or delete them
     #[command(after_help = "\
 Examples:
   cofferdam dead
+  cofferdam dead show 1732000000000-0
   cofferdam dead requeue 1732000000000-0
-  cofferdam dead requeue --all")]
+  cofferdam dead requeue --all
+  cofferdam dead delete 1732000000000-0")]
     Dead(Dead),
     /// Check Redis, the Machines API, keys, addresses and clocks, and say what to do
     #[command(after_help = "\
@@ -289,9 +331,21 @@ pub(crate) struct Runs {
     /// Only runs in this state
     #[arg(long, value_enum)]
     pub(crate) state: Option<StateName>,
+    /// Only runs that ended so: completed, failed, timed_out, cancelled, rejected
+    #[arg(long)]
+    pub(crate) outcome: Option<String>,
+    /// Only runs that ended for this reason, such as oom_killed
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
     /// Only runs of this tenant
     #[arg(long)]
     pub(crate) tenant: Option<String>,
+    /// Only runs that asked for this image
+    #[arg(long)]
+    pub(crate) image: Option<String>,
+    /// Only runs that ended since: a length of time such as 30m, 2h, 3d, or a time in UTC
+    #[arg(long, value_name = "SINCE")]
+    pub(crate) since: Option<String>,
     /// At most this many
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) limit: u32,
@@ -358,6 +412,24 @@ pub(crate) enum DeadCommand {
     },
     /// Put entries back on the request stream, as they came
     Requeue {
+        /// Ids of the entries, as `dead list` shows them
+        #[arg(
+            required_unless_present = "all",
+            conflicts_with = "all",
+            value_name = "ENTRY"
+        )]
+        entries: Vec<String>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one entry with all its fields
+    Show {
+        /// Its id, as `dead list` shows it
+        entry: String,
+    },
+    /// Delete entries for good
+    Delete {
         /// Ids of the entries, as `dead list` shows them
         #[arg(
             required_unless_present = "all",

@@ -16,6 +16,7 @@ use crate::cli::settings as flags;
 use crate::cli::status::Status;
 use crate::cli::target;
 use crate::config::{self, Fault, Unknown};
+use crate::console;
 
 /// The outcome of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -85,9 +86,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<Status> {
     let mut findings: Vec<Finding> = faults.into_iter().map(fault).collect();
     findings.extend(flags::unknown_variables().into_iter().map(unknown_variable));
-    findings.extend(store::check(&settings).await);
-    findings.extend(machines::check(&settings).await);
-    findings.extend(foreign::check(&settings).await);
+    findings.extend(around(&settings).await);
     #[cfg(feature = "local")]
     findings.extend(sandbox::check(&settings, args.sandbox).await);
     #[cfg(not(feature = "local"))]
@@ -95,8 +94,7 @@ pub(super) async fn run(
         let remedy = "ask a build that has it";
         findings.push(Finding::fail("sandbox", super::NO_LOCAL_SERVER, remedy));
     }
-    findings.push(keys(&settings));
-    findings.push(address::check(&settings).await);
+    findings.extend(own(&settings).await);
     for finding in &findings {
         if args.format.json {
             out.json(finding)?;
@@ -117,6 +115,39 @@ pub(super) async fn run(
     );
     out.note(&line)?;
     Ok(Status::Failed)
+}
+
+/// What the console shows: everything but trial machines.
+pub(super) async fn findings(settings: &config::Doctor) -> Vec<Finding> {
+    let mut findings = around(settings).await;
+    findings.extend(own(settings).await);
+    findings
+}
+
+async fn around(settings: &config::Doctor) -> Vec<Finding> {
+    let mut findings = store::check(settings).await;
+    findings.extend(machines::check(settings).await);
+    findings.extend(foreign::check(settings).await);
+    findings
+}
+
+async fn own(settings: &config::Doctor) -> Vec<Finding> {
+    vec![keys(settings), address::check(settings).await]
+}
+
+impl From<Finding> for console::Finding {
+    fn from(finding: Finding) -> Self {
+        Self {
+            what: finding.what.to_owned(),
+            verdict: match finding.verdict {
+                Verdict::Ok => console::Verdict::Ok,
+                Verdict::Warn => console::Verdict::Warn,
+                Verdict::Fail => console::Verdict::Fail,
+            },
+            found: finding.found,
+            remedy: finding.remedy,
+        }
+    }
 }
 
 fn print_finding(out: &mut Output, finding: &Finding) -> anyhow::Result<()> {

@@ -14,16 +14,17 @@ use serde_json::{Value, json};
 
 use crate::cli::args::run::Run;
 use crate::cli::artifacts;
-use crate::cli::cancel;
 use crate::cli::human;
 use crate::cli::live_log::{LiveLog, LogFormat, LogPrinter};
 use crate::cli::output::Output;
 use crate::cli::status::{Status, WrongUse};
 use crate::cli::submit::{self, request, wait};
 use crate::cli::target;
+use crate::clock::Clock;
 use crate::config;
 use crate::run::id::RunId;
 use crate::run::outcome::Outcome;
+use crate::stage::operate::{self, CancelTerms};
 use crate::store::Store;
 use crate::store::logs::LogStream;
 
@@ -126,7 +127,11 @@ async fn attached(
     let result = tokio::select! {
         result = wait::for_one(&store, &sent.run, None, &mut live, out) => result?,
         _ = tokio::signal::ctrl_c() => {
-            cancel::cancel(&store, &settings.cancel, &sent.run).await?;
+            let terms = CancelTerms {
+                retention: settings.cancel.retention,
+                lease: settings.cancel.lease,
+            };
+            operate::cancel(&store, terms, &sent.run, Clock::system().now_ms()).await?;
             let bound = Some(CANCEL_TIMEOUT);
             let _ = wait::for_one(&store, &sent.run, bound, &mut live, out).await;
             out.note(&format!("{} is cancelled", sent.run))?;

@@ -86,7 +86,12 @@ fn word(command: Command) -> &'static str {
         | Command::Usage
         | Command::Dead
         | Command::Run
-        | Command::Doctor => "tools",
+        | Command::Doctor
+        | Command::Rerun
+        | Command::Priority
+        | Command::Workers
+        | Command::Top => "tools",
+        Command::Console => "console",
     }
 }
 

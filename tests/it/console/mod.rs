@@ -1,0 +1,9 @@
+//! The console as a browser and a script meet it: over HTTP, beside a real fleet.
+
+mod access;
+mod acts;
+mod away;
+mod browser;
+mod hostile;
+mod looks;
+mod scene;
