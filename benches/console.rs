@@ -12,7 +12,7 @@
 
 use std::net::TcpListener as StdListener;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cofferdam::clock::Clock;
 use cofferdam::config::{ConsoleKey, ConsoleRole, Redis, Secret};
@@ -22,6 +22,7 @@ use cofferdam::shutdown::Shutdown;
 use cofferdam::stage::operate::CancelTerms;
 use cofferdam::store::Store;
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 const KEY: &str = "a-key-of-the-benchmark-0123456789";
 const LOOKS: usize = 300;

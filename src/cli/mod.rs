@@ -103,7 +103,7 @@ async fn dispatch(
         Command::Rerun(args) => rerun::run(args, &Tool::parse(lookup)?, out).await,
         Command::Priority(args) => rerun::priority(args, &Tool::parse(lookup)?, out).await,
         Command::Workers(args) => workers::run(args, &Tool::parse(lookup)?, out).await,
-        Command::Top(args) => top::run(args, &Tool::parse(lookup)?, out).await,
+        Command::Top(args) => Box::pin(top::run(args, &Tool::parse(lookup)?, out)).await,
         Command::Console => {
             let (doctor, _) = config::Doctor::examine(lookup);
             console::run(config::Console::parse(lookup)?, doctor).await

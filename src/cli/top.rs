@@ -94,18 +94,18 @@ pub(crate) async fn run(args: &Top, tool: &Tool, out: &mut Output) -> anyhow::Re
     let store = target::store(tool).await?;
     let is_terminal = io::stdout().is_terminal();
     if args.format.json {
-        let picture = Picture::read(&store).await?;
+        let picture = Box::pin(Picture::read(&store)).await?;
         out.json(&as_json(&picture))?;
         return Ok(Status::Done);
     }
     if args.once || !is_terminal {
-        draw(&Picture::read(&store).await?, out)?;
+        draw(&Box::pin(Picture::read(&store)).await?, out)?;
         return Ok(Status::Done);
     }
     let mut signals = Signals::listen()?;
     let mut away: Option<UnixMs> = None;
     loop {
-        match Picture::read(&store).await {
+        match Box::pin(Picture::read(&store)).await {
             Ok(picture) => {
                 away = None;
                 out.clear()?;

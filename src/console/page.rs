@@ -141,8 +141,8 @@ impl Page {
     pub(super) async fn render(&self, view: &View<'_>) -> Result<Rendered, Error> {
         match self {
             Self::Overview => Box::pin(overview::render(view)).await,
-            Self::Runs(query) => runs::render(query, view).await,
-            Self::Run(id) => run::render(id, view).await,
+            Self::Runs(query) => Box::pin(runs::render(query, view)).await,
+            Self::Run(id) => Box::pin(run::render(id, view)).await,
             Self::Tenants => tenants::list(view).await,
             Self::Tenant(tenant) => tenants::one(tenant, view).await,
             Self::Workers => workers::render(view).await,

@@ -121,7 +121,7 @@ impl RunsQuery {
 
 pub(super) async fn render(asked: &RunsQuery, view: &View<'_>) -> Result<Rendered, Error> {
     if asked.is_grouped {
-        return grouped(view).await;
+        return Box::pin(grouped(view)).await;
     }
     let store = &view.console.deps.store;
     let (runs, next) = if asked.is_open() {

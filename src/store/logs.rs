@@ -221,15 +221,14 @@ impl LogReader {
             command.arg("BLOCK").arg(block.as_millis().max(1) as u64);
         }
         command.arg("STREAMS").arg(&self.key).arg(&self.position);
-        let Blocking { link, changes } = &mut connection;
-        let answer = command.query_async(&mut **link);
-        let reply: Option<Vec<(String, Vec<Row>)>> = self.store.door.wait(changes, answer).await?;
-        self.connection = Some(connection);
-        let rows: Vec<Row> = reply
-            .into_iter()
-            .flatten()
-            .flat_map(|(_, rows)| rows)
-            .collect();
+        let Blocking { link, changes, id } = &mut connection;
+        let (answer, id) = (command.query_async(&mut **link), *id);
+        type Reply = Option<Vec<(String, Vec<Row>)>>;
+        let never = std::future::pending();
+        let reply: Option<Reply> = self.store.door.wait(changes, id, answer, never).await?;
+        self.connection = reply.is_some().then_some(connection);
+        let reply = reply.flatten().unwrap_or_default().into_iter();
+        let rows: Vec<Row> = reply.flat_map(|(_, rows)| rows).collect();
         if let Some((entry, _)) = rows.last() {
             self.position.clone_from(entry);
         }

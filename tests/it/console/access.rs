@@ -1,8 +1,9 @@
 //! Who comes in, as what, and what the headers are.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::header::LOCATION;
+use tokio::time::Instant;
 
 use super::scene::{Client, OPERATOR, Scene, VIEWER};
 use crate::support::command::{cofferdam, ended};

@@ -128,7 +128,7 @@ async fn a_run_is_followed_live_and_streams_have_a_bound() {
             .unwrap();
         (answer.status() == 200)
             .then_some(())
-            .ok_or(answer.status().to_string())
+            .ok_or_else(|| answer.status().to_string())
     })
     .await;
     scene.end().await;

@@ -6,10 +6,11 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::scene::{OPERATOR, Scene};
 use crate::support::parts::skipped;

@@ -125,7 +125,7 @@ async fn data_of_the_version_before_are_taken_over() {
         let schema: Option<String> = raw.say("HGET", "meta", &["schema"]).await;
         schema
             .filter(|schema| schema == "1")
-            .ok_or("none".to_owned())
+            .ok_or_else(|| "none".to_owned())
     })
     .await;
     worker.finish().await;
