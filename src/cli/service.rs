@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::assembly;
 #[cfg(feature = "local")]
-use crate::cli::args::FaultArgs;
+use crate::cli::args::faults::FaultArgs;
 #[cfg(feature = "local")]
 use crate::cli::output::Output;
 use crate::cli::settings;

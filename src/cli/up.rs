@@ -4,7 +4,7 @@ use anyhow::bail;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use crate::cli::args::FaultArgs;
+use crate::cli::args::faults::FaultArgs;
 use crate::cli::console::examine;
 use crate::cli::human;
 use crate::cli::output::{Output, Tone};

@@ -213,8 +213,13 @@ fn request_shown(request: Option<&Request>) -> Markup {
     }
 }
 
-/// What its guest wrote, where the Machines API has that and answers soon.
+/// The last that its guest wrote: from the run's log, or else from the Machines API, where that has it
+/// and answers soon.
 async fn output(run: &RunRecord, view: &View<'_>) -> Option<String> {
+    let tail = view.console.deps.store.log_tail(&run.id, SHOWN_BYTES).await;
+    if let Ok(Some(tail)) = tail {
+        return Some(String::from_utf8_lossy(&tail).into_owned());
+    }
     let machines = view.console.deps.machines.as_ref()?;
     let (app, machine) = (run.app.as_deref()?, run.machine_id.as_deref()?);
     let reading = async {

@@ -60,7 +60,7 @@ fn row(holder: &Holder, mismatches: &[Mismatch], view: &View<'_>) -> Markup {
             }
             @if view.is_operator() {
                 td {
-                    @if holder.uses != Use::Verifies {
+                    @if holder.uses != Use::Verifies && !holder.name.chars().any(char::is_control) {
                         @if holder.is_quiet {
                             (view.button("unquiet", &fields, "Work again", ""))
                         } @else {

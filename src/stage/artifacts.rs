@@ -20,7 +20,6 @@ use crate::artifacts::{
 };
 use crate::clock::UnixMs;
 use crate::config::{ArtifactBounds, Results};
-use crate::milestone::milestone;
 use crate::run::artifact::{Artifact, ArtifactKey, ArtifactName, PutId, media_type};
 use crate::run::budget;
 use crate::stage::{Core, Error};
@@ -127,7 +126,6 @@ pub async fn begin(
         Reserved::Denied => return Err(Unkept::Denied),
         Reserved::Over(bound) => return Err(Unkept::Over(bound)),
     }
-    milestone!("artifacts::reserved");
     let opened = open(artifacts, &put, bytes, way).await;
     if opened.is_err() {
         release(core, &put.key).await;
@@ -217,7 +215,6 @@ pub async fn sent(
     if !artifacts.store.take_over(&put.key, kept.bytes).await? {
         return Err(Unkept::NotSent);
     }
-    milestone!("artifacts::taken_over");
     keep(core, artifacts, put, kept, media).await
 }
 
@@ -228,7 +225,6 @@ async fn keep(
     kept: Kept,
     media: Option<&str>,
 ) -> Result<(Artifact, ArtifactKey), Unkept> {
-    milestone!("artifacts::written");
     let artifact = Artifact {
         media_type: media_type(media, &put.name),
         name: put.name.clone(),
@@ -237,7 +233,6 @@ async fn keep(
         put: put.key.put.clone(),
     };
     let listed = core.store.keep_artifact(&put, &artifact).await;
-    milestone!("artifacts::listed");
     let why = match listed {
         Ok(Listed::Yes { earlier }) => {
             if let Some(earlier) = earlier {
@@ -299,7 +294,6 @@ pub async fn expire(core: &Core, store: &ArtifactStore) -> Result<bool, SweepErr
         .await?;
     for (run, nonce) in &expired {
         let removed = store.remove_run(run, nonce).await?;
-        milestone!("artifacts::removed");
         core.store.forget_artifacts(run, nonce).await?;
         core.metrics.artifacts_expired.inc_by(removed);
         info!(run_id = run.as_str(), removed, "artifacts have expired");

@@ -232,6 +232,10 @@ impl Sweeper {
         let led = core.store.lead(&self.name, lease).await;
         let leads = led.as_ref().is_ok_and(|led| led.leads);
         self.leads.store(leads, Ordering::SeqCst);
+        if led.is_err() {
+            // What there is to do is not known: it is looked for as often as ever.
+            activity.note();
+        }
         let led = led?;
         activity.set_pending(led.has_pending);
         if led.first_due_ms.is_some() || led.has_pending {

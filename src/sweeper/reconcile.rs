@@ -71,7 +71,7 @@ impl Sweeper {
         let mut unowned: HashMap<String, [i64; 2]> = HashMap::new();
         let mut under_way = FuturesUnordered::new();
         let interval = every.min(FULL_INTERVAL);
-        let mut next = Instant::now();
+        let mut last = None;
         let mut ticks = interval_at(Instant::now() + interval.mul_f64(fastrand::f64()), interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -91,12 +91,14 @@ impl Sweeper {
                 now = ticks.tick() => {
                     let leads = self.leads.load(Ordering::SeqCst);
                     let is_full = self.tasks.is_fleet_full.load(Ordering::SeqCst);
-                    if leads && (now >= next || is_full) {
-                        // While no run is open there can only be what others left.
-                        let is_idle = self.tasks.activity.is_idle();
-                        let every = if is_idle { every * IDLE_FACTOR } else { every };
-                        // A tick may come a little early.
-                        next = now + every.saturating_sub(interval / 2);
+                    // While no run is open there can only be what others left.
+                    let is_idle = self.tasks.activity.is_idle();
+                    let every = if is_idle { every * IDLE_FACTOR } else { every };
+                    // A tick may come a little early.
+                    let pause = every.saturating_sub(interval / 2);
+                    let is_time = last.is_none_or(|last: Instant| now >= last + pause);
+                    if leads && (is_time || is_full) {
+                        last = Some(now);
                         for app in self.apps().await {
                             let notes = noted.entry(app.clone()).or_insert_with(|| Some(Notes::default()));
                             if let Some(notes) = notes.take() {
@@ -151,6 +153,10 @@ impl Sweeper {
             }
         };
         let mut again_after = again_after(&found, began.elapsed());
+        if found.in_flight == 0 && self.tasks.activity.is_idle() {
+            // Each pass costs Redis a command or two, too.
+            again_after = None;
+        }
         if found.orphans.is_empty() {
             if self.drop_if_idle(&app).await {
                 again_after = None;

@@ -240,7 +240,13 @@ async fn a_machine_of_a_version_without_nonces_is_removed_when_no_run_has_it() {
     let create = serde_json::from_value(create).unwrap();
     stack.machines.create(APP, &create).await.unwrap();
     stack.no_machine().await;
-    assert_eq!(stack.core.metrics.orphan_machines_deleted.get(), 1);
+    until("it to be counted", async || {
+        match stack.core.metrics.orphan_machines_deleted.get() {
+            1 => Ok(()),
+            count => Err(count.to_string()),
+        }
+    })
+    .await;
     stack.end().await;
 }
 

@@ -18,11 +18,13 @@ const LOOPS: &[(&str, &[&str])] = &[
             "reconcile",
             "housekeeping",
             "repair",
+            "artifacts",
             "census",
             "keys",
             "admin",
         ],
     ),
+    ("console", &["console", "clock"]),
     ("serve", &["endpoint", "keys", "admin"]),
     ("machines", &["machines"]),
     // One of each of its parts.
@@ -93,7 +95,18 @@ mod armed {
             let point = format!("loop::{name}=return(panic)");
             // `up` has a Machines server of its own.
             let api = [("FLY_API_URL", "")];
-            let other = if command == "up" { &api[..] } else { &[] };
+            let console = [
+                ("COFFERDAM_CONSOLE_LISTEN", "127.0.0.1:0"),
+                (
+                    "COFFERDAM_CONSOLE_KEYS",
+                    "viewer:0123456789abcdef0123456789abcdef",
+                ),
+            ];
+            let other = match command {
+                "up" => &api[..],
+                "console" => &console,
+                _ => &[],
+            };
             let settings = [&[("FAILPOINTS", point.as_str())], other].concat();
             let process = fleet.process(command, state.path(), &settings);
             ends_broken(process, name).await;

@@ -152,7 +152,7 @@ fn bounds(stdout_bytes: usize) -> Value {
 fn output_exit_code_and_times_come_back_and_the_token_does_not_go_in() {
     let endpoint = Endpoint::new(&[]);
     let folder = tempfile::tempdir().unwrap();
-    let script = "echo out; echo err >&2; env | grep -c SANDBOX_; cat /proc/$PPID/environ; exit 7";
+    let script = "echo out; echo err >&2; env | grep -c SANDBOX_; tr '\\0' ' ' < /proc/$PPID/environ; exit 7";
     let output = endpoint.run(folder.path(), 20, &bounds(1000), &["sh", "-c", script]);
     let result = endpoint.result();
     assert_eq!(output.status.code(), Some(7), "{output:?}");

@@ -6,8 +6,9 @@
 --      bytes of the input in all, and the piece. For a run that an older version admitted: attempt,
 --      nonce, -1, and the whole request.
 
-local run = read(KEYS[1], { 'attempt', 'nonce', 'input_span' })
-if not run.attempt or redis.call('EXISTS', KEYS[2]) == 0 then return false end
+local run = read(KEYS[1], { 'attempt', 'nonce', 'input_span', 'settled_at_ms' })
+-- The request of a run that is over may be kept.
+if not run.attempt or run.settled_at_ms or redis.call('EXISTS', KEYS[2]) == 0 then return false end
 local attempt, nonce = tonumber(run.attempt), run.nonce or ''
 if not run.input_span then return { attempt, nonce, -1, redis.call('GET', KEYS[2]) } end
 local start, bytes = string.match(run.input_span, '^(%d+) (%d+)$')

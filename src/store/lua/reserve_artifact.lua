@@ -58,7 +58,7 @@ if not reached then
   redis.call('HSET', key, 'p:' .. ARGV[5], ARGV[7] .. ' ' .. ARGV[10] .. ' ' .. ARGV[6])
   redis.call('HINCRBY', key, 'bytes', ARGV[7])
   charge(key, KEYS[4], tenant, wanted)
-  redis.call('ZADD', KEYS[3], ARGV[11], ARGV[1] .. ' ' .. ARGV[3])
+  redis.call('ZADD', KEYS[3], ARGV[11], table.concat({ ARGV[1], ARGV[3] }, ' '))
 end
 redis.call('PEXPIREAT', key, ARGV[12])
 return reached or 'reserved'

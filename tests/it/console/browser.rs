@@ -260,6 +260,10 @@ async fn an_operator_does_a_days_work_in_a_browser() {
     browser.open(&format!("{base}/tenants/acme"));
     browser.click("Pause");
     browser.until("document.body.innerText.includes('acme is paused')");
+    // The page is read anew once a second.
+    browser.until(
+        "[...document.querySelectorAll('button')].some((it) => it.textContent.trim() === 'Resume')",
+    );
     browser.click("Resume");
     browser.until("document.body.innerText.includes('acme is resumed')");
 

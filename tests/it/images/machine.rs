@@ -91,7 +91,7 @@ async fn a_machine_runs_what_its_image_says_and_sees_its_image_alone() {
         let result = stack.result(id).await;
         assert_eq!(
             result["payload"],
-            json!({"secret": "kept", "passwd": "no", "changed": "no", "level": level,
+            json!({"secret": "kept", "passwd": "yes", "changed": "no", "level": level,
                 "place": "/etc", "argument": argument, "user": 1}),
             "{result}"
         );
