@@ -238,9 +238,9 @@ fn filters(asked: &RunsQuery) -> Markup {
                 (choice("", asked.word("reason")))
                 @for code in ReasonCode::ALL { (choice(code.as_str(), asked.word("reason"))) }
             } }
-            label { "Tenant" input name="tenant" value=(asked.word("tenant")) size="16"; }
-            label { "Image" input name="image" value=(asked.word("image")) size="24"; }
-            label { "Since" input name="since" value=(asked.word("since")) size="10" placeholder="2h"; }
+            label { "Tenant" input name="tenant" value=(page::text(asked.word("tenant"))) size="16"; }
+            label { "Image" input name="image" value=(page::text(asked.word("image"))) size="24"; }
+            label { "Since" input name="since" value=(page::text(asked.word("since"))) size="10" placeholder="2h"; }
             button { "Filter" }
         }
         p { a href="/runs?by=reason" { "Failures by reason and image" } }

@@ -188,8 +188,10 @@ impl Browser {
         let find = format!(
             "[...document.querySelectorAll('button,a')].find((it) => it.textContent.trim() === '{words}')"
         );
-        self.until(&format!("{find} !== undefined"));
-        self.eval(&format!("{find}.click()"));
+        // In one go: the page may be drawn anew between a look and a click.
+        self.until(&format!(
+            "(() => {{ const it = {find}; if (it) it.click(); return it !== undefined; }})()"
+        ));
     }
 
     fn keep_picture(&mut self) -> PathBuf {
