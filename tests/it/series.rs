@@ -38,7 +38,10 @@ const EXEMPT: &[(&str, &str)] = &[
         "redis_data_changes_total{",
         "redis_deployments::data take the data away",
     ),
-    ("artifact", "no artifacts are kept here; artifacts moves them"),
+    (
+        "artifact",
+        "no artifacts are kept here; artifacts moves them",
+    ),
     (
         "endpoint_responses_total{code=\"307\"}",
         "an answer of artifacts",

@@ -26,6 +26,7 @@ const EXEMPT: &[(&str, &str)] = &[
         "each of these is a cancellation, which has its own",
     ),
     ("core.store.log_tail", "it only reads"),
+    ("LARGE.acquire", "it waits for its turn in this process"),
     ("self.is_quiet.subscribe.wait_for", "it waits for an order"),
     ("self.cached.lock", "readiness is no step: it moves no run"),
     ("self.store.probe", "readiness is no step: it moves no run"),
