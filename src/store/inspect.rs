@@ -7,8 +7,8 @@ use crate::clock::UnixMs;
 use crate::run::outcome::Outcome;
 use crate::store::Store;
 use crate::store::codec::RunRecord;
-use crate::store::door::Blocking;
 use crate::store::error::Error;
+use crate::store::follow::Follow;
 use crate::store::requests::{Entry, Row};
 
 /// Results read in one round trip.
@@ -79,11 +79,7 @@ impl Store {
     /// Reads results behind `place`, as they come.
     #[must_use]
     pub fn results_after(&self, place: String) -> Results {
-        Results {
-            store: self.clone(),
-            connection: None,
-            place,
-        }
+        Results(Follow::new(self.clone(), self.keys.results(), place))
     }
 
     /// The result of a run that has ended, if it is still on its stream. One round trip.
@@ -177,19 +173,8 @@ impl Store {
 
 /// Reads the results stream from one place on, without a consumer group, so it takes nothing from
 /// any consumer. On a connection of its own.
-pub struct Results {
-    store: Store,
-    connection: Option<Blocking>,
-    place: String,
-}
-
-impl std::fmt::Debug for Results {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Results")
-            .field("place", &self.place)
-            .finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct Results(Follow);
 
 impl Results {
     /// Waits up to `block` for results and takes them in order. A future that is dropped half-way
@@ -198,32 +183,7 @@ impl Results {
     /// # Errors
     /// [`Error`]; the next call connects anew and goes on at the same place.
     pub async fn next(&mut self, block: Duration) -> Result<Vec<Published>, Error> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.store.door.blocking(block).await?,
-        };
-        let mut command = redis::cmd("XREAD");
-        command
-            .arg("COUNT")
-            .arg(RESULTS_STEP)
-            .arg("BLOCK")
-            .arg(block.as_millis().max(1) as u64);
-        command
-            .arg("STREAMS")
-            .arg(self.store.keys.results())
-            .arg(&self.place);
-        let Blocking { link, changes, id } = &mut connection;
-        let (answer, id) = (command.query_async(&mut **link), *id);
-        type Reply = Option<Vec<(String, Vec<Row>)>>;
-        let never = std::future::pending();
-        let reply: Option<Reply> = self.store.door.wait(changes, id, answer, never).await?;
-        self.connection = reply.is_some().then_some(connection);
-        let reply = reply.flatten().unwrap_or_default().into_iter();
-        let rows = reply.flat_map(|(_, rows)| rows);
-        let results: Vec<_> = rows.map(Published::new).collect();
-        if let Some(last) = results.last() {
-            self.place.clone_from(&last.entry);
-        }
-        Ok(results)
+        let rows = self.0.next(RESULTS_STEP, Some(block)).await?;
+        Ok(rows.into_iter().map(Published::new).collect())
     }
 }

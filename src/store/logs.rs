@@ -7,8 +7,9 @@ use crate::run::id::RunId;
 use crate::store::Store;
 use crate::store::acts::BootId;
 use crate::store::codec::Text;
-use crate::store::door::{Blocking, Query};
+use crate::store::door::Query;
 use crate::store::error::Error;
+use crate::store::follow::Follow;
 use crate::store::requests::{Row, millis};
 use crate::store::runs::slice;
 use crate::store::scripts;
@@ -176,30 +177,14 @@ impl Store {
     /// Reads the log of a run from its beginning, or from the piece after that of entry `after`.
     #[must_use]
     pub fn log_of(&self, run: &RunId, after: Option<String>) -> LogReader {
-        LogReader {
-            store: self.clone(),
-            key: self.keys.log(run),
-            connection: None,
-            position: after.unwrap_or_else(|| "0-0".to_owned()),
-        }
+        let position = after.unwrap_or_else(|| "0-0".to_owned());
+        LogReader(Follow::new(self.clone(), self.keys.log(run), position))
     }
 }
 
 /// Reads the log of a run, on a connection of its own.
-pub struct LogReader {
-    store: Store,
-    key: String,
-    connection: Option<Blocking>,
-    position: String,
-}
-
-impl std::fmt::Debug for LogReader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LogReader")
-            .field("position", &self.position)
-            .finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct LogReader(Follow);
 
 impl LogReader {
     /// The next pieces, in order; waits up to `block` for the first if there are none, or not at all. A
@@ -208,33 +193,7 @@ impl LogReader {
     /// # Errors
     /// [`Error`]; the next call connects anew and goes on at the same position.
     pub async fn next(&mut self, block: Option<Duration>) -> Result<Vec<LogPiece>, Error> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let longest = block.unwrap_or_default();
-                self.store.door.blocking(longest.max(READ_TIMEOUT)).await?
-            }
-        };
-        let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(PIECES_STEP);
-        if let Some(block) = block {
-            command.arg("BLOCK").arg(block.as_millis().max(1) as u64);
-        }
-        command.arg("STREAMS").arg(&self.key).arg(&self.position);
-        let Blocking { link, changes, id } = &mut connection;
-        let (answer, id) = (command.query_async(&mut **link), *id);
-        type Reply = Option<Vec<(String, Vec<Row>)>>;
-        let never = std::future::pending();
-        let reply: Option<Reply> = self.store.door.wait(changes, id, answer, never).await?;
-        self.connection = reply.is_some().then_some(connection);
-        let reply = reply.flatten().unwrap_or_default().into_iter();
-        let rows: Vec<Row> = reply.flat_map(|(_, rows)| rows).collect();
-        if let Some((entry, _)) = rows.last() {
-            self.position.clone_from(entry);
-        }
+        let rows = self.0.next(PIECES_STEP, block).await?;
         Ok(rows.into_iter().filter_map(LogPiece::read).collect())
     }
 }
-
-/// The longest that a read may wait for, so that a connection serves each.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);

@@ -17,6 +17,7 @@ pub mod ended;
 pub mod error;
 pub mod fetch;
 pub mod fleet;
+mod follow;
 pub mod guests;
 pub mod health;
 pub mod inspect;

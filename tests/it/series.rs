@@ -79,7 +79,10 @@ const EXEMPT: &[(&str, &str)] = &[
         "doctor asks, which has no metrics",
     ),
     ("machines_api call=app", "doctor asks, which has no metrics"),
-    ("machines_api call=logs", "logs reads, which has no metrics"),
+    (
+        "machines_api call=logs",
+        "a page of the console reads, and has none",
+    ),
     (
         "machines_api class=not_sent",
         "needs an address where nobody listens; machines_client",
