@@ -66,7 +66,7 @@ pub async fn core<R>(redis: &config::Redis, runs: R) -> Result<Core<R>, Error> {
         metrics: Arc::new(Metrics::new()),
         runs: Arc::new(runs),
     };
-    core.store.count_failures(&core.metrics);
+    core.store.measure(&core.metrics);
     core.store.warn_of_risks().await;
     match retry_until_available(async || sync_clock(&core).await).await {
         Err(Error::Store(error)) if error.is_denied() => {

@@ -65,7 +65,7 @@ impl Store {
         batch: &[Admission],
         terms: &Terms,
         now: UnixMs,
-    ) -> redis::ScriptInvocation<'_> {
+    ) -> scripts::Invocation {
         let keys = &self.keys;
         let mut script = scripts::ADMIT.prepare_invoke();
         script
@@ -101,12 +101,7 @@ fn fitting(batch: &[Admission]) -> usize {
 }
 
 /// What the script needs of one request.
-fn add(
-    script: &mut redis::ScriptInvocation<'_>,
-    admission: &Admission,
-    terms: &Terms,
-    now: UnixMs,
-) {
+fn add(script: &mut scripts::Invocation, admission: &Admission, terms: &Terms, now: UnixMs) {
     let submitted = admission.submitted_at_ms;
     let mut words = vec![("submitted_at_ms", submitted.to_string())];
     script
@@ -173,7 +168,7 @@ fn kept(ending: &Ending, retention: Duration) -> Duration {
     }
 }
 
-fn add_words(script: &mut redis::ScriptInvocation<'_>, words: &[(&str, String)]) {
+fn add_words(script: &mut scripts::Invocation, words: &[(&str, String)]) {
     script.arg(words.len() * 2);
     for (field, value) in words {
         script.arg(*field).arg(value);

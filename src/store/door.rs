@@ -19,7 +19,8 @@ use crate::store::dial::{CONNECT_TIMEOUT, Link};
 use crate::store::error::Error;
 use crate::store::keys::Keys;
 use crate::store::locate::Locator;
-use crate::telemetry::{Counters, RedisError as Kind};
+use crate::store::scripts::Invocation;
+use crate::telemetry::Metrics;
 
 /// How long a command may take. Longer than a slow fork or fsync, shorter than callers wait.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,7 +45,7 @@ const UNSETTLED_PAUSE: Duration = Duration::from_millis(100);
 /// What is sent in one go.
 pub(crate) enum Query<'a> {
     Command(&'a redis::Cmd),
-    Script(&'a redis::ScriptInvocation<'a>),
+    Script(&'a Invocation),
     Pipe(&'a Pipeline),
 }
 
@@ -52,7 +53,7 @@ impl Query<'_> {
     async fn send<T: FromRedisValue>(&self, link: &mut Link) -> Result<T, RedisError> {
         match self {
             Self::Command(command) => command.query_async(&mut **link).await,
-            Self::Script(invocation) => invocation.invoke_async(&mut **link).await,
+            Self::Script(invocation) => invocation.call.invoke_async(&mut **link).await,
             Self::Pipe(pipe) => pipe.query_async(&mut **link).await,
         }
     }
@@ -80,8 +81,8 @@ pub(crate) struct Door {
     connecting: Arc<Semaphore>,
     /// Connections for large answers that nobody uses now.
     large: Arc<Mutex<Vec<Link>>>,
-    /// Where failures are counted.
-    failures: Arc<OnceLock<Counters<Kind>>>,
+    /// Where calls are measured and failures are counted.
+    metrics: Arc<OnceLock<Metrics>>,
     /// Which replicas are waited for.
     wait_for: Option<Wait>,
     /// The key to which anything may be written.
@@ -116,7 +117,7 @@ impl Door {
             shared: Arc::default(),
             connecting: Arc::new(Semaphore::new(1)),
             large: Arc::default(),
-            failures: Arc::default(),
+            metrics: Arc::default(),
             wait_for: redis.wait,
             probe: keys.probe().into(),
             gate: keys.are_in_one_slot().then(|| keys.gate().into()),
@@ -136,7 +137,7 @@ impl Door {
     /// Runs one script: one round trip, and two more when Redis does not have it cached.
     pub(crate) async fn script<T: FromRedisValue>(
         &self,
-        invocation: &mut redis::ScriptInvocation<'_>,
+        invocation: &mut Invocation,
     ) -> Result<T, Error> {
         self.gate(invocation);
         self.send(Query::Script(invocation)).await
@@ -147,7 +148,7 @@ impl Door {
     /// it is done all the same, and is said not to be: it is safe to repeat.
     pub(crate) async fn decide<T: FromRedisValue>(
         &self,
-        invocation: &mut redis::ScriptInvocation<'_>,
+        invocation: &mut Invocation,
     ) -> Result<T, Error> {
         let Some(wait) = self.wait_for else {
             return self.script(invocation).await;
@@ -158,7 +159,7 @@ impl Door {
             Some(link) => link,
             None => self.connect(LARGE_ANSWER_TIMEOUT + COMMAND_TIMEOUT).await?,
         };
-        let answer = Query::Script(invocation).send(&mut link).await;
+        let answer = self.ask(&Query::Script(invocation), &mut link).await;
         let answer = answer.map_err(|error| {
             // The others that are kept may be as broken.
             if is_broken(&error) {
@@ -197,7 +198,7 @@ impl Door {
     /// Names a key that is never there, where there may be a cluster. While it moves our slot to another
     /// node it then refuses the script as a whole; else it would refuse in its middle the first
     /// command whose key is on the other node.
-    pub(crate) fn gate(&self, invocation: &mut redis::ScriptInvocation<'_>) {
+    pub(crate) fn gate(&self, invocation: &mut Invocation) {
         if let Some(gate) = &self.gate {
             invocation.key(&**gate);
         }
@@ -209,7 +210,7 @@ impl Door {
         let begun = Instant::now();
         loop {
             let mut shared = self.shared().await?;
-            let error = match query.send(&mut shared.connection).await {
+            let error = match self.ask(&query, &mut shared.connection).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
@@ -278,8 +279,33 @@ impl Door {
     }
 
     async fn connect(&self, answer_timeout: Duration) -> Result<Link, Error> {
+        let begun = Instant::now();
         let opened = self.locator.connect(answer_timeout).await;
+        self.waited_since(begun);
         opened.map_err(|error| self.failed(error))
+    }
+
+    /// A caller had no connection until now.
+    fn waited_since(&self, begun: Instant) {
+        if let Some(metrics) = self.metrics.get() {
+            let waited = begun.elapsed().as_secs_f64();
+            metrics.redis_connection_wait.observe(waited);
+        }
+    }
+
+    /// Sends once, and measures how long a script's answer took, whatever it was.
+    pub(crate) async fn ask<T: FromRedisValue>(
+        &self,
+        query: &Query<'_>,
+        link: &mut Link,
+    ) -> Result<T, RedisError> {
+        let begun = Instant::now();
+        let answer = query.send(link).await;
+        if let (Query::Script(invocation), Some(metrics)) = (query, self.metrics.get()) {
+            let took = begun.elapsed().as_secs_f64();
+            metrics.redis_script(invocation.name).observe(took);
+        }
+        answer
     }
 
     /// Sends what may have a large answer, by a connection on which nobody else waits meanwhile.
@@ -291,7 +317,7 @@ impl Door {
                 Some(connection) => connection,
                 None => self.connect(LARGE_ANSWER_TIMEOUT + COMMAND_TIMEOUT).await?,
             };
-            match query.send(&mut connection).await {
+            match self.ask(&query, &mut connection).await {
                 Ok(answer) => {
                     let mut idle = self.idle();
                     if idle.len() < LARGE_IDLE_MAX {
@@ -310,16 +336,16 @@ impl Door {
         }
     }
 
-    /// Counts failures here from now on; the first call counts.
-    pub(crate) fn count_failures(&self, counters: Counters<Kind>) {
-        let _ = self.failures.set(counters);
+    /// Measures calls and counts failures here from now on; the first call counts.
+    pub(crate) fn measure(&self, metrics: &Metrics) {
+        let _ = self.metrics.set(metrics.clone());
     }
 
     /// A call failed, whichever connection it went by: counts it.
     pub(crate) fn failed(&self, error: impl Into<Error>) -> Error {
         let error = error.into();
-        if let Some(counters) = self.failures.get() {
-            counters.of(error.kind()).inc();
+        if let Some(metrics) = self.metrics.get() {
+            metrics.redis_errors.of(error.kind()).inc();
         }
         error
     }
@@ -328,11 +354,14 @@ impl Door {
         if let Some(shared) = self.current() {
             return Ok(shared);
         }
+        let begun = Instant::now();
         let Ok(permit) = timeout(CONNECT_TIMEOUT, self.connecting.acquire()).await else {
+            self.waited_since(begun);
             return Err(self.failed(Error::Unavailable("no connection in time".into())));
         };
         // Whoever had the permit before may have made it.
         if let Some(shared) = self.current() {
+            self.waited_since(begun);
             return Ok(shared);
         }
         let connection = self.connect(COMMAND_TIMEOUT).await?;

@@ -49,6 +49,10 @@ pub struct Census {
     pub tenants_waiting: u64,
     /// Tenants with waiting runs that may not go.
     pub tenants_held: u64,
+    /// Results that Redis has.
+    pub results: u64,
+    /// Entries that were set aside as dead.
+    pub dead: u64,
 }
 
 /// What became of a change of priority.
@@ -358,39 +362,56 @@ impl Store {
         )
     }
 
-    /// Counts what there is. Three round trips.
+    /// Counts what there is. One round trip.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn census(&self, now: UnixMs) -> Result<Census, Error> {
-        let apps = self.apps().await?;
-        let mut oldest = scripts::OLDEST.prepare_invoke();
-        oldest.key(self.keys.tenants()).key(self.keys.parked());
-        oldest.arg(self.keys.namespace()).arg(TENANTS_READ);
-        let late = u64::try_from(OVERDUE_AFTER.as_millis()).unwrap_or(u64::MAX);
-        let mut pipe = redis::pipe();
-        pipe.zcard(self.keys.due())
-            .zcount(self.keys.due(), "-inf", now.saturating_sub(late));
-        pipe.scard(self.keys.owed()).xlen(self.keys.runs());
-        pipe.xlen(self.keys.control());
-        pipe.zcard(self.keys.tenants()).zcard(self.keys.parked());
-        for app in &apps {
-            pipe.hlen(self.keys.inflight(app));
+        let keys = &self.keys;
+        let mut script = scripts::CENSUS.prepare_invoke();
+        for key in [
+            keys.tenants(),
+            keys.parked(),
+            keys.due(),
+            keys.owed(),
+            keys.runs(),
+            keys.control(),
+            keys.results(),
+            keys.dead(),
+            keys.apps(),
+        ] {
+            script.key(key);
         }
-        let counts: Vec<u64> = self.door.pipe(&pipe).await?;
-        let (fixed, per_app) = counts.split_at(counts.len().min(7));
-        let count = |index: usize| fixed.get(index).copied().unwrap_or(0);
-        let in_flight = per_app.iter().sum();
+        script.arg(keys.namespace()).arg(TENANTS_READ);
+        script.arg(now.saturating_sub(millis(OVERDUE_AFTER)));
+        type Counts = (
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            u64,
+            Option<UnixMs>,
+        );
+        let counts: Counts = self.door.script(&mut script).await?;
+        let (open, overdue, owed, unread, orders, results, dead, waiting, held, in_flight, oldest) =
+            counts;
         Ok(Census {
-            queued: count(0).saturating_sub(in_flight),
-            overdue: count(1),
-            owed: count(2),
-            oldest_queued_ms: self.door.script(&mut oldest).await?,
-            unread: count(3),
-            orders: count(4),
-            tenants_waiting: count(5),
-            tenants_held: count(6),
+            queued: open.saturating_sub(in_flight),
             in_flight,
+            unread,
+            overdue,
+            owed,
+            oldest_queued_ms: oldest,
+            orders,
+            tenants_waiting: waiting,
+            tenants_held: held,
+            results,
+            dead,
         })
     }
 }

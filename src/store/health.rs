@@ -33,9 +33,9 @@ pub struct Load {
 }
 
 impl Store {
-    /// Counts every call of this store, and of its clones, that fails.
-    pub fn count_failures(&self, metrics: &Metrics) {
-        self.door.count_failures(metrics.redis_errors.clone());
+    /// Measures the scripts of this store and of its clones, and counts every call that fails.
+    pub fn measure(&self, metrics: &Metrics) {
+        self.door.measure(metrics);
     }
 
     /// Whether Redis takes our writes, and the keys that others can make are of their types. One

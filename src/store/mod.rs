@@ -27,6 +27,7 @@ mod locate;
 pub mod logs;
 mod mend;
 pub mod open;
+mod pace;
 mod produce;
 pub mod requests;
 pub mod results;
@@ -78,13 +79,13 @@ impl Store {
         })
     }
 
-    /// Prepares the store and checks that Redis is there and new enough.
+    /// Prepares the store and checks that Redis is there and that its data are not of a later version.
     ///
     /// # Errors
-    /// [`Error::Version`] when it is too old, [`Error::Unavailable`] when it is not there.
+    /// [`Error::Unavailable`] when it is not there, [`Error::Schema`].
     pub async fn connect(redis: &Redis) -> Result<Self, Error> {
         let store = Self::new(redis)?;
-        store.check_version().await?;
+        store.check_info().await?;
         store.check_schema().await?;
         Ok(store)
     }
@@ -178,9 +179,10 @@ impl Store {
         }
     }
 
-    /// Goes on without a version where the user may not ask for it.
-    async fn check_version(&self) -> Result<(), Error> {
-        let info = match self.info("server").await {
+    /// Notes whether Redis tells this user of itself. What it calls itself does not matter: what it must
+    /// be able to do is tried.
+    async fn check_info(&self) -> Result<(), Error> {
+        match self.info("server").await {
             Err(error) if error.is_denied() => {
                 self.tells_nothing.store(true, Ordering::Relaxed);
                 warn!(
@@ -188,19 +190,9 @@ impl Store {
                     "redis does not tell its version and memory: a full one is noticed when it \
                      refuses writes"
                 );
-                return Ok(());
+                Ok(())
             }
-            answer => answer?,
-        };
-        // What is named otherwise, or not at all, is tried.
-        if !field(&info, "valkey_version:").is_empty() {
-            return Ok(());
-        }
-        let version = field(&info, "redis_version:");
-        let major = version.split('.').next();
-        match major.and_then(|major| major.parse::<u32>().ok()) {
-            Some(1..7) => Err(Error::Version(format!("redis {version}"))),
-            _ => Ok(()),
+            answer => answer.map(|_| ()),
         }
     }
 }

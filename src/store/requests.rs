@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use redis::RedisError;
+use tokio::time::Instant;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
@@ -11,6 +12,7 @@ use crate::store::dial::Link;
 use crate::store::door::{Blocking, LARGE_ANSWER_TIMEOUT, Query};
 use crate::store::error::Error;
 use crate::store::keys::{GROUP, Inbox};
+use crate::store::pace::Pace;
 use crate::store::scripts;
 
 /// How many dead entries are kept.
@@ -126,6 +128,7 @@ pub struct Requests {
     entry_max: usize,
     /// More entries may be there.
     has_more: bool,
+    pace: Pace,
 }
 
 impl Requests {
@@ -146,6 +149,7 @@ impl Requests {
             connection: None,
             entry_max: usize::MAX,
             has_more: true,
+            pace: Pace::default(),
         }
     }
 
@@ -178,6 +182,10 @@ impl Requests {
         block: Duration,
         wake: impl Future<Output = ()>,
     ) -> Result<Vec<Entry>, Error> {
+        tokio::pin!(wake);
+        if self.pace.is_ended_by(&mut wake).await {
+            return Ok(Vec::new());
+        }
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => {
@@ -216,7 +224,8 @@ impl Requests {
         script.arg(count - entries.len()).arg(READ_BYTES);
         script.arg(self.entry_max);
         self.store.door.gate(&mut script);
-        let batch = Batch::new(script.invoke_async(&mut **connection).await?);
+        let asked = Query::Script(&script);
+        let batch = Batch::new(self.store.door.ask(&asked, connection).await?);
         self.has_more = batch.has_more;
         entries.extend(batch.entries);
         if entries.is_empty() {
@@ -239,10 +248,12 @@ impl Requests {
         pipe.arg("BLOCK").arg(millis(block));
         pipe.arg("STREAMS").arg(&key).arg(">");
         pipe.xlen(&key);
+        let begun = Instant::now();
         type Reply = Option<Vec<(String, Vec<Row>)>>;
         let (reply, left): (Reply, usize) = pipe.query_async(&mut **connection).await?;
         let streams = reply.unwrap_or_default().into_iter();
         let entries: Vec<Entry> = streams.flat_map(|(_, rows)| rows).map(Entry::new).collect();
+        self.pace.note(entries.is_empty(), begun, block);
         // What others have read and not disposed of counts too: then there may be none.
         self.has_more = left > entries.len();
         Ok(entries)

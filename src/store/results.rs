@@ -1,7 +1,10 @@
 //! The results stream: trimming. Results are written by `settle.lua` and `admit.lua`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
+
+use redis::FromRedisValue as _;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
@@ -9,9 +12,13 @@ use crate::store::codec::Text;
 use crate::store::error::Error;
 use crate::store::requests::millis;
 use crate::store::scripts;
+use crate::telemetry::GroupLag;
 
 /// Pending entries of a group that one pass reads.
 const PENDING_MAX: usize = 1000;
+
+/// Characters of a group's name that are told.
+const GROUP_NAME_MAX: usize = 100;
 
 /// A consumer group for which old results are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +80,26 @@ impl Store {
         let old = StreamPoint::at(now.saturating_sub(millis(retention)));
         let groups = self.result_groups(old).await?.into_iter();
         Ok(groups.filter_map(|group| group.kept_back(old)).collect())
+    }
+
+    /// How far each consumer group of the results is, where there are results. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`], also when the stream is not there.
+    pub async fn result_lags(&self) -> Result<Vec<GroupLag>, Error> {
+        let mut command = redis::cmd("XINFO");
+        command.arg("GROUPS").arg(self.keys.results());
+        let rows: Vec<HashMap<String, redis::Value>> = self.door.query(&command).await?;
+        let lags = rows.into_iter().filter_map(|mut row| {
+            let Text(name) = Text::from_redis_value(row.remove("name")?).ok()?;
+            let mut number = |field| u64::from_redis_value(row.remove(field)?).ok();
+            Some(GroupLag {
+                group: name.chars().take(GROUP_NAME_MAX).collect(),
+                unread: number("lag"),
+                unacknowledged: number("pending")?,
+            })
+        });
+        Ok(lags.collect())
     }
 
     /// What each consumer group still needs.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::{LazyLock, OnceLock};
 
-use redis::Script;
+use redis::{Script, ScriptInvocation, ToRedisArgs};
 
 use crate::clock::UnixMs;
 use crate::run::budget;
@@ -12,10 +12,44 @@ use crate::run::phase::State;
 use crate::run::step::{Event, moves};
 use crate::store::keys;
 
+/// A script and its name.
+pub(crate) struct Named(&'static str, LazyLock<Script>);
+
+impl Named {
+    pub(crate) fn prepare_invoke(&'static self) -> Invocation {
+        Invocation {
+            name: self.0,
+            call: self.1.prepare_invoke(),
+        }
+    }
+}
+
+/// A call of a script.
+pub(crate) struct Invocation {
+    pub(crate) name: &'static str,
+    pub(crate) call: ScriptInvocation<'static>,
+}
+
+impl Invocation {
+    pub(crate) fn key(&mut self, key: impl ToRedisArgs) -> &mut Self {
+        self.call.key(key);
+        self
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.call.arg(arg);
+        self
+    }
+}
+
 macro_rules! scripts {
     ($($(#[$doc:meta])* $name:ident = $room:ident [$($part:literal)*]
         $(and in a branch [$($rare:literal)*])? $file:literal;)*) => {
-        $($(#[$doc])* pub(crate) static $name: LazyLock<Script> = LazyLock::new(|| {
+        /// The names of all.
+        #[cfg(test)]
+        const NAMES: &[&str] = &[$($file),*];
+
+        $($(#[$doc])* pub(crate) static $name: Named = Named($file, LazyLock::new(|| {
             let source = concat!(
                 $(include_str!(concat!("lua/parts/", $part, ".lua")), "\n",)*
                 include_str!(concat!("lua/", $file, ".lua")),
@@ -24,7 +58,7 @@ macro_rules! scripts {
                 $($(include_str!(concat!("lua/parts/", $rare, ".lua")), "\n",)*)?
             );
             script(scripts!(@ $room), source, of_branch)
-        });)*
+        }));)*
     };
     (@ when_full) => { "#!lua flags=allow-oom\n" };
     (@ unless_full) => { "" };
@@ -67,8 +101,8 @@ scripts! {
     PAUSE = when_full ["fair_queue" "reconsider"] "pause";
     /// What is known of runs is made to agree with their hashes.
     MEND = when_full ["run" "fair_queue" "slots"] "mend";
-    /// When the first of the waiting runs was asked for.
-    OLDEST = unless_full ["run" "places" "fair_queue"] "oldest";
+    /// How many of what there is.
+    CENSUS = unless_full ["run" "places" "fair_queue"] "census";
     /// What a waiting run waits for.
     WHY = unless_full ["run" "fair_queue"] "why";
     /// A piece of a run's input.
@@ -176,6 +210,11 @@ fn words_of(event: &Event) -> String {
 mod tests {
     use std::fs;
     use std::path::Path;
+
+    #[test]
+    fn every_script_has_a_series() {
+        assert_eq!(super::NAMES, crate::telemetry::REDIS_SCRIPTS);
+    }
 
     /// Keys are made in `keys.rs` and nowhere else: not even by a script.
     #[test]

@@ -8,10 +8,13 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::store::Store;
 use crate::store::codec::{self, SettledRun, Text};
 use crate::store::door::Blocking;
 use crate::store::error::Error;
+use crate::store::pace::Pace;
 
 /// What stands on the list instead of a run's id when there may be capacity for a boot. No run has
 /// an empty id.
@@ -32,6 +35,7 @@ pub enum Wakeup {
 pub struct Wakeups {
     store: Store,
     connection: Option<Blocking>,
+    pace: Pace,
 }
 
 impl std::fmt::Debug for Wakeups {
@@ -47,6 +51,7 @@ impl Wakeups {
         Self {
             store,
             connection: None,
+            pace: Pace::default(),
         }
     }
 
@@ -69,6 +74,10 @@ impl Wakeups {
         block: Duration,
         wake: impl Future<Output = ()>,
     ) -> Result<Vec<Wakeup>, Error> {
+        tokio::pin!(wake);
+        if self.pace.is_ended_by(&mut wake).await {
+            return Ok(Vec::new());
+        }
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.store.door.blocking(block).await?,
@@ -80,12 +89,14 @@ impl Wakeups {
             .arg(self.store.keys.wakeups());
         command.arg("LEFT").arg("COUNT").arg(count);
         let Blocking { link, changes, id } = &mut connection;
+        let begun = Instant::now();
         let (answer, id) = (command.query_async(&mut **link), *id);
         type Reply = Option<(String, Vec<Text>)>;
         let reply: Option<Reply> = self.store.door.wait(changes, id, answer, wake).await?;
         self.connection = reply.is_some().then_some(connection);
         let entries = reply.flatten().map(|(_, entries)| entries);
         let entries = entries.unwrap_or_default();
+        self.pace.note(entries.is_empty(), begun, block);
         Ok(entries.into_iter().map(|Text(entry)| read(entry)).collect())
     }
 }

@@ -365,6 +365,11 @@ impl Sweeper {
             Census::default()
         };
         let metrics = &core.metrics;
+        let groups = match census.results {
+            0 => Vec::new(),
+            _ => core.store.result_lags().await?,
+        };
+        metrics.set_result_groups(groups);
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         metrics.runs_queued.set(gauge(census.queued));
         metrics.machines_in_flight.set(gauge(census.in_flight));
@@ -375,6 +380,8 @@ impl Sweeper {
         metrics.oldest_queued_age.set(waited.as_secs_f64());
         metrics.requests_unread.set(gauge(census.unread));
         metrics.tenants_blocked.set(gauge(census.tenants_held));
+        metrics.results_length.set(gauge(census.results));
+        metrics.dead_letters.set(gauge(census.dead));
         Ok(())
     }
 }

@@ -196,6 +196,51 @@ impl ResponseCode {
     }
 }
 
+/// The scripts that run in Redis, by name, in the order of `store::scripts`.
+pub const REDIS_SCRIPTS: &[&str] = &[
+    "admit",
+    "claim",
+    "take_token",
+    "advance",
+    "requeue",
+    "settle",
+    "end_lost",
+    "close",
+    "renew",
+    "preparing",
+    "overdue",
+    "lead",
+    "configure",
+    "pause",
+    "mend",
+    "census",
+    "why",
+    "input",
+    "log",
+    "reserve_artifact",
+    "pending_artifact",
+    "keep_artifact",
+    "release_artifact",
+    "forget_artifacts",
+    "known_artifacts",
+    "dead_letter",
+    "small",
+    "keyrings",
+    "quiet",
+    "prioritise",
+    "read",
+    "take_over",
+    "request",
+    "group",
+    "probe",
+    "revive",
+    "unread",
+    "trim",
+    "needed",
+    "forget_app",
+    "forget",
+];
+
 label! {
     /// What a task of a worker does.
     TaskKind {

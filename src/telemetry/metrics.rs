@@ -1,18 +1,23 @@
 //! Every series of the process, with its help text. All exist from the start, at zero, so that a
 //! rate over the first event is not lost and an alert can be written before anything happened.
 
+use std::cmp::Reverse;
 use std::marker::PhantomData;
 
-use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
 use crate::run::outcome::Outcome;
 use crate::telemetry::in_hand::InHand;
 use crate::telemetry::labels::{
-    DataChange, Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
+    DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
+    TaskKind,
+};
+use crate::telemetry::series::{
+    age, build_info, counter, counters, durations, gauge, gauges, histogram, tasks, vec,
 };
 
 /// The content type of [`Metrics::render`].
@@ -27,6 +32,12 @@ const MOMENTS_S: &[f64] = &[
 const WORK_S: &[f64] = &[
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0,
 ];
+
+/// Seconds, for an answer of Redis.
+const ANSWER_S: &[f64] = &[0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
+
+/// Consumer groups of the results that have series of their own.
+const GROUPS_MAX: usize = 20;
 
 /// The series. Clones count into the same ones.
 #[derive(Clone, Debug)]
@@ -77,12 +88,21 @@ pub struct Metrics {
     /// How long the oldest result has been kept beyond its retention because a consumer group has not
     /// acknowledged it, in seconds.
     pub results_past_retention: Gauge,
+    /// Results in Redis, as last seen.
+    pub results_length: IntGauge,
+    results_unread: IntGaugeVec,
+    results_unacknowledged: IntGaugeVec,
+    /// Entries that were set aside as dead, as last seen.
+    pub dead_letters: IntGauge,
     /// Responses of the endpoint, by status.
     pub endpoint_responses: Counters<ResponseCode>,
     /// Reads of the clock of Redis that found it to have jumped.
     pub clock_jumps: IntCounter,
     /// Calls to Redis that failed, by why.
     pub redis_errors: Counters<RedisError>,
+    redis_scripts: HistogramVec,
+    /// How long callers waited for a connection to Redis, where none was there.
+    pub redis_connection_wait: Histogram,
     /// Heartbeats that found the data in Redis to be others.
     pub data_changes: Counters<DataChange>,
     /// 1 while this worker reads no requests, because Redis is nearly full or too many bytes of requests
@@ -99,6 +119,17 @@ pub struct Metrics {
     pub answers: InHand,
 }
 
+/// How far a consumer group is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupLag {
+    /// Its name.
+    pub group: String,
+    /// Entries that it has not been given; `None` where Redis cannot tell, as after entries were deleted.
+    pub unread: Option<u64>,
+    /// Entries that it was given and has not acknowledged.
+    pub unacknowledged: u64,
+}
+
 /// Counters that differ in one label.
 #[derive(Clone, Debug)]
 pub struct Counters<L> {
@@ -107,6 +138,13 @@ pub struct Counters<L> {
 }
 
 impl<L: Label> Counters<L> {
+    pub(super) fn new(series: IntCounterVec) -> Self {
+        Self {
+            series,
+            label: PhantomData,
+        }
+    }
+
     /// The counter of one value.
     #[must_use]
     pub fn of(&self, label: L) -> IntCounter {
@@ -126,6 +164,11 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let r = &registry;
+        build_info(r);
+        // What the process uses of its host, under the names that Prometheus's libraries share.
+        let process = ProcessCollector::for_self();
+        r.register(Box::new(process))
+            .expect("the names are used once");
         let metrics = Self {
             runs_admitted: counter(r, "runs_admitted_total", "Requests that became runs."),
             id_conflicts: counter(
@@ -150,6 +193,8 @@ impl Metrics {
                 r,
                 "machines_api_duration_seconds",
                 "How long calls to the Machines API took, whatever came of them.",
+                "call",
+                MachinesCall::ALL.iter().map(|call| call.word()),
                 MOMENTS_S,
             ),
             circuits_open: gauge(
@@ -231,6 +276,22 @@ impl Metrics {
                 "results_past_retention_seconds",
                 "How long results have been kept beyond their retention because a consumer group has not acknowledged them.",
             ),
+            results_length: gauge(r, "results_length", "Results that Redis has."),
+            results_unread: gauges(
+                r,
+                "results_unread",
+                "Results that a consumer group has not been given, where Redis can tell.",
+            ),
+            results_unacknowledged: gauges(
+                r,
+                "results_unacknowledged",
+                "Results that a consumer group was given and has not acknowledged.",
+            ),
+            dead_letters: gauge(
+                r,
+                "dead_letters",
+                "Entries that are set aside: no request, no order, or with the id of another run.",
+            ),
             endpoint_responses: counters(
                 r,
                 "endpoint_responses_total",
@@ -247,6 +308,20 @@ impl Metrics {
                 "redis_errors_total",
                 "Calls to Redis that failed, by why.",
                 "kind",
+            ),
+            redis_scripts: durations(
+                r,
+                "redis_script_duration_seconds",
+                "How long Redis took to answer a script, the way there and back included.",
+                "script",
+                REDIS_SCRIPTS.iter().copied(),
+                ANSWER_S,
+            ),
+            redis_connection_wait: histogram(
+                r,
+                "redis_connection_wait_seconds",
+                "How long callers waited for a connection to Redis, where none was there.",
+                ANSWER_S,
             ),
             data_changes: counters(
                 r,
@@ -303,6 +378,33 @@ impl Metrics {
         self.machines_duration.with_label_values(&[call.word()])
     }
 
+    /// How long one script took.
+    #[must_use]
+    pub fn redis_script(&self, name: &str) -> Histogram {
+        self.redis_scripts.with_label_values(&[name])
+    }
+
+    /// Tells how far the consumer groups of the results are. A group that is gone loses its series; of many
+    /// groups, those that are furthest behind have some.
+    pub fn set_result_groups(&self, mut groups: Vec<GroupLag>) {
+        groups.sort_by_key(|lag| {
+            let unread = lag.unread.unwrap_or(0);
+            Reverse(unread.saturating_add(lag.unacknowledged))
+        });
+        self.results_unread.reset();
+        self.results_unacknowledged.reset();
+        let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        for lag in groups.iter().take(GROUPS_MAX) {
+            let group = [lag.group.as_str()];
+            if let Some(unread) = lag.unread {
+                let series = self.results_unread.with_label_values(&group);
+                series.set(gauge(unread));
+            }
+            let series = self.results_unacknowledged.with_label_values(&group);
+            series.set(gauge(lag.unacknowledged));
+        }
+    }
+
     /// How many tasks of one kind this worker has.
     #[must_use]
     pub fn tasks(&self, kind: TaskKind) -> IntGauge {
@@ -330,76 +432,6 @@ impl Metrics {
     }
 }
 
-fn named(name: &str) -> String {
-    format!("cofferdam_{name}")
-}
-
-/// Makes a series known. It fails only for an unsound or repeated name, and the names are
-/// constants which a test goes through.
-fn register<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
-    let series = made.expect("the name and the labels are sound");
-    registry
-        .register(Box::new(series.clone()))
-        .expect("the name is used once");
-    series
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
-    register(registry, IntCounter::new(named(name), help))
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
-    register(registry, IntGauge::new(named(name), help))
-}
-
-fn age(registry: &Registry, name: &str, help: &str) -> Gauge {
-    register(registry, Gauge::new(named(name), help))
-}
-
-fn vec(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(
-        registry,
-        IntCounterVec::new(Opts::new(named(name), help), labels),
-    )
-}
-
-fn tasks(registry: &Registry, name: &str, help: &str) -> IntGaugeVec {
-    let series = register(
-        registry,
-        IntGaugeVec::new(Opts::new(named(name), help), &["kind"]),
-    );
-    for kind in TaskKind::ALL {
-        series.with_label_values(&[kind.word()]).set(0);
-    }
-    series
-}
-
-fn counters<L: Label>(registry: &Registry, name: &str, help: &str, label: &str) -> Counters<L> {
-    let series = vec(registry, name, help, &[label]);
-    for value in L::ALL {
-        series.with_label_values(&[value.word()]);
-    }
-    Counters {
-        series,
-        label: PhantomData,
-    }
-}
-
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    let options = HistogramOpts::new(named(name), help).buckets(buckets.to_vec());
-    register(registry, Histogram::with_opts(options))
-}
-
-/// A histogram for each call of the Machines API.
-fn durations(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> HistogramVec {
-    let options = HistogramOpts::new(named(name), help).buckets(buckets.to_vec());
-    let series = register(registry, HistogramVec::new(options, &["call"]));
-    for call in MachinesCall::ALL {
-        series.with_label_values(&[call.word()]);
-    }
-    series
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -422,9 +454,11 @@ mod tests {
                 "no {line} in\n{text}"
             );
         }
-        let values = text.lines().filter(|line| !line.starts_with('#'));
+        let is_ours = |line: &&str| line.starts_with("cofferdam_") && !line.contains("build_info");
         assert!(
-            values.into_iter().all(|line| line.ends_with(" 0")),
+            text.lines()
+                .filter(is_ours)
+                .all(|line| line.ends_with(" 0")),
             "{text}"
         );
     }

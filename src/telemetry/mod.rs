@@ -5,6 +5,7 @@ mod in_hand;
 mod labels;
 mod metrics;
 mod plain;
+mod series;
 
 use std::io::IsTerminal as _;
 
@@ -13,9 +14,10 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 pub use crate::telemetry::labels::{
-    DataChange, Label, MachinesCall, RedisError, ResponseClass, ResponseCode, TaskKind,
+    DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
+    TaskKind,
 };
-pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, Metrics};
+pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, GroupLag, Metrics};
 pub use crate::telemetry::plain::{is_control, printable};
 
 /// Why logging could not be started.

@@ -26,6 +26,17 @@ async fn told(admin: &str, name: &str) -> Option<f64> {
     value(&answer.text().await.unwrap(), name)
 }
 
+/// Waits until a worker's metrics have this one at this value, or not at all.
+async fn becomes(admin: &str, name: &str, value: Option<f64>) {
+    until_within(Duration::from_secs(60), name, async || {
+        match told(admin, name).await {
+            found if found == value => Ok(()),
+            other => Err(format!("{other:?}, not {value:?}")),
+        }
+    })
+    .await;
+}
+
 /// Waits until a worker's metrics have this one above nothing. They are counted every five
 /// seconds.
 async fn shows(admin: &str, name: &str) {
@@ -36,6 +47,43 @@ async fn shows(admin: &str, name: &str) {
         }
     })
     .await;
+}
+
+/// Results that are not read, of each group, and entries that were set aside: nobody saw them before
+/// a consumer complained.
+#[tokio::test]
+async fn what_consumers_have_before_them_can_be_seen() {
+    let fleet = Fleet::start(&["--simulate", "20"], &[]).await;
+    let (worker, admin) = fleet.worker().await;
+    let raw = fleet.raw().await;
+    for group in ["reads", "sleeps"] {
+        raw.make_group("results", group).await;
+    }
+    for id in ["one", "two"] {
+        fleet.tool(&["submit", "--id", id, "--", "true"]).done();
+        fleet.until_state(id, "closed").await;
+    }
+    // A fleet at rest would be counted once a minute.
+    let stays = r#"{"id":"stays","cmd":["true"],"env":{"SIMULATED_GUEST":"hangs"}}"#;
+    raw.add("runs", &[("run", stays)]).await;
+    raw.read_group("results", "reads", 10).await;
+    raw.add("runs", &[("nothing", "here")]).await;
+    for (series, number) in [
+        ("cofferdam_results_length", 2.0),
+        ("cofferdam_dead_letters", 1.0),
+        ("cofferdam_results_unread{group=\"sleeps\"}", 2.0),
+        ("cofferdam_results_unread{group=\"reads\"}", 0.0),
+        ("cofferdam_results_unacknowledged{group=\"sleeps\"}", 0.0),
+        ("cofferdam_results_unacknowledged{group=\"reads\"}", 2.0),
+    ] {
+        becomes(&admin, series, Some(number)).await;
+    }
+    raw.destroy_group("results", "sleeps").await;
+    becomes(&admin, "cofferdam_results_unread{group=\"sleeps\"}", None).await;
+    let unread = "cofferdam_results_unread{group=\"reads\"}";
+    becomes(&admin, unread, Some(0.0)).await;
+    worker.finish().await;
+    fleet.finish().await;
 }
 
 #[tokio::test]

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cofferdam::telemetry::Metrics;
+use crate::support::parts;
+
+/// Values of a label that are listed.
+const LISTED_MAX: usize = 30;
 
 /// One family of series.
 #[derive(Default)]
@@ -15,13 +18,16 @@ struct Family {
 
 pub(super) fn table() -> String {
     let head = "| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n".to_owned();
-    families(&Metrics::new().render())
+    families(&parts::all_series())
         .iter()
         .fold(head, |table, (name, family)| table + &row(name, family))
 }
 
 fn row(name: &str, family: &Family) -> String {
     let label = |(label, values): (&String, &BTreeSet<String>)| {
+        if label == "group" || values.len() > LISTED_MAX {
+            return format!("`{label}`");
+        }
         let values: Vec<_> = values.iter().map(|value| format!("`{value}`")).collect();
         format!("`{label}`: {}", values.join(", "))
     };
@@ -68,7 +74,7 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 
 #[test]
 fn every_family_has_a_kind_a_meaning_and_its_labels() {
-    let families = families(&Metrics::new().render());
+    let families = families(&parts::all_series());
     for (name, family) in &families {
         assert!(!family.kind.is_empty() && !family.help.is_empty(), "{name}");
     }

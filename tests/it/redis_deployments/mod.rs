@@ -1,6 +1,7 @@
 //! Every Redis that users have, each a real server of the test's own: its processes meet its fault
 //! under three hundred runs, and each run has exactly one result.
 
+mod ability;
 mod cluster;
 mod data;
 mod idle;

@@ -12,7 +12,7 @@ use cofferdam::stage::Core;
 use cofferdam::stage::intake::intake;
 use cofferdam::store::Store;
 use cofferdam::store::requests::Requests;
-use cofferdam::telemetry::Metrics;
+use cofferdam::telemetry::{GroupLag, Metrics};
 use cofferdam::token::{Grant, KeyRing};
 use serde_json::{Value, json};
 
@@ -72,13 +72,25 @@ pub(crate) fn results(runs: &Runs) -> Results {
 /// A core on `redis`.
 pub(crate) async fn core(redis: &config::Redis, runs: Runs) -> Core {
     let (store, metrics) = (Store::connect(redis).await.unwrap(), Metrics::new());
-    store.count_failures(&metrics);
+    store.measure(&metrics);
     Core {
         store,
         clock: Clock::system(),
         metrics: Arc::new(metrics),
         runs: Arc::new(runs),
     }
+}
+
+/// Every series that a process can tell, as text.
+pub(crate) fn all_series() -> String {
+    let metrics = Metrics::new();
+    let lag = GroupLag {
+        group: "group".into(),
+        unread: Some(0),
+        unacknowledged: 0,
+    };
+    metrics.set_result_groups(vec![lag]);
+    metrics.render()
 }
 
 /// What creates a machine that bears all signs of one of ours, for a run that is not known, and

@@ -149,6 +149,13 @@ impl Raw {
         }
     }
 
+    /// Removes a group.
+    pub(crate) async fn destroy_group(&self, stream: &str, group: &str) {
+        let mut command = redis::cmd("XGROUP");
+        command.arg("DESTROY").arg(self.key(stream)).arg(group);
+        self.ask::<i64>(&command).await;
+    }
+
     pub(crate) async fn make_group(&self, stream: &str, group: impl redis::ToRedisArgs) {
         let mut command = redis::cmd("XGROUP");
         command

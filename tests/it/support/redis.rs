@@ -388,7 +388,7 @@ fn ping(socket: &Path) -> std::io::Result<[u8; 7]> {
 }
 
 /// A port that was free a moment ago. Redis cannot be told to choose one itself.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
