@@ -23,6 +23,17 @@ pub(crate) enum Guests {
     Host,
 }
 
+/// Which Redis is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Servers {
+    /// One server.
+    One,
+    /// A primary with a replica, and three sentinels that watch it.
+    Sentinel,
+    /// Three primaries with a replica each.
+    Cluster,
+}
+
 /// What is asked of a storm.
 #[derive(Clone, Debug)]
 pub(crate) struct Args {
@@ -30,6 +41,7 @@ pub(crate) struct Args {
     pub(crate) runs: usize,
     pub(crate) seed: u64,
     pub(crate) guests: Guests,
+    pub(crate) servers: Servers,
     /// Machines alive at once, whole fleet.
     pub(crate) cap: usize,
     /// Machines alive at once of one tenant.
@@ -51,6 +63,7 @@ impl Default for Args {
             runs: 1000,
             seed: 1,
             guests: Guests::Simulated(20),
+            servers: Servers::One,
             cap: 64,
             tenant_cap: 24,
             log: "info".to_owned(),
@@ -96,6 +109,14 @@ impl Args {
                         other => return Err(format!("there is no plan {other:?}")),
                     }
                 }
+                "--redis" => {
+                    args.servers = match value {
+                        "one" => Servers::One,
+                        "sentinel" => Servers::Sentinel,
+                        "cluster" => Servers::Cluster,
+                        other => return Err(format!("there is no Redis {other:?}")),
+                    }
+                }
                 "--guests" => {
                     args.guests = match value {
                         "host" => Guests::Host,
@@ -104,6 +125,9 @@ impl Args {
                 }
                 other => return Err(format!("there is no {other:?}")),
             }
+        }
+        if args.kind == Kind::Forgetful && args.servers != Servers::One {
+            return Err("a forgetful storm needs --redis one".to_owned());
         }
         Ok(args)
     }

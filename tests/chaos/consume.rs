@@ -17,7 +17,7 @@ pub(crate) async fn consume(mut link: Link, progress: Rc<Progress>) {
     let mut make = redis::pipe();
     make.cmd("XGROUP")
         .arg("CREATE")
-        .arg("cofferdam:results")
+        .arg("{cofferdam}:results")
         .arg(GROUP)
         .arg("0")
         .arg("MKSTREAM");
@@ -28,7 +28,7 @@ pub(crate) async fn consume(mut link: Link, progress: Rc<Progress>) {
         let mut read = redis::pipe();
         read.cmd("XREADGROUP").arg("GROUP").arg(GROUP).arg("one");
         read.arg("COUNT").arg(500).arg("BLOCK").arg(200);
-        read.arg("STREAMS").arg("cofferdam:results").arg(from);
+        read.arg("STREAMS").arg("{cofferdam}:results").arg(from);
         let Ok((reply,)) = link.once::<(Option<StreamReadReply>,)>(&read).await else {
             let _: Result<(), _> = link.once(&make).await;
             sleep(Duration::from_millis(50)).await;
@@ -42,7 +42,7 @@ pub(crate) async fn consume(mut link: Link, progress: Rc<Progress>) {
             continue;
         }
         let mut done = redis::pipe();
-        done.cmd("XACK").arg("cofferdam:results").arg(GROUP);
+        done.cmd("XACK").arg("{cofferdam}:results").arg(GROUP);
         for entry in &entries {
             let run = entry.get::<String>("run_id").unwrap();
             progress.read.borrow_mut().insert(run);

@@ -78,7 +78,7 @@ impl Count {
     /// Reads every result and everything that was set aside.
     pub(crate) async fn results(&mut self, link: &mut Link, sent: &Sent) {
         let mut entries: HashMap<String, usize> = HashMap::new();
-        for entry in all(link, "cofferdam:results").await {
+        for entry in all(link, "{cofferdam}:results").await {
             let run: String = entry.get("run_id").unwrap();
             let result: String = entry.get("result").unwrap();
             let result: Value = serde_json::from_str(&result).unwrap();
@@ -105,7 +105,7 @@ impl Count {
     async fn set_aside(&mut self, link: &mut Link, sent: &Sent) {
         let mut garbage: HashSet<String> = HashSet::new();
         let mut sources: HashSet<String> = HashSet::new();
-        for fields in bytes_of_all(link, "cofferdam:dead").await {
+        for fields in bytes_of_all(link, "{cofferdam}:dead").await {
             let mut source = String::new();
             for (name, value) in fields {
                 let value = value.strip_prefix(b"\xff").unwrap_or(&value);
@@ -128,23 +128,24 @@ impl Count {
 
     /// Looks for what is still open.
     pub(crate) async fn open(&mut self, link: &mut Link) {
-        for stream in ["cofferdam:runs", "cofferdam:control"] {
+        for stream in ["{cofferdam}:runs", "{cofferdam}:control"] {
             let length: usize = link.ask(&["XLEN", stream]).await;
             self.unless_zero(&format!("{stream}: entries"), length);
             let pending: StreamPendingReply = link.ask(&["XPENDING", stream, "cofferdam"]).await;
             self.unless_zero(&format!("{stream}: pending"), pending.count());
         }
         let group = consume::GROUP;
-        let pending: StreamPendingReply = link.ask(&["XPENDING", "cofferdam:results", group]).await;
-        self.unless_zero("cofferdam:results: pending", pending.count());
+        let pending: StreamPendingReply =
+            link.ask(&["XPENDING", "{cofferdam}:results", group]).await;
+        self.unless_zero("{cofferdam}:results: pending", pending.count());
         for key in ["due", "tenants", "parked", "delayed"] {
-            let key = format!("cofferdam:{key}");
+            let key = format!("{{cofferdam}}:{key}");
             let members: Vec<String> = link.ask(&["ZRANGE", &key, "0", "-1"]).await;
             self.stuck
                 .extend(members.iter().map(|member| format!("{key}: {member}")));
         }
         for app in APPS.split(',') {
-            let key = format!("cofferdam:inflight:{app}");
+            let key = format!("{{cofferdam}}:inflight:{app}");
             let runs: Vec<String> = link.ask(&["HKEYS", &key]).await;
             self.stuck
                 .extend(runs.iter().map(|run| format!("{key}: {run}")));
@@ -158,7 +159,7 @@ impl Count {
         for page in ids.chunks(PAGE) {
             let mut pipe = redis::pipe();
             for id in page {
-                let key = format!("cofferdam:run:{id}");
+                let key = format!("{{cofferdam}}:run:{id}");
                 pipe.cmd("HGET").arg(&key).arg("state");
                 pipe.cmd("PTTL").arg(&key);
             }
@@ -211,9 +212,9 @@ fn progress(result: &Value) -> String {
 
 /// Whether nothing is left to be done, at a glance.
 pub(crate) async fn is_quiet(link: &mut Link) -> bool {
-    let runs: usize = link.ask(&["XLEN", "cofferdam:runs"]).await;
-    let control: usize = link.ask(&["XLEN", "cofferdam:control"]).await;
-    let due: usize = link.ask(&["ZCARD", "cofferdam:due"]).await;
+    let runs: usize = link.ask(&["XLEN", "{cofferdam}:runs"]).await;
+    let control: usize = link.ask(&["XLEN", "{cofferdam}:control"]).await;
+    let due: usize = link.ask(&["ZCARD", "{cofferdam}:due"]).await;
     runs + control + due == 0
 }
 
@@ -221,13 +222,17 @@ pub(crate) async fn is_quiet(link: &mut Link) -> bool {
 /// comes later in this order.
 pub(crate) async fn kept(link: &mut Link) -> Kept {
     let mut kept = Kept::default();
-    for stream in ["cofferdam:runs", "cofferdam:control", "cofferdam:dead"] {
+    for stream in [
+        "{cofferdam}:runs",
+        "{cofferdam}:control",
+        "{cofferdam}:dead",
+    ] {
         for (entry, fields) in entries(link, stream).await {
             for (name, value) in fields {
                 let value = value.strip_prefix(b"\xff").unwrap_or(&value);
                 let text = String::from_utf8_lossy(value).into_owned();
                 match serde_json::from_str::<Value>(&text) {
-                    Ok(request) if name == b"run" && stream == "cofferdam:runs" => {
+                    Ok(request) if name == b"run" && stream == "{cofferdam}:runs" => {
                         let id = request["id"].as_str().map(str::to_owned);
                         kept.runs.insert(id.unwrap_or_else(|| entry.clone()));
                     }
@@ -238,18 +243,25 @@ pub(crate) async fn kept(link: &mut Link) -> Kept {
     }
     let mut cursor = "0".to_owned();
     loop {
-        let words = ["SCAN", &cursor, "MATCH", "cofferdam:run:*", "COUNT", "1000"];
+        let words = [
+            "SCAN",
+            &cursor,
+            "MATCH",
+            "{cofferdam}:run:*",
+            "COUNT",
+            "1000",
+        ];
         let (next, keys): (String, Vec<String>) = link.ask(&words).await;
         let ids = keys
             .iter()
-            .filter_map(|key| key.strip_prefix("cofferdam:run:"));
+            .filter_map(|key| key.strip_prefix("{cofferdam}:run:"));
         kept.runs.extend(ids.map(str::to_owned));
         cursor = next;
         if cursor == "0" {
             break;
         }
     }
-    for entry in all(link, "cofferdam:results").await {
+    for entry in all(link, "{cofferdam}:results").await {
         kept.runs.insert(entry.get("run_id").unwrap());
     }
     kept

@@ -16,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use crate::args::{Args, Guests, Kind};
+use crate::deployment::{self, Deployment};
+use crate::link::Link;
 use crate::neighbour;
 use crate::plan::Who;
 use crate::process::{Leaving, Process};
@@ -31,12 +33,12 @@ const NEIGHBOURS_KEYS: &str = "k1:IAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// What tokens of guests are signed with.
 const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// How long a process that is told to end may take; it is told to take 5 s.
-const LEAVE_BOUND: Duration = Duration::from_secs(30);
+pub(crate) const LEAVE_BOUND: Duration = Duration::from_secs(30);
 
 /// All processes that are tried.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    redis: Process,
+    redis: Deployment,
     machines: Process,
     workers: Vec<Process>,
     serves: Vec<Serve>,
@@ -47,7 +49,6 @@ pub(crate) struct Fleet {
     folder: PathBuf,
     /// What went wrong that should not have.
     pub(crate) troubles: Vec<String>,
-    pub(crate) redis_url: String,
     pub(crate) neighbour_url: String,
     pub(crate) machines_url: String,
 }
@@ -65,13 +66,14 @@ impl Fleet {
         let mut ports = Ports(Rng::new());
         let front = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = front.local_addr().unwrap().to_string();
-        let (redis_port, machines_port) = (ports.free(), ports.free());
+        let machines_port = ports.free();
+        let mut redis = Deployment::new(args.servers, &mut ports, folder);
+        redis.start().await;
         let neighbour_port = ports.free();
         let neighbour_url = format!("redis://127.0.0.1:{neighbour_port}");
-        let redis_url = format!("redis://127.0.0.1:{redis_port}");
         let command = args.command.clone();
         let command = command.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_cofferdam")));
-        let env = settings(args, folder, &redis_url, machines_port, &endpoint);
+        let env = settings(args, folder, &redis, machines_port, &endpoint);
         let cofferdam =
             |name: &str, words: &[String]| Process::new(name, &command, words, &env, folder);
         let (workers, serves) = match args.kind {
@@ -85,15 +87,18 @@ impl Fleet {
         };
         let mut neighbour = cofferdam("neighbour", &["worker".to_owned()]);
         neighbour.set("REDIS_URL", neighbour_url.clone());
+        neighbour.unset("COFFERDAM_REDIS_WAIT");
         neighbour.set("COFFERDAM_SIGNING_KEYS", NEIGHBOURS_KEYS.to_owned());
         neighbour.set("COFFERDAM_MAX_IN_FLIGHT", neighbour::CAP.to_string());
-        let neighbours = [redis("neighbours-redis", neighbour_port, folder), neighbour];
+        let neighbours = [
+            deployment::server("neighbours-redis", neighbour_port, folder, &[]),
+            neighbour,
+        ];
         let mut words = vec!["machines".to_owned(), "--fault-control".to_owned()];
         if let Guests::Simulated(ms) = args.guests {
             words.extend(["--simulate".to_owned(), ms.to_string()]);
         }
         let mut fleet = Self {
-            redis: redis(REDIS, redis_port, folder),
             machines: cofferdam("machines", &words),
             workers: (0..workers).map(worker).collect(),
             serves: (0..serves).map(&mut serve).collect(),
@@ -102,11 +107,13 @@ impl Fleet {
             doors: Rc::default(),
             folder: folder.to_owned(),
             troubles: Vec::new(),
-            redis_url,
+            redis,
             neighbour_url,
             machines_url: format!("http://127.0.0.1:{machines_port}"),
         };
-        if args.kind != Kind::Rolling {
+        if let Some(redis_port) = fleet.redis.port()
+            && args.kind != Kind::Rolling
+        {
             let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("redis://{}", slow.local_addr().unwrap());
             spawn_local(slow_link(slow, redis_port));
@@ -117,7 +124,6 @@ impl Fleet {
         let doors = fleet.serves.iter().map(|serve| serve.ports[0]).collect();
         fleet.doors = Rc::new(RefCell::new(doors));
         spawn_local(balance(front, fleet.doors.clone()));
-        fleet.redis.start();
         fleet.machines.start();
         for n in 0..serves {
             fleet.begin(Who::Serve(n));
@@ -128,13 +134,18 @@ impl Fleet {
         fleet
     }
 
+    /// A connection to Redis.
+    pub(crate) fn link(&self) -> Link {
+        Link::new(&self.redis.front_url, self.redis.replicas())
+    }
+
     /// The process that is meant.
     pub(crate) fn get(&mut self, who: Who) -> &mut Process {
         match who {
             Who::Worker(n) => &mut self.workers[n],
             Who::Serve(n) => &mut self.serves[n].process,
             Who::Machines => &mut self.machines,
-            Who::Redis => &mut self.redis,
+            Who::Redis => self.redis.primary(),
         }
     }
 
@@ -149,16 +160,20 @@ impl Fleet {
         self.get(who).start();
     }
 
-    /// Kills one and starts another in its place.
-    pub(crate) fn kill(&mut self, who: Who) {
+    /// Kills one and starts another in its place. Says whether it was done.
+    pub(crate) fn kill(&mut self, who: Who) -> bool {
+        if who == Who::Redis {
+            return self.redis.kill();
+        }
         self.get(who).kill();
         self.begin(who);
+        true
     }
 
     /// Starts Redis with a copy of its data in place of what it has: as what its append-only file
     /// begins with.
     pub(crate) fn restore(&mut self, copy: &[u8]) {
-        self.redis.kill();
+        self.redis.primary().kill();
         let folder = self.folder.join(REDIS);
         fs::remove_dir_all(&folder).unwrap();
         fs::create_dir(&folder).unwrap();
@@ -166,7 +181,7 @@ impl Fleet {
         fs::write(folder.join(&base), copy).unwrap();
         let manifest = format!("file {base} seq 1 type b\n");
         fs::write(folder.join(format!("{REDIS}.aof.manifest")), manifest).unwrap();
-        self.redis.start();
+        self.redis.primary().start();
     }
 
     /// What Redis wrote when it was told to save its data.
@@ -187,16 +202,14 @@ impl Fleet {
     pub(crate) fn look_after(&mut self) {
         let workers = (0..self.workers.len()).map(Who::Worker);
         let serves = (0..self.serves.len()).map(Who::Serve);
-        let all: Vec<Who> = workers
-            .chain(serves)
-            .chain([Who::Machines, Who::Redis])
-            .collect();
+        let all: Vec<Who> = workers.chain(serves).chain([Who::Machines]).collect();
         for who in all {
             if let Some(trouble) = self.get(who).died() {
                 self.troubles.push(trouble);
                 self.begin(who);
             }
         }
+        self.troubles.extend(self.redis.look_after());
         self.troubles
             .extend(self.neighbours.iter_mut().filter_map(Process::died));
         for mut leaving in std::mem::take(&mut self.leaving) {
@@ -231,13 +244,14 @@ impl Fleet {
             }
         }
         let [neighbours_redis, neighbour] = self.neighbours;
-        for mut process in [neighbour, self.machines, self.redis, neighbours_redis] {
+        for mut process in [neighbour, self.machines, neighbours_redis] {
             let Some(one) = process.leave() else { continue };
             let name = one.name.clone();
             if !one.wait(LEAVE_BOUND).await {
                 self.troubles.push(format!("{name} did not end"));
             }
         }
+        self.troubles.extend(self.redis.end().await);
         self.troubles
     }
 }
@@ -245,7 +259,7 @@ impl Fleet {
 fn settings(
     args: &Args,
     folder: &Path,
-    redis_url: &str,
+    redis: &Deployment,
     machines_port: u16,
     endpoint: &str,
 ) -> Vec<(String, String)> {
@@ -254,8 +268,7 @@ fn settings(
     let api = format!("http://{machines}/v1");
     let state = folder.join("state");
     let settings = [
-        ("REDIS_URL", redis_url),
-        ("FLY_API_URL", &api),
+        ("FLY_API_URL", api.as_str()),
         ("FLY_API_TOKEN", TOKEN),
         ("COFFERDAM_APPS", APPS),
         ("COFFERDAM_SIGNING_KEYS", KEYS),
@@ -279,37 +292,9 @@ fn settings(
         ("COFFERDAM_DRAIN_S", "5"),
         ("COFFERDAM_LOG", &args.log),
     ];
-    let owned = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
-    owned.into()
-}
-
-/// A kill loses nothing that the system has been given; `everysec` may keep answers back in the
-/// process for a second, so everything that was answered is written first.
-fn redis(name: &str, port: u16, folder: &Path) -> Process {
-    let file = format!("{name}.aof");
-    let port = port.to_string();
-    let words = [
-        "--port",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--save",
-        "",
-        "--appendonly",
-        "yes",
-        "--appendfsync",
-        "always",
-        "--maxmemory-policy",
-        "noeviction",
-        "--appendfilename",
-        &file,
-        "--appenddirname",
-        name,
-        "--dir",
-    ];
-    let mut words = words.map(str::to_owned).to_vec();
-    words.push(folder.to_str().unwrap().to_owned());
-    Process::new(name, Path::new("redis-server"), &words, &[], folder)
+    let owned = settings.map(|(name, value)| (name, value.to_owned()));
+    let all = owned.into_iter().chain(redis.settings());
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Passes connections on to the endpoints in turn, and to another where one does not answer.
@@ -370,10 +355,10 @@ async fn trickle(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
 
 /// Ports that stay a process's own while it is away: outside of the range from which the system
 /// gives ports to connections.
-struct Ports(Rng);
+pub(crate) struct Ports(Rng);
 
 impl Ports {
-    fn free(&mut self) -> u16 {
+    pub(crate) fn free(&mut self) -> u16 {
         loop {
             let port = self.0.u16(10_000..32_000);
             if Listener::bind(("127.0.0.1", port)).is_ok() {

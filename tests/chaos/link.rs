@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
+};
 use tokio::time::sleep;
 
 /// How long Redis may take to answer, longer than it is ever stopped.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a replica may take to have what was done.
+const REPLICA_PATIENCE_MS: u32 = 3000;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -15,14 +19,17 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub(crate) struct Link {
     client: Client,
     connection: Option<MultiplexedConnection>,
+    /// Replicas that must have what was done, for it to be done.
+    replicas: u32,
 }
 
 impl Link {
-    /// Connects when it is first needed.
-    pub(crate) fn new(url: &str) -> Self {
+    /// Connects when it is first needed. What is done counts when so many replicas have it.
+    pub(crate) fn new(url: &str, replicas: u32) -> Self {
         Self {
             client: Client::open(url).unwrap(),
             connection: None,
+            replicas,
         }
     }
 
@@ -49,7 +56,16 @@ impl Link {
                 self.connection.insert(made.await?)
             }
         };
-        pipe.query_async(connection).await
+        let answer = pipe.query_async(connection).await?;
+        if self.replicas > 0 {
+            let mut wait = redis::cmd("WAIT");
+            wait.arg(self.replicas).arg(REPLICA_PATIENCE_MS);
+            let have: u32 = wait.query_async(connection).await?;
+            if have < self.replicas {
+                return Err(RedisError::from((ErrorKind::Io, "no replica has it")));
+            }
+        }
+        Ok(answer)
     }
 
     /// As [`Link::once`], until it has been answered: each command is carried out at least once.

@@ -10,6 +10,7 @@
 mod args;
 mod consume;
 mod count;
+mod deployment;
 mod fleet;
 mod limit;
 mod link;
@@ -29,7 +30,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
-use crate::args::{Args, Guests, Kind};
+use crate::args::{Args, Guests, Kind, Servers};
 use crate::count::Count;
 use crate::fleet::Fleet;
 use crate::link::Link;
@@ -81,16 +82,16 @@ async fn storm(args: &Args) -> (String, bool) {
 async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String) {
     let began = Instant::now();
     let fleet = Fleet::start(args, folder).await;
-    let redis_url = fleet.redis_url.clone();
     let progress = Rc::new(Progress::default());
-    let mut link = Link::new(&redis_url);
-    let producing = produce::produce(plan.clone(), Link::new(&redis_url), progress.clone());
+    let mut link = fleet.link();
+    let mut counting = fleet.link();
+    let producing = produce::produce(plan.clone(), fleet.link(), progress.clone());
     let producing = spawn_local(producing);
-    let consuming = spawn_local(consume::consume(Link::new(&redis_url), progress.clone()));
+    let consuming = spawn_local(consume::consume(fleet.link(), progress.clone()));
 
-    let neighbour = Link::new(&fleet.neighbour_url);
+    let neighbour = Link::new(&fleet.neighbour_url, 0);
     let neighbour = spawn_local(neighbour::live(neighbour, progress.clone()));
-    let limiting = limit::limit(Link::new(&redis_url), progress.clone());
+    let limiting = limit::limit(fleet.link(), progress.clone());
     let limiting = spawn_local(limiting);
 
     let mut storm = Storm::new(fleet, progress.clone());
@@ -117,10 +118,8 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     let minutes = began.elapsed().as_secs_f64() / 60.0;
 
     let mut count = Count::default();
+    let results: usize = counting.ask(&["XLEN", "{cofferdam}:results"]).await;
     settle(Duration::from_secs(20), async || {
-        let results: usize = Link::new(&redis_url)
-            .ask(&["XLEN", "cofferdam:results"])
-            .await;
         progress.ended.get() >= results
     })
     .await;
@@ -178,9 +177,10 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
         cancels, repeats, ..
     } = sent;
     let line = format!(
-        "chaos seed={} plan={} runs={} kills={} (machines server {}) stops={} replaced={} \
+        "chaos redis={:?} seed={} plan={} runs={} kills={} (machines server {}) stops={} replaced={} \
          redis_restarts={} redis_forgot={} redis_full={} faults={faults} cancels={cancels} repeats={repeats} pauses={} \
          isolation={isolation} minutes={minutes:.1}: {}",
+        args.servers,
         args.seed,
         plan.digest(),
         count.ended.len(),
@@ -254,6 +254,26 @@ fn a_storm_in_which_redis_forgets_ends_what_redis_then_has() {
         kind: Kind::Forgetful,
         runs: 400,
         seed: 5,
+        ..Args::default()
+    });
+}
+
+#[test]
+fn a_storm_in_which_sentinel_replaces_the_primary_loses_nothing() {
+    check(&Args {
+        runs: 400,
+        seed: 11,
+        servers: Servers::Sentinel,
+        ..Args::default()
+    });
+}
+
+#[test]
+fn a_storm_in_which_a_cluster_replaces_our_node_loses_nothing() {
+    check(&Args {
+        runs: 400,
+        seed: 12,
+        servers: Servers::Cluster,
         ..Args::default()
     });
 }

@@ -29,7 +29,7 @@ pub(crate) async fn live(mut link: Link, progress: Rc<Progress>) -> Vec<String> 
                 "env": {"SIMULATED_GUEST": "hangs", "STORM": format!("of-{}", std::process::id())}});
             let request = request.to_string();
             let _: String = link
-                .ask(&["XADD", "cofferdam:runs", "*", "run", &request])
+                .ask(&["XADD", "{cofferdam}:runs", "*", "run", &request])
                 .await;
             asked += 1;
         }
@@ -39,7 +39,7 @@ pub(crate) async fn live(mut link: Link, progress: Rc<Progress>) -> Vec<String> 
         sleep(Duration::from_millis(200)).await;
     }
     progress.neighbour_is_quiet.set(true);
-    let results: StreamRangeReply = link.ask(&["XRANGE", "cofferdam:results", "-", "+"]).await;
+    let results: StreamRangeReply = link.ask(&["XRANGE", "{cofferdam}:results", "-", "+"]).await;
     let mut ends: HashMap<String, usize> = HashMap::new();
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     for result in &results.ids {

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 use ring::digest;
 
-use crate::args::{Args, Guests, Kind};
+use crate::args::{Args, Guests, Kind, Servers};
 
 /// Tenants whose runs have ids that name them.
 pub(crate) const TENANTS: usize = 5;
@@ -126,7 +126,8 @@ impl Plan {
                 Kind::Storm | Kind::Rolling => AHEAD_MAX,
             },
             acts: match args.kind {
-                Kind::Storm => storm(&mut rng, args),
+                Kind::Storm if args.servers == Servers::One => storm(&mut rng, args),
+                Kind::Storm => replaced(storm(&mut rng, args), args.runs),
                 Kind::Forgetful => forgetful(storm(&mut rng, args), args.runs),
                 Kind::Rolling => rolling(args),
             },
@@ -243,11 +244,18 @@ fn storm(rng: &mut Rng, args: &Args) -> Vec<Timed> {
 
 /// What is done to Redis's data, at each fifth of the way, among what is done otherwise.
 fn forgetful(acts: Vec<Timed>, runs: usize) -> Vec<Timed> {
-    let mut all = acts;
-    for (act, fifth) in [Act::Wipe, Act::Copy, Act::Restore].into_iter().zip(1..) {
-        let ended = runs * fifth / 5;
-        let at = all.partition_point(|timed| timed.when <= When::Ended(ended));
-        let when = When::Ended(ended);
+    at_each_part(acts, runs / 5, [Act::Wipe, Act::Copy, Act::Restore])
+}
+
+/// The server that has the data is killed at least twice, so that another takes its place.
+fn replaced(acts: Vec<Timed>, runs: usize) -> Vec<Timed> {
+    at_each_part(acts, runs / 4, [const { Act::Kill(Who::Redis) }; 2])
+}
+
+fn at_each_part<const N: usize>(mut all: Vec<Timed>, part: usize, acts: [Act; N]) -> Vec<Timed> {
+    for (act, nth) in acts.into_iter().zip(1..) {
+        let when = When::Ended(part * nth);
+        let at = all.partition_point(|timed| timed.when <= when);
         all.insert(at, Timed { when, act });
     }
     all

@@ -85,6 +85,11 @@ impl Process {
         self.env.push((name.to_owned(), value));
     }
 
+    /// Takes a variable away for its next start.
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.env.retain(|(known, _)| known != name);
+    }
+
     /// Kills it.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -183,7 +183,7 @@ async fn send(plan: &Plan, entries: &[Entry], link: &mut Link, sent: &mut Sent) 
             Some(Shape::Garbage(way)) => garbage(way, value),
             _ => (*stream, field.as_bytes(), value.clone().into_bytes()),
         };
-        let stream = format!("cofferdam:{stream}");
+        let stream = format!("{{cofferdam}}:{stream}");
         pipe.cmd("XADD").arg(stream).arg("*").arg(field).arg(value);
     }
     let ids: Vec<String> = link.surely(&pipe).await;
@@ -231,7 +231,7 @@ async fn give_orders(link: &mut Link, progress: &Progress) {
     let mut pipe = redis::pipe();
     for (word, value) in &orders {
         pipe.cmd("XADD")
-            .arg("cofferdam:control")
+            .arg("{cofferdam}:control")
             .arg("*")
             .arg(word)
             .arg(value);

@@ -67,7 +67,7 @@ impl<'a> Storm<'a> {
     pub(crate) fn new(fleet: Fleet, progress: Rc<Progress>) -> Self {
         Self {
             provider: Provider::new(&fleet.machines_url),
-            link: Link::new(&fleet.redis_url),
+            link: fleet.link(),
             copy: None,
             fleet,
             progress,
@@ -190,7 +190,9 @@ impl<'a> Storm<'a> {
                     self.is_current = false;
                     self.done.machines_kills += 1;
                 }
-                self.fleet.kill(*who);
+                if !self.fleet.kill(*who) {
+                    return;
+                }
                 match who {
                     Who::Redis => self.done.redis_restarts += 1,
                     Who::Worker(_) | Who::Serve(_) | Who::Machines => self.done.kills += 1,

@@ -53,7 +53,7 @@ impl Scene {
         }
         let mut scene = Self {
             processes,
-            link: Link::new(&redis_url),
+            link: Link::new(&redis_url, 0),
             command,
             folder,
         };
