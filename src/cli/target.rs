@@ -34,6 +34,7 @@ pub(crate) fn redis(tool: &Tool) -> anyhow::Result<Redis> {
         namespace,
         tls: tool.redis_tls.clone(),
         wait: None,
+        retention: tool.redis_retention,
     })
 }
 

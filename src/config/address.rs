@@ -3,15 +3,16 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
 use crate::config::groups;
 use crate::config::reader::Reader;
+use crate::config::retention::Retention;
 use crate::config::secret::Secret;
 use crate::config::table;
 use crate::config::tls::RedisTls;
+use crate::config::wait::{self, Wait};
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -29,15 +30,8 @@ pub struct Redis {
     pub tls: RedisTls,
     /// Which replicas are waited for; `None` for none.
     pub wait: Option<Wait>,
-}
-
-/// Which replicas must have what decides a run's fate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wait {
-    /// How many.
-    pub replicas: u32,
-    /// How long they are waited for.
-    pub timeout: Duration,
+    /// How much is kept of what is no run and no result.
+    pub retention: Retention,
 }
 
 impl Redis {
@@ -45,12 +39,13 @@ impl Redis {
         let url = reader.read(&table::REDIS_URL, redis_url, Secret::new(RedisUrl::blank()));
         let namespace = reader.read(&table::NAMESPACE, groups::namespace, String::new());
         let tls = RedisTls::read(reader, Some(url.expose()));
-        let wait = reader.read_given(&table::REDIS_WAIT, wait);
+        let wait = reader.read_given(&table::REDIS_WAIT, wait::parse);
         Self {
             url,
             namespace,
             tls,
             wait,
+            retention: Retention::read(reader),
         }
     }
 
@@ -429,22 +424,6 @@ fn number(text: &str) -> Result<u32, String> {
         .map_err(|_| "has a database that is not a number from 0 to 65535".to_owned())
 }
 
-fn wait(text: &str) -> Result<Wait, String> {
-    let problem = || format!("{text:?} is not a number of replicas and of milliseconds, as 1:500");
-    let (replicas, millis) = text.split_once(':').ok_or_else(problem)?;
-    let wait = Wait {
-        replicas: replicas.parse().map_err(|_| problem())?,
-        timeout: Duration::from_millis(millis.parse().map_err(|_| problem())?),
-    };
-    // Longer than that no command may take.
-    let is_sound = (1..=100).contains(&wait.replicas)
-        && (Duration::from_millis(1)..=Duration::from_secs(4)).contains(&wait.timeout);
-    match is_sound {
-        true => Ok(wait),
-        false => Err(format!("{text} is out of range, from 1:1 to 100:4000")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -559,14 +538,6 @@ mod tests {
         ] {
             let problem = text.parse::<RedisUrl>().expect_err(text);
             assert!(!problem.contains("hu"), "{text}: {problem}");
-        }
-    }
-
-    #[test]
-    fn replicas_are_waited_for_within_bounds() {
-        assert_eq!(wait("2:500").unwrap().replicas, 2);
-        for unsound in ["", "1", "0:5", "1:0", "1:5000", "one:5", "1:5:5"] {
-            assert!(wait(unsound).is_err(), "{unsound}");
         }
     }
 

@@ -63,8 +63,10 @@ impl Console {
     /// Every fault there is.
     pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
         let mut reader = Reader::new(lookup);
+        let mut redis = Redis::read(&mut reader);
+        redis.retention.read_deeds(&mut reader);
         let parsed = Self {
-            redis: Redis::read(&mut reader),
+            redis,
             listen: reader.address(&table::CONSOLE_LISTEN),
             keys: reader.read(&table::CONSOLE_KEYS, parse_keys, Vec::new()),
             api: MachinesApi::read(&mut reader),

@@ -11,18 +11,20 @@ mod groups;
 mod keys;
 mod reader;
 mod results;
+mod retention;
 mod secret;
 pub mod table;
 mod tls;
 mod tools;
 mod unknown;
 pub mod usage;
+mod wait;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use url::Url;
 
-pub use crate::config::address::{Redis, RedisUrl, Wait};
+pub use crate::config::address::{Redis, RedisUrl};
 pub use crate::config::artifacts::{ArtifactBounds, ArtifactPlace, Artifacts, Bucket};
 pub use crate::config::console::{Console, ConsoleKey, ConsoleRole};
 pub use crate::config::groups::{
@@ -33,10 +35,12 @@ pub(crate) use crate::config::groups::{REGION_MAX_BYTES, is_region_code};
 pub use crate::config::keys::{MAX_KID_LEN, MIN_KEY_BYTES, SigningKey};
 pub use crate::config::reader::{Fault, Faults};
 pub use crate::config::results::Results;
+pub use crate::config::retention::Retention;
 pub use crate::config::secret::Secret;
 pub use crate::config::tls::{Identity, RedisTls};
 pub use crate::config::tools::{ArtifactsTool, Cancel, Doctor, MachinesApi, RunTool, Tool};
 pub use crate::config::unknown::{Unknown, unknown};
+pub use crate::config::wait::Wait;
 
 use crate::config::reader::Reader;
 use crate::run::request::LOCAL_AGENT;
@@ -160,6 +164,8 @@ pub struct Up {
     pub redis_url: Option<Secret<RedisUrl>>,
     /// How its TLS is checked.
     pub redis_tls: RedisTls,
+    /// How much Redis keeps of what is no run and no result.
+    pub redis_retention: Retention,
     /// First part of every key.
     pub namespace: String,
     /// Somebody's Machines API; `None` to start the local server.
@@ -216,8 +222,10 @@ impl Worker {
     /// Every fault there is.
     pub fn parse(lookup: Lookup<'_>) -> Result<Self, Faults> {
         let mut reader = Reader::new(lookup);
+        let mut redis = Redis::read(&mut reader);
+        redis.retention.read_dead(&mut reader);
         let parsed = Self {
-            redis: Redis::read(&mut reader),
+            redis,
             machines: Machines::read(&mut reader),
             runs: Runs::read(&mut reader),
             guests: Guests::read(&mut reader),
@@ -281,10 +289,14 @@ impl Up {
         let mut reader = Reader::new(&with_local);
         let redis_url = reader.read_given(&table::REDIS_URL, address::redis_url);
         let (console_listen, console_keys) = console::of_up(&mut reader);
+        let mut redis_retention = Retention::read(&mut reader);
+        redis_retention.read_dead(&mut reader);
+        redis_retention.read_deeds(&mut reader);
         let parsed = Self {
             console_listen,
             console_keys,
             state_dir: groups::state_dir(&mut reader),
+            redis_retention,
             redis_tls: RedisTls::read(&mut reader, redis_url.as_ref().map(Secret::expose)),
             redis_url,
             namespace: reader.read(&table::NAMESPACE, groups::namespace, String::new()),

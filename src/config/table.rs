@@ -208,6 +208,15 @@ settings! {
     RESULTS_HARD_CAP = "COFFERDAM_RESULTS_HARD_CAP", Text("0"),
         "Results kept at the most, read or unread; 0 for no cap.",
         "Dropping what nobody has read must be asked for.";
+    USAGE_RETENTION_S = "COFFERDAM_USAGE_RETENTION_S", Text("34560000"),
+        "Seconds for which it is known what a tenant used on a day.",
+        "400 days: a year, and time to look back on it.";
+    DEAD_MAX = "COFFERDAM_DEAD_MAX", Text("10000"),
+        "Dead letters that are kept, the newest.",
+        "Enough to see what a producer does wrong, and some megabytes at the usual sizes.";
+    AUDIT_MAX = "COFFERDAM_AUDIT_MAX", Text("10000"),
+        "Deeds of operators at the console that are kept, the newest, and some more.",
+        "Years of a small team's work, in a few megabytes.";
     REQUEST_MAX_BYTES = "COFFERDAM_REQUEST_MAX_BYTES", Text("16777216"),
         "Bytes of one request's JSON.",
         "Room for a git bundle in `files`, without letting one producer fill Redis.";

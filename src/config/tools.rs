@@ -10,6 +10,7 @@ use crate::config::artifacts::ArtifactPlace;
 use crate::config::groups;
 use crate::config::keys::{self, SigningKey};
 use crate::config::reader::{self, Fault, Faults, Reader};
+use crate::config::retention::Retention;
 use crate::config::secret::Secret;
 use crate::config::tls::RedisTls;
 use crate::config::{Lookup, table};
@@ -22,6 +23,8 @@ pub struct Tool {
     pub redis_url: Option<Secret<RedisUrl>>,
     /// How its TLS is checked.
     pub redis_tls: RedisTls,
+    /// How much Redis keeps of what is no run and no result.
+    pub redis_retention: Retention,
     /// First part of every key.
     pub namespace: Option<String>,
     /// Where a running `up` would be found; `None` where there is no home.
@@ -104,6 +107,7 @@ impl Tool {
         Self {
             redis_url,
             redis_tls,
+            redis_retention: Retention::default(),
             namespace: reader.read_given(&table::NAMESPACE, groups::namespace),
             state_dir: (is_given || derived.is_some())
                 .then(|| reader.path(&table::STATE_DIR, derived)),
@@ -164,8 +168,10 @@ impl Cancel {
     }
 
     fn read(reader: &mut Reader<'_>) -> Self {
+        let mut tool = Tool::read(reader);
+        tool.redis_retention = Retention::read(reader);
         Self {
-            tool: Tool::read(reader),
+            tool,
             retention: groups::retention(reader),
             lease: groups::lease(reader),
         }

@@ -109,6 +109,7 @@ mod tests {
                 "COFFERDAM_LEASE_S",
                 "COFFERDAM_RETENTION_S",
                 "COFFERDAM_RESULTS_RETENTION_S",
+                "COFFERDAM_USAGE_RETENTION_S",
                 "COFFERDAM_RESULT_MAX_BYTES",
                 "COFFERDAM_RESULTS_BYTES",
                 "COFFERDAM_TENANT_RESULTS_BYTES",

@@ -9,6 +9,7 @@ use crate::console::picture;
 use crate::run::wait::{WaitReason, Waiting};
 use crate::stage::explain;
 use crate::store::Error;
+use crate::store::data_set::Loss;
 use crate::store::fleet::Census;
 use crate::token::fleet::{self, Holder};
 
@@ -29,16 +30,17 @@ struct Tile {
 
 pub(super) async fn render(view: &View<'_>) -> Result<Rendered, Error> {
     let (store, now) = (&view.console.deps.store, view.now);
-    let (census, sample, minutes, holders, dead, limits, is_paused) = tokio::try_join!(
+    let (census, sample, minutes, holders, loss, limits, is_paused) = tokio::try_join!(
         store.census(now),
         store.sample_waiting(SAMPLED, now),
         store.minutes(MINUTES, now),
         store.keyrings(now),
-        store.count_dead(),
+        store.last_loss(),
         store.fleet_limit(),
         store.is_paused(),
     )?;
-    let tiles = tiles(&census, &holders, dead, limits, now);
+    let mut tiles = tiles(&census, &holders, limits, now);
+    tiles.extend(loss.and_then(|loss| lost(&loss, now)));
     let live = html! {
         p.limits { (sentence(&census, &sample, &holders, limits, is_paused, now)) }
         h2 { "Now" }
@@ -61,13 +63,7 @@ pub(super) async fn render(view: &View<'_>) -> Result<Rendered, Error> {
     Ok(Rendered::new("Overview", live).with(pause_form(view, is_paused)))
 }
 
-fn tiles(
-    census: &Census,
-    holders: &[Holder],
-    dead: u64,
-    limit: Option<u32>,
-    now: u64,
-) -> Vec<Tile> {
+fn tiles(census: &Census, holders: &[Holder], limit: Option<u32>, now: u64) -> Vec<Tile> {
     let tile = |name, value: String, is_wrong, to: String| Tile {
         name,
         value,
@@ -127,7 +123,7 @@ fn tiles(
             sum(|holder| holder.closed_ways),
             "/workers",
         ),
-        count("Dead letters", dead, "/dead"),
+        count("Dead letters", census.dead, "/dead"),
         count("Tenants held", census.tenants_held, "/tenants"),
         tile(
             "Processes",
@@ -136,6 +132,17 @@ fn tiles(
             "/workers".to_owned(),
         ),
     ]
+}
+
+/// Data that a process missed within the last week.
+fn lost(loss: &Loss, now: u64) -> Option<Tile> {
+    loss.recent(now)?;
+    Some(Tile {
+        name: "Redis lost data",
+        value: format!("{} ago", length(now.saturating_sub(loss.at_ms))),
+        is_wrong: true,
+        to: "/doctor".to_owned(),
+    })
 }
 
 /// What limits the fleet right now.

@@ -9,9 +9,6 @@ use crate::run::id::Attempt;
 /// sweeper that is down for less than this loses sight of nothing.
 pub const HASH_SLACK: Duration = Duration::from_secs(24 * 3600);
 
-/// How long it is known what a tenant used on a day: a year, and time to look back on it.
-pub const USAGE_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
-
 /// Time between seeing a machine's exit and ruling that no result came: a result that the guest
 /// posted just before may still be on its way to Redis. An exit is reported within
 /// a second of the sweep that sees it.

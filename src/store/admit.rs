@@ -11,7 +11,7 @@ use crate::store::acts::{Admission, Admitted, Fate, Terms};
 use crate::store::codec::{self, result_parts};
 use crate::store::error::Error;
 use crate::store::keys::GROUP;
-use crate::store::requests::{DEAD_FIELDS_MAX, DEAD_MAX, millis};
+use crate::store::requests::{DEAD_FIELDS_MAX, millis};
 use crate::store::scripts;
 
 /// Bytes of requests that one script takes in, unless one alone is larger: Redis copies them, and
@@ -77,8 +77,8 @@ impl Store {
         script
             .arg(terms.backlog_max.unwrap_or(0))
             .arg(terms.tenant_backlog_max.unwrap_or(0));
-        script.arg(&scripts::meter(now));
-        script.arg(DEAD_MAX).arg(2 * DEAD_FIELDS_MAX);
+        script.arg(&self.meter(now));
+        script.arg(self.retention.dead).arg(2 * DEAD_FIELDS_MAX);
         script.arg(batch.len());
         for admission in batch {
             add(&mut script, admission, terms, now);

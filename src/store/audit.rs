@@ -4,9 +4,6 @@ use crate::store::Store;
 use crate::store::error::Error;
 use crate::store::requests::Row;
 
-/// Entries that are kept, or a hundred more.
-const AUDIT_MAX: usize = 10_000;
-
 /// Bytes of each word that are kept.
 const WORD_MAX_BYTES: usize = 1024;
 
@@ -33,7 +30,11 @@ impl Store {
     pub async fn record_deed(&self, deed: &Deed) -> Result<(), Error> {
         let mut command = redis::cmd("XADD");
         command.arg(self.keys.audit());
-        command.arg("MAXLEN").arg("~").arg(AUDIT_MAX).arg("*");
+        command
+            .arg("MAXLEN")
+            .arg("~")
+            .arg(self.retention.deeds)
+            .arg("*");
         for (name, word) in [
             ("who", &deed.who),
             ("role", &deed.role),

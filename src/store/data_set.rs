@@ -2,6 +2,7 @@
 //! knows.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::clock::UnixMs;
 use crate::store::Store;
@@ -32,6 +33,18 @@ pub struct Loss {
     pub how: String,
     /// When.
     pub at_ms: UnixMs,
+}
+
+impl Loss {
+    /// How long it is told.
+    const TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
+
+    /// How long ago it was; `None` where that is too long to be told.
+    #[must_use]
+    pub fn recent(&self, now: UnixMs) -> Option<Duration> {
+        let ago = Duration::from_millis(now.saturating_sub(self.at_ms));
+        (ago <= Self::TOLD).then_some(ago)
+    }
 }
 
 impl DataSet {

@@ -34,7 +34,7 @@
 //! | `<ns>:settings:<tenant>` | hash | what was set for a tenant: `max_in_flight`, `weight`, `paused`, `backlog_max`, `budget_s`, `results_bytes` | until it is unset |
 //! | `<ns>:order` and `<ns>:order:<tenant>` | string | id of the last order that paused or resumed all, or a tenant | a day |
 //! | `<ns>:configured` | set | tenants with settings | as those |
-//! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | 400 days |
+//! | `<ns>:usage:<day>:<tenant>` | hash | what a tenant used on a UTC day: `ms` and `ms:<size>` of machine time, `runs:<outcome>` | `COFFERDAM_USAGE_RETENTION_S` |
 //! | `<ns>:bucket:<app>` | hash | boots it may make: `tokens`, `at_ms`, `hold_until_ms`, and `refused`, what the provider said when somebody must act | minutes |
 //! | `<ns>:fleet` | hash | the workers' limits, as they last announced them: `apps`, `max_in_flight`, `app_max_in_flight`, `tenant_max_in_flight`, `boot_rate` | half a minute after the last worker |
 //! | `<ns>:keyrings` | hash | the processes' heartbeats: process → when it was, ms, a space, as JSON what it is: its signing keys' ids and fingerprints, its role, version, since when it runs, and what it has in hand; 256 processes | a minute after the last process |

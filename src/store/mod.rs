@@ -45,7 +45,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::warn;
 
-use crate::config::Redis;
+use crate::clock::UnixMs;
+use crate::config::{Redis, Retention};
+use crate::run::budget;
+use crate::run::day::Day;
 use crate::store::data_set::DataSet;
 use crate::store::door::Door;
 use crate::store::fetch::Budget;
@@ -60,6 +63,7 @@ pub struct Store {
     /// Set when Redis does not let this user ask for its own account: it is not asked again.
     tells_nothing: Arc<AtomicBool>,
     budget: Budget,
+    retention: Retention,
     data: Arc<DataSet>,
 }
 
@@ -75,6 +79,7 @@ impl Store {
             keys,
             tells_nothing: Arc::default(),
             budget: Budget::new(),
+            retention: redis.retention,
             data: Arc::default(),
         })
     }
@@ -177,6 +182,14 @@ impl Store {
             Err(Error::Unavailable(_)) | Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// What a script that counts use is given: today, and until when that is known.
+    fn meter(&self, now: UnixMs) -> [String; 2] {
+        [
+            Day::of(now).to_string(),
+            budget::after(now, self.retention.usage).to_string(),
+        ]
     }
 
     /// Notes whether Redis tells this user of itself. What it calls itself does not matter: what it must

@@ -15,8 +15,6 @@ use crate::store::keys::{GROUP, Inbox};
 use crate::store::pace::Pace;
 use crate::store::scripts;
 
-/// How many dead entries are kept.
-pub(crate) const DEAD_MAX: usize = 10_000;
 /// Fields of a dead entry that are kept: a script can take some 8000 words at once.
 pub(crate) const DEAD_FIELDS_MAX: usize = 3000;
 
@@ -349,7 +347,7 @@ impl Store {
     ) -> Result<(), Error> {
         let mut script = scripts::DEAD_LETTER.prepare_invoke();
         script.key(self.keys.inbox(inbox)).key(self.keys.dead());
-        script.arg(GROUP).arg(&entry.id).arg(DEAD_MAX);
+        script.arg(GROUP).arg(&entry.id).arg(self.retention.dead);
         script.arg(2 * DEAD_FIELDS_MAX);
         let left_out = entry.fields.len().saturating_sub(DEAD_FIELDS_MAX);
         let reason = match left_out {

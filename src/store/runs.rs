@@ -96,9 +96,7 @@ impl Store {
             .arg(&*scripts::moves_word(&event))
             .arg(ready_at.unwrap_or(0));
         script.arg(until).arg(expires).arg(now).arg(why.as_str());
-        script
-            .arg(&scripts::meter(now))
-            .arg(Guest::default().word());
+        script.arg(&self.meter(now)).arg(Guest::default().word());
         Transition::read("requeue", &self.door.script::<String>(&mut script).await?)
     }
 
@@ -185,7 +183,7 @@ impl Store {
         script
             .arg(reason)
             .arg(end.post.map_or("", |post| post.digest));
-        script.arg(&scripts::meter(now));
+        script.arg(&self.meter(now));
         script.arg(&result_parts(id, end.ending));
         if let Some(post) = end.post {
             let budget = post.budget;
@@ -230,9 +228,7 @@ impl Store {
             .arg(&BootId::words(Some(boot)));
         script.arg(&*scripts::moves_word(&Event::Gone)).arg(now);
         script.arg(budget::after(now, retention));
-        script
-            .arg(&scripts::meter(now))
-            .arg(Guest::default().word());
+        script.arg(&self.meter(now)).arg(Guest::default().word());
         let (word, waiting): (String, bool) = self.door.script(&mut script).await?;
         Ok((Transition::read("close", &word)?, waiting))
     }
@@ -348,7 +344,7 @@ impl Store {
             Ending::Without { reason, .. } => json(reason),
             Ending::Completed { .. } => String::new(),
         });
-        script.arg(&scripts::meter(now));
+        script.arg(&self.meter(now));
         script.arg(&result_parts(id, end.ending));
         Transition::read("end_lost", &self.door.decide::<String>(&mut script).await?)
     }

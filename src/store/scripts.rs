@@ -5,9 +5,6 @@ use std::sync::{LazyLock, OnceLock};
 
 use redis::{Script, ScriptInvocation, ToRedisArgs};
 
-use crate::clock::UnixMs;
-use crate::run::budget;
-use crate::run::day::Day;
 use crate::run::phase::State;
 use crate::run::step::{Event, moves};
 use crate::store::keys;
@@ -163,14 +160,6 @@ fn script(flags: &str, source: &str, of_branch: &str) -> Script {
     let of_branch = format!("{}{of_branch}", keys::lua(of_branch));
     let whole = source.replacen(OF_BRANCH, &of_branch, 1);
     Script::new(&format!("{flags}{}{whole}", keys::lua(source)))
-}
-
-/// What a script that counts use is given: today, and until when that is known.
-pub(crate) fn meter(now: UnixMs) -> [String; 2] {
-    [
-        Day::of(now).to_string(),
-        budget::after(now, budget::USAGE_KEPT).to_string(),
-    ]
 }
 
 /// A list of states as the scripts read it: `,a,b,`.

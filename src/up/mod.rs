@@ -343,6 +343,7 @@ fn resolved(
         namespace: settings.namespace.clone(),
         tls: settings.redis_tls.clone(),
         wait: None,
+        retention: settings.redis_retention,
     };
     let (own_api, own_token) = machines
         .map(|machines| (machines.url.clone(), machines.token.clone()))

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 
-use crate::config::{self, RedisTls, RedisUrl, Secret};
+use crate::config::{self, RedisTls, RedisUrl, Retention, Secret};
 use crate::store::{self, Store};
 
 /// The longest path that a socket's address holds.
@@ -144,6 +144,7 @@ impl OwnRedis {
             namespace: String::new(),
             tls: RedisTls::default(),
             wait: None,
+            retention: Retention::default(),
         };
         let deadline = tokio::time::Instant::now() + LOAD_TIMEOUT;
         loop {

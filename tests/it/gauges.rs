@@ -78,6 +78,14 @@ async fn what_consumers_have_before_them_can_be_seen() {
     ] {
         becomes(&admin, series, Some(number)).await;
     }
+    let said = fleet.tool(&["doctor"]).stdout;
+    for words in [
+        "the consumer group sleeps has 2 before it and 0 not acknowledged",
+        "the consumer group reads has 0 before it and 2 not acknowledged",
+        "1 entries are set aside",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
     raw.destroy_group("results", "sleeps").await;
     becomes(&admin, "cofferdam_results_unread{group=\"sleeps\"}", None).await;
     let unread = "cofferdam_results_unread{group=\"reads\"}";

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use cofferdam::clock::Clock;
+use cofferdam::run::day::Day;
 use serde_json::json;
 
 use crate::support::command::Daemon;
@@ -89,5 +91,37 @@ async fn behind_large_requests_on_a_slow_link_small_ones_waited_for_ever() {
     let (worker, _) = fleet.worker_with(&[("REDIS_URL", &link.url())]).await;
     all_end(&raw, &worker, 28).await;
     drop(worker);
+    fleet.finish().await;
+}
+
+/// How much Redis keeps beside runs and results could not be set.
+#[tokio::test]
+async fn what_redis_keeps_beside_runs_has_the_bounds_that_are_set() {
+    let settings = [
+        ("COFFERDAM_DEAD_MAX", "3"),
+        ("COFFERDAM_USAGE_RETENTION_S", "7200"),
+    ];
+    let fleet = Fleet::start(&["--simulate", "1"], &settings).await;
+    let (worker, _) = fleet.worker().await;
+    let raw = fleet.raw().await;
+    for n in 0..5 {
+        raw.add("runs", &[("nothing", &n.to_string())]).await;
+    }
+    fleet.tool(&["submit", "--id", "one", "--", "true"]).done();
+    fleet.until_state("one", "closed").await;
+    until_within(BOUND, "the newest dead letters", async || {
+        let fields: Vec<String> = raw.fields("dead", "nothing").await;
+        if fields == ["2", "3", "4"] {
+            Ok(())
+        } else {
+            Err(format!("{fields:?}"))
+        }
+    })
+    .await;
+    let today = Day::of(Clock::system().now_ms());
+    let usage = format!("usage:{today}:default");
+    let left: i64 = raw.say("PTTL", &usage, &[]).await;
+    assert!((1..=7_200_000).contains(&left), "{usage}: {left}");
+    worker.finish().await;
     fleet.finish().await;
 }

@@ -1,5 +1,6 @@
 //! Checks Redis: its version, what it keeps, what it may throw away, its clock.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ const SKEW_NOTED_MS: u64 = 1000;
 /// A difference between clocks with which a worker can take over live work, or end runs early.
 const SKEW_TOO_LARGE_MS: u64 = 5000;
 
-/// How long it is told that data were lost.
-const LOSS_TOLD: Duration = Duration::from_secs(7 * 24 * 3600);
-
+/// From where on Redis is nearly full: no requests are taken in then.
+const NEARLY_FULL_PERCENT: u64 = 80;
+/// Results that a group that is well does not have before it.
+const BEHIND: u64 = 1000;
 /// Most consumer groups in the report.
 const GROUPS_TOLD_MAX: usize = 10;
 
@@ -58,6 +60,7 @@ pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
                 findings.push(fsync(store.redis_setting("appendfsync").await));
             }
             let maxmemory = info.get("maxmemory").and_then(|bytes| bytes.parse().ok());
+            findings.extend(memory(&info));
             findings.extend(backlog(maxmemory.unwrap_or(0), doctor.backlog_max_bytes));
         }
         Err(error) => findings.push(Finding::warn(
@@ -72,6 +75,8 @@ pub(super) async fn check(doctor: &Doctor) -> Vec<Finding> {
     findings.extend(keyring_mismatches(&store, doctor).await);
     findings.extend(runs(&store).await);
     findings.extend(results(&store, doctor.results_retention).await);
+    findings.extend(groups(&store).await);
+    findings.extend(dead_letters(&store).await);
     findings
 }
 
@@ -132,7 +137,7 @@ fn persistence(append_only: &str, last_write: &str) -> Finding {
         _ => Finding::warn(
             WHAT,
             "append-only file is off",
-            "CONFIG SET appendonly yes; else a restart of Redis can lose accepted requests",
+            "set appendonly yes, in its settings or those of the service; else a restart of Redis can lose accepted requests",
         ),
     }
 }
@@ -140,7 +145,7 @@ fn persistence(append_only: &str, last_write: &str) -> Finding {
 /// How soon what Redis has acknowledged is on its disk.
 fn fsync(policy: Result<Option<String>, Error>) -> Finding {
     const WHAT: &str = "redis fsync";
-    let every_write = "CONFIG SET appendfsync always, where that is too much";
+    let every_write = "appendfsync always, where that is too much";
     match policy.as_ref().map(Option::as_deref) {
         Ok(Some("always")) => Finding::ok(WHAT, "appendfsync always: what is acknowledged is kept"),
         Ok(Some("everysec")) => Finding::ok(
@@ -150,7 +155,7 @@ fn fsync(policy: Result<Option<String>, Error>) -> Finding {
         Ok(Some(policy)) => Finding::warn(
             WHAT,
             format!("appendfsync {policy}: a power cut can take the last half minute"),
-            "CONFIG SET appendfsync everysec, or always",
+            "set appendfsync everysec, or always, in its settings or those of the service",
         ),
         Ok(None) => Finding::warn(WHAT, "Redis tells no appendfsync", "look at its settings"),
         Err(error) => Finding::warn(
@@ -172,9 +177,29 @@ fn eviction(policy: &str, bound: &str) -> Finding {
         policy => Finding::fail(
             WHAT,
             format!("{policy}, {bound}"),
-            "CONFIG SET maxmemory-policy noeviction; else full memory loses runs in silence",
+            "set maxmemory-policy noeviction, in its settings or those of the service; else full memory loses runs in silence",
         ),
     }
+}
+
+/// What is used, against what may be.
+fn memory(info: &Info) -> Option<Finding> {
+    const WHAT: &str = "redis memory used";
+    let number = |name: &str| info.get(name)?.parse::<u64>().ok();
+    let (used, most) = (number("used_memory")?, number("maxmemory")?);
+    if most == 0 {
+        return None;
+    }
+    let found = format!("{} of {}", human::bytes(used), human::bytes(most));
+    if used < most / 100 * NEARLY_FULL_PERCENT {
+        return Some(Finding::ok(WHAT, found));
+    }
+    Some(Finding::warn(
+        WHAT,
+        format!("{found}: no more requests are taken in"),
+        "raise maxmemory, in its settings or by a larger instance of the service, or find what fills it: \
+         results kept for a group, dead letters, the backlog",
+    ))
 }
 
 /// What may wait, against the memory that there is for it.
@@ -199,11 +224,7 @@ fn backlog(maxmemory: u64, most: Option<u64>) -> Option<Finding> {
 /// Data that a process missed lately.
 async fn loss(store: &Store) -> Option<Finding> {
     let loss = store.last_loss().await.ok().flatten()?;
-    let now = Clock::system().now_ms();
-    let ago = Duration::from_millis(now.saturating_sub(loss.at_ms));
-    if ago > LOSS_TOLD {
-        return None;
-    }
+    let ago = loss.recent(Clock::system().now_ms())?;
     let (ago, how) = (human::duration(ago), loss.how.replace('_', " "));
     Some(Finding::warn(
         "redis data",
@@ -307,6 +328,36 @@ async fn results(store: &Store, retention: Duration) -> Vec<Finding> {
         )
     });
     told.collect()
+}
+
+/// How far the consumer groups are.
+async fn groups(store: &Store) -> Vec<Finding> {
+    // Refused where there is no stream yet.
+    let mut lags = store.result_lags().await.unwrap_or_default();
+    lags.sort_by_key(|lag| Reverse(lag.unread.unwrap_or(0).saturating_add(lag.unacknowledged)));
+    let told = lags.into_iter().take(GROUPS_TOLD_MAX).map(|lag| {
+        let unread = lag.unread.map_or_else(|| "?".to_owned(), |n| n.to_string());
+        let found = format!(
+            "the consumer group {} has {unread} before it and {} not acknowledged",
+            lag.group, lag.unacknowledged
+        );
+        if lag.unread.unwrap_or(0).max(lag.unacknowledged) < BEHIND {
+            return Finding::ok("results", found);
+        }
+        let remedy =
+            "start its consumers, or more of them; let them acknowledge what they have read";
+        Finding::warn("results", found, remedy)
+    });
+    told.collect()
+}
+
+async fn dead_letters(store: &Store) -> Option<Finding> {
+    let dead = store.count_dead().await.ok().filter(|dead| *dead > 0)?;
+    Some(Finding::warn(
+        "dead letters",
+        format!("{dead} entries are set aside"),
+        "cofferdam dead list says why; requeue or delete them",
+    ))
 }
 
 async fn runs(store: &Store) -> Option<Finding> {

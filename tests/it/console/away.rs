@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cofferdam::clock::Clock;
 use reqwest::header::COOKIE;
 use serde_json::json;
 
@@ -43,6 +44,31 @@ async fn while_redis_is_away_it_says_since_when_and_shows_what_was_seen() {
     })
     .await;
     console.finish().await;
+}
+
+#[tokio::test]
+async fn data_that_redis_lost_are_told_on_the_overview_for_a_week() {
+    let scene = Scene::start().await;
+    let client = scene.operator().await;
+    assert!(!client.page("/").await.contains("Redis lost data"));
+    let raw = scene.fleet.raw().await;
+    let lost = async |ago_ms: u64| {
+        let at = (Clock::system().now_ms() - ago_ms).to_string();
+        let words = ["lost", "set_back", "lost_at_ms", &at];
+        raw.say::<u64>("HSET", "meta", &words).await;
+    };
+    lost(3_600_000).await;
+    let page = client.until_page("/", "Redis lost data").await;
+    assert!(page.contains("1 h 0 min ago"), "{page}");
+    lost(8 * 24 * 3_600_000).await;
+    until("it to be old", async || {
+        let page = client.page("/").await;
+        (!page.contains("Redis lost data"))
+            .then_some(())
+            .ok_or(page)
+    })
+    .await;
+    scene.end().await;
 }
 
 /// Reads events until one has these words.

@@ -13,7 +13,7 @@ mod waiting;
 
 use std::time::Duration;
 
-use cofferdam::config::{self, Secret, Tool};
+use cofferdam::config::{self, Retention, Secret, Tool};
 
 use crate::support::command::{Ended, cofferdam, ended};
 use crate::support::redis::namespace;
@@ -38,6 +38,7 @@ fn redis(env: &Env) -> config::Redis {
         namespace: tool.namespace.unwrap_or_else(namespace),
         tls: tool.redis_tls,
         wait: None,
+        retention: Retention::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use cofferdam::config;
 use cofferdam::run::id::Nonce;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
-use redis::streams::{StreamPendingReply, StreamReadReply};
+use redis::streams::{StreamPendingReply, StreamRangeReply, StreamReadReply};
 
 use crate::support::until::LONG;
 
@@ -147,6 +147,15 @@ impl Raw {
                 );
             }
         }
+    }
+
+    /// What a field of each entry says.
+    pub(crate) async fn fields(&self, stream: &str, field: &str) -> Vec<String> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(self.key(stream)).arg("-").arg("+");
+        let entries = self.ask::<StreamRangeReply>(&command).await.ids;
+        let fields = entries.iter().filter_map(|entry| entry.get(field));
+        fields.collect()
     }
 
     /// Removes a group.

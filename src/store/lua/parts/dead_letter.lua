@@ -9,7 +9,7 @@ local function dead_letter(stream, dead, group, id, most, words_most, reason, sh
     local kept = math.min(#words, tonumber(words_most))
     local ours = { 'reason', reason, 'source_id', id, 'source_stream', short }
     for i, word in ipairs(ours) do words[kept + i] = word end
-    redis.call('XADD', dead, 'MAXLEN', '~', most, '*', unpack(words, 1, kept + #ours))
+    redis.call('XADD', dead, 'MAXLEN', most, '*', unpack(words, 1, kept + #ours))
   end
   -- Only now: an entry that could not be kept stays pending, and comes again.
   redis.call('XACK', stream, group, id)
