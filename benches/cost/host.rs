@@ -19,6 +19,7 @@ pub(crate) fn host() -> Vec<(String, String)> {
         ("kernel", first_line("uname", &["-sr"])),
         ("rustc", first_line("rustc", &["--version"])),
         ("Redis", first_line("redis-server", &["--version"])),
+        ("persistence of Redis", Some("none".to_owned())),
         ("Ruby", first_line("ruby", &["--version"])),
         ("Sidekiq", first_line("sidekiq", &["--version"])),
         ("Puma", first_line("puma", &["--version"])),
@@ -28,7 +29,7 @@ pub(crate) fn host() -> Vec<(String, String)> {
     there
         .filter_map(|(name, what)| {
             let what = what?;
-            let is_program = !["processors", "kernel"].contains(&name);
+            let is_program = !["processors", "kernel", "persistence of Redis"].contains(&name);
             let what = if is_program { version(&what) } else { &what };
             Some((name.to_owned(), what.to_owned()))
         })

@@ -108,7 +108,7 @@ impl Stack {
 
     /// Reads every result and drops it.
     pub(crate) async fn consume(&self, times: Arc<Times>) {
-        let client = redis::Client::open(self.redis.url.as_str()).unwrap();
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis.port)).unwrap();
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
@@ -214,7 +214,7 @@ impl Stack {
         let times = Arc::new(Times::new(runs));
         self.api.begin(Guests::After(delay), times.clone());
         self.consume(times.clone()).await;
-        let client = redis::Client::open(self.redis.url.as_str()).unwrap();
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.redis.port)).unwrap();
         let requests: Vec<String> = (0..runs).map(|number| json(number, 1)).collect();
         let noted = times.clone();
         // A thread of its own: the runtime's timers are no finer than a millisecond.

@@ -13,6 +13,7 @@
 
 mod birth;
 mod boots;
+mod distance;
 mod endpoint;
 mod floor;
 mod host;
@@ -37,14 +38,14 @@ use crate::stack::{Size, Stack, System};
 use crate::standin::StandIn;
 
 const USAGE: &str = "cost [--short] [--json FILE] [--svg FILE] [PART…]
-  parts: runs, calls, latency, scale, endpoint, upload, birth, boots; all
-    of them unless some are named
+  parts: runs, calls, latency, scale, endpoint, upload, birth, boots, distance,
+    idle; all of them unless some are named
 cost --kept FILE    a short look at the cost of a run; ends with 1 if it is far above what FILE says
 cost --keep FILE    writes what it costs now to FILE
 cost --profile RUNS    one cofferdam at work, for a profiler";
 
-const PARTS: [&str; 8] = [
-    "runs", "calls", "latency", "scale", "endpoint", "upload", "birth", "boots",
+const PARTS: [&str; 10] = [
+    "runs", "calls", "latency", "scale", "endpoint", "upload", "birth", "boots", "distance", "idle",
 ];
 
 #[derive(Default)]
@@ -133,6 +134,9 @@ async fn measure(args: &Args) {
             "endpoint" => endpoint::measure(&mut report, 7, 10_000).await,
             "upload" if args.is_short => upload::measure(&mut report, 5).await,
             "upload" => upload::measure(&mut report, 15).await,
+            "distance" if args.is_short => distance::measure(&mut report, &api, 2_000).await,
+            "distance" => distance::measure(&mut report, &api, 10_000).await,
+            "idle" => distance::idle(&mut report, &api).await,
             "birth" => birth::measure(&mut report, &api).await,
             _ if args.is_short => boots::measure(&mut report, 20).await,
             _ => boots::measure(&mut report, 100).await,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::distance;
 use crate::procs::{Process, Redis, free_port};
 use crate::standin::StandIn;
 
@@ -39,7 +40,20 @@ pub(crate) struct Stack {
 
 impl Stack {
     pub(crate) async fn start(system: System, api: &Arc<StandIn>, size: Size) -> Self {
-        let redis = Redis::start().await;
+        Self::start_away(system, api, size, None).await
+    }
+
+    /// With Redis so far away from the processes that are measured.
+    pub(crate) async fn start_away(
+        system: System,
+        api: &Arc<StandIn>,
+        size: Size,
+        round_trip: Option<Duration>,
+    ) -> Self {
+        let mut redis = Redis::start().await;
+        if let Some(round_trip) = round_trip {
+            redis.url = distance::far(redis.port, round_trip).await;
+        }
         let port = free_port();
         let workers = (0..size.workers)
             .map(|_| Process::start(&mut worker(system, &redis, api, size, port)))
