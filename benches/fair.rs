@@ -155,6 +155,7 @@ impl Backlog {
                 image: "host".into(),
                 size: Guest::default(),
                 metadata: None,
+                traceparent: None,
             },
         }
     }

@@ -12,14 +12,17 @@ use crate::machines::{self, Call, Class, Client, Observed, Observer};
 use crate::run::request::LOCAL_AGENT;
 use crate::shutdown::Shutdown;
 use crate::stage::artifacts::Artifacts;
+use crate::stage::calls::CallSpans;
 use crate::stage::health::ProviderHealth;
 use crate::stage::key_agreement::KeyAgreement;
+use crate::stage::outline;
 use crate::stage::spec::GuestSetup;
 use crate::stage::{Core, Deps};
 use crate::store::{self, Store};
 use crate::telemetry::{DataChange, Label as _, MachinesCall, Metrics, ResponseClass};
 use crate::token::fleet::Use;
 use crate::token::{KeyError, KeyRing};
+use crate::traces::{self, Traces};
 
 /// Attempts to reach a Redis that is not there yet, and the pause between two.
 const STORE_TRIES: u32 = 60;
@@ -40,6 +43,9 @@ pub enum Error {
     /// Artifacts cannot be kept as the settings say.
     #[error("COFFERDAM_ARTIFACTS: {0}")]
     Artifacts(#[from] artifacts::Error),
+    /// Traces cannot go where the settings say.
+    #[error("the settings of traces: {0}")]
+    Traces(#[from] traces::Error),
 }
 
 /// A clock that is wrong by this much is logged.
@@ -227,6 +233,22 @@ async fn retry_until_available<T>(attempt: impl AsyncFn() -> Result<T, Error>) -
     }
 }
 
+/// Where a worker's traces go, if anywhere; from now on runs that end are told there.
+///
+/// # Errors
+/// [`Error::Traces`] and [`Error::Store`].
+pub async fn traces(
+    core: &Core,
+    settings: Option<&config::Traces>,
+) -> Result<Option<Traces>, Error> {
+    let Some(settings) = settings else {
+        return Ok(None);
+    };
+    let traces = Traces::new(settings, core.metrics.clone())?;
+    retry_until_available(async || Ok(outline::begin(&core.store).await?)).await?;
+    Ok(Some(traces))
+}
+
 /// The parts of a worker.
 ///
 /// # Errors
@@ -236,6 +258,7 @@ pub fn deps(
     machines: &config::Machines,
     guests: &config::Guests,
     artifacts: Option<&ArtifactPlace>,
+    traces: Option<Traces>,
 ) -> Result<Deps, Error> {
     let token = machines::Token::new(machines.token.expose().as_str());
     let mut runs = config::Runs::clone(&core.runs);
@@ -243,7 +266,9 @@ pub fn deps(
     runs.capture.is_plain_http = guests.url.scheme() == "http";
     let core = core.with(runs);
     let mut settings = machines::ClientSettings::new(machines.api_url.clone(), token);
-    settings.observer = observer(core.metrics.clone());
+    let calls = traces.clone();
+    let calls = calls.map(|traces| CallSpans::new(traces, core.clock.clone(), &machines.api_url));
+    settings.observer = observer(core.metrics.clone(), calls);
     Ok(Deps {
         core,
         machines: Client::new(settings)?,
@@ -252,6 +277,7 @@ pub fn deps(
         guests: GuestSetup::new(&guests.url, guests.program.clone(), artifacts.is_some()),
         health: Arc::new(ProviderHealth::of(&machines.apps)),
         artifacts: artifacts.map(ArtifactStore::open).transpose()?,
+        traces,
     })
 }
 
@@ -277,13 +303,16 @@ pub fn ring(keys: &[SigningKey]) -> Result<KeyRing, KeyError> {
     KeyRing::new(keys.iter().map(|key| (key.kid.clone(), key.bytes.expose())))
 }
 
-/// Counts the answers of the Machines API, and how long they took.
-fn observer(metrics: Arc<Metrics>) -> Observer {
+/// Counts the answers of the Machines API, and how long they took; and makes spans of calls.
+fn observer(metrics: Arc<Metrics>, spans: Option<CallSpans>) -> Observer {
     Observer::new(move |observed: Observed| {
-        let (call, class) = (call(observed.call), class(observed.class));
+        let (call, class) = (call(observed.request.call), class(observed.class));
         metrics.machines_responses(call, class).inc();
         let took = observed.took.as_secs_f64();
         metrics.machines_duration(call).observe(took);
+        if let Some(spans) = &spans {
+            spans.record(&observed);
+        }
     })
 }
 

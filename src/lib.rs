@@ -31,7 +31,7 @@
 //! `descriptors` (how many it may have open),
 //! `milestone` (where tests stop the process).
 //! Doors, each of which owns one outside thing: [`store`] (Redis), [`machines`] (the Machines
-//! API), [`artifacts`] (a folder or a bucket), [`http`]. The steps of the pipeline, in the order of the
+//! API), [`artifacts`] (a folder or a bucket), [`traces`] (a collector), [`http`]. The steps of the pipeline, in the order of the
 //! flow: [`stage`]. Services: [`worker`], [`sweeper`], [`endpoint`], [`admin`], [`console`], and [`local`],
 //! the Machines API on one Linux
 //! host. Hands: [`up`], [`cli`].
@@ -57,6 +57,7 @@ pub mod store;
 pub mod sweeper;
 pub mod telemetry;
 pub mod token;
+pub mod traces;
 #[cfg(feature = "local")]
 pub mod up;
 /// Of `up`, what finds one that runs.

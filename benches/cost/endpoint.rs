@@ -164,6 +164,7 @@ fn admission(id: RunId, entry: String, now: u64) -> Admission {
             image: "host".into(),
             size: Guest::default(),
             metadata: None,
+            traceparent: None,
         },
     }
 }

@@ -44,6 +44,7 @@ pub(super) async fn worker(settings: Worker) -> anyhow::Result<Status> {
         &settings.machines,
         &settings.guests,
         settings.artifacts.as_ref(),
+        assembly::traces(&core, settings.traces.as_ref()).await?,
     )?;
     let health = deps.health.clone();
     let shutdown = Shutdown::new();

@@ -16,6 +16,7 @@ mod secret;
 pub mod table;
 mod tls;
 mod tools;
+mod traces;
 mod unknown;
 pub mod usage;
 mod wait;
@@ -39,6 +40,7 @@ pub use crate::config::retention::Retention;
 pub use crate::config::secret::Secret;
 pub use crate::config::tls::{Identity, RedisTls};
 pub use crate::config::tools::{ArtifactsTool, Cancel, Doctor, MachinesApi, RunTool, Tool};
+pub use crate::config::traces::{Sampling, Traces};
 pub use crate::config::unknown::{Unknown, unknown};
 pub use crate::config::wait::Wait;
 
@@ -117,6 +119,8 @@ pub struct Worker {
     pub guests: Guests,
     /// Where artifacts are kept, if they are.
     pub artifacts: Option<ArtifactPlace>,
+    /// Where traces go, if there are any.
+    pub traces: Option<Traces>,
     /// Where metrics and health are served.
     pub admin_listen: AdminListen,
     /// Further names by which they may be addressed.
@@ -202,6 +206,8 @@ pub struct Up {
     pub console_listen: Option<SocketAddr>,
     /// Who may come into the console; `None` for the state folder's own keys.
     pub console_keys: Option<Vec<ConsoleKey>>,
+    /// Where traces go, if there are any.
+    pub traces: Option<Traces>,
     /// What every long-running process reads.
     pub daemon: Daemon,
 }
@@ -230,6 +236,7 @@ impl Worker {
             runs: Runs::read(&mut reader),
             guests: Guests::read(&mut reader),
             artifacts: ArtifactPlace::read(&mut reader),
+            traces: Traces::read(&mut reader),
             admin_listen: AdminListen::read(&mut reader),
             allowed_hosts: groups::allowed_hosts(&mut reader),
             daemon: Daemon::read(&mut reader),
@@ -321,6 +328,7 @@ impl Up {
                 .unwrap_or_default(),
             allow_weak_limits: reader.flag(&table::ALLOW_WEAK_LIMITS),
             runs: Runs::read(&mut reader),
+            traces: Traces::read(&mut reader),
             results: Results::read(&mut reader),
             artifacts: Artifacts::read(&mut reader),
             daemon: Daemon::read(&mut reader),

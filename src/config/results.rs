@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::groups::{lease, results_retention, retention};
 use crate::config::reader::Reader;
 use crate::config::table;
+use crate::config::traces;
 
 /// How the endpoint accepts results.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Results {
     pub retention: Duration,
     /// How long a worker that died keeps the tear-down from the others.
     pub lease: Duration,
+    /// Whether it is noted when the post of a result began, for the run's trace.
+    pub notes_posts: bool,
 }
 
 impl Results {
@@ -41,6 +44,7 @@ impl Results {
             tenant_logs_bytes: reader.number(&table::TENANT_LOGS_BYTES, 0..=1 << 50),
             retention: retention(reader),
             lease: lease(reader),
+            notes_posts: traces::are_on(reader),
         }
     }
 }

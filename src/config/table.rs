@@ -292,6 +292,42 @@ settings! {
     STATE_DIR = "COFFERDAM_STATE_DIR", Derived("`$XDG_STATE_HOME/cofferdam`, else `~/.local/state/cofferdam`"),
         "Local images, machines, and the Redis and keys of `up`; only its owner can read it.",
         "Where the XDG specification keeps state.";
+    OTEL_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", Absent,
+        "Where traces go, over HTTP: the collector's address, to which `/v1/traces` is added. Unset, there are none, see traces.md.",
+        "Traces are for those who have somewhere to send them, and cost them who do not nothing.";
+    OTEL_TRACES_ENDPOINT = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", Absent,
+        "The same, whole and for traces alone; it goes first.",
+        "The standard has both.";
+    #[secret] OTEL_HEADERS = "OTEL_EXPORTER_OTLP_HEADERS", Absent,
+        "Headers that go with traces, `name=value,name=value`.",
+        "A service that takes them asks for its key there.";
+    OTEL_HEADERS_FILE = "OTEL_EXPORTER_OTLP_HEADERS_FILE", Absent,
+        "File that holds `OTEL_EXPORTER_OTLP_HEADERS`, instead of that setting.",
+        "As for `REDIS_URL_FILE`.";
+    OTEL_TIMEOUT = "OTEL_EXPORTER_OTLP_TIMEOUT", Text("10000"),
+        "Milliseconds that one post of traces may take.",
+        "The standard's own.";
+    OTEL_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL", Text("http/protobuf"),
+        "How traces are sent; nothing else is spoken.",
+        "The standard's own.";
+    OTEL_SERVICE_NAME = "OTEL_SERVICE_NAME", Text("cofferdam"),
+        "The name of this service in traces.",
+        "What it is, until an operator has several.";
+    OTEL_RESOURCE_ATTRIBUTES = "OTEL_RESOURCE_ATTRIBUTES", Absent,
+        "What else traces say of this service, `name=value,name=value`.",
+        "Only the operator knows.";
+    OTEL_TRACES_SAMPLER = "OTEL_TRACES_SAMPLER", Text("parentbased_always_on"),
+        "Which runs have a trace: `always_on`, `always_off`, `traceidratio`, and these with `parentbased_` before, where a request's `traceparent` decides if it has one.",
+        "The standard's own.";
+    OTEL_TRACES_SAMPLER_ARG = "OTEL_TRACES_SAMPLER_ARG", Text("1.0"),
+        "The share of runs for `traceidratio`, from 0 to 1.",
+        "The standard's own.";
+    OTEL_TRACES_EXPORTER = "OTEL_TRACES_EXPORTER", Text("otlp"),
+        "`none` for no traces, whatever else is set.",
+        "The standard's own.";
+    OTEL_SDK_DISABLED = "OTEL_SDK_DISABLED", Text("false"),
+        "`true` for no traces, whatever else is set.",
+        "The standard's own.";
     LOG = "COFFERDAM_LOG", Text("info"),
         "What is logged: a level, or `module=level` directives, comma separated.",
         "Changes of state and what needs a person, nothing else.";

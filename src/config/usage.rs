@@ -123,6 +123,10 @@ mod tests {
                 "COFFERDAM_ARTIFACTS_BYTES",
                 "COFFERDAM_TENANT_ARTIFACTS_BYTES",
                 "COFFERDAM_DRAIN_S",
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                "OTEL_TRACES_EXPORTER",
+                "OTEL_SDK_DISABLED",
                 "COFFERDAM_LOG",
                 "COFFERDAM_LOG_FORMAT",
             ]

@@ -161,6 +161,7 @@ impl Endpoint {
             return unavailable();
         };
         let core = &self.deps.core;
+        let begun_ms = core.clock.now_ms();
         let limit = core.runs.max_bytes;
         let mut receiving = Receiving::new(core, &grant, &self.memory, limit);
         if let Some((answer, pause)) = self.spent.ask(&grant) {
@@ -174,7 +175,7 @@ impl Endpoint {
             Err(unreceived) => return self.unreceived(&grant, limit, unreceived),
         };
         milestone!("endpoint::body_read");
-        match report::report(core, &grant, &received.body).await {
+        match report::report(core, &grant, &received.body, begun_ms).await {
             Ok(Reported::Accepted { digest }) => {
                 let answer = Answer::Accepted {
                     digest,

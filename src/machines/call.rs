@@ -146,10 +146,12 @@ impl Class {
 }
 
 /// One call that has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
-    /// Which call. A listing is one for each page.
-    pub call: Call,
+    /// What was asked for. A listing is one for each page.
+    pub request: Request,
+    /// The status of its answer, if there was one.
+    pub status: Option<u16>,
     /// How it ended.
     pub class: Class,
     /// How long it took.

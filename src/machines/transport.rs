@@ -93,16 +93,21 @@ impl Transport {
         outgoing: Outgoing,
         read: impl FnOnce(&Answer) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let (call, begun) = (outgoing.call, Instant::now());
-        let value = self
-            .exchange(outgoing)
-            .await
-            .and_then(|answer| read(&answer));
+        let (request, begun) = (outgoing.request(), Instant::now());
+        let mut status = None;
+        let value = self.exchange(outgoing).await.and_then(|answer| {
+            status = Some(answer.status);
+            read(&answer)
+        });
+        if let Err(Error::Refused(refusal)) = &value {
+            status = Some(refusal.status);
+        }
         let class = value
             .as_ref()
-            .map_or_else(|error| class_of(call, error), |_| Class::Ok);
+            .map_or_else(|error| class_of(request.call, error), |_| Class::Ok);
         self.observer.tell(Observed {
-            call,
+            request,
+            status,
             class,
             took: begun.elapsed(),
         });

@@ -32,4 +32,5 @@ pub mod share;
 pub mod size;
 pub mod spread;
 pub mod step;
+pub mod trace;
 pub mod wait;

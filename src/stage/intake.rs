@@ -120,9 +120,22 @@ async fn admit(
 
 fn reject(admission: Admission, message: &str) -> Admission {
     let ending = Ending::without(ReasonCode::QueueFull, message);
-    let (Fate::Queued { metadata, .. } | Fate::Rejected { metadata, .. }) = admission.fate;
+    let (Fate::Queued {
+        metadata,
+        traceparent,
+        ..
+    }
+    | Fate::Rejected {
+        metadata,
+        traceparent,
+        ..
+    }) = admission.fate;
     Admission {
-        fate: Fate::Rejected { ending, metadata },
+        fate: Fate::Rejected {
+            ending,
+            metadata,
+            traceparent,
+        },
         ..admission
     }
 }
@@ -182,6 +195,7 @@ fn parse(core: &Core, entry: &Entry, now: UnixMs) -> Parsed {
                 image: request.image,
                 size: request.guest,
                 not_before: request.not_before_ms.filter(|at| *at > now),
+                traceparent: request.traceparent,
                 metadata: request.metadata.map(|raw| raw.get().to_owned()),
             },
         ),
@@ -189,7 +203,11 @@ fn parse(core: &Core, entry: &Entry, now: UnixMs) -> Parsed {
             Ok(readable) => {
                 let ending = Ending::without(ReasonCode::InvalidRequest, refusal.to_string());
                 let metadata = readable.metadata.map(|raw| raw.get().to_owned());
-                let fate = Fate::Rejected { ending, metadata };
+                let fate = Fate::Rejected {
+                    ending,
+                    metadata,
+                    traceparent: readable.traceparent,
+                };
                 admission(from, readable.id, readable.tenant, fate)
             }
             Err(_) => Parsed::Dead(refusal.to_string()),

@@ -1,7 +1,7 @@
 //! The steps of the pipeline, one file each, in the order of the flow: [`intake`], [`boot`],
 //! [`report`], [`teardown`]; [`mod@settle`], the end of a run without a result; [`reconcile`], which finds
 //! what slipped through; [`control`], which carries out orders from outside; [`operate`], what operators
-//! do to single runs; and [`explain`], why a run waits, in words.
+//! do to single runs; [`explain`], why a run waits, in words; and [`outline`], its trace.
 //!
 //! A step is a function over the doors. It can be run twice, and by any worker: what is owed is
 //! read from the run, and the worker that does it at once and the sweeper that does it late run
@@ -10,6 +10,7 @@
 pub mod artifacts;
 pub mod boot;
 pub mod breaker;
+pub mod calls;
 pub mod control;
 pub mod explain;
 pub mod health;
@@ -19,6 +20,7 @@ pub mod lease;
 pub mod log;
 pub mod observe;
 pub mod operate;
+pub mod outline;
 pub mod owner;
 pub mod ready;
 pub mod reconcile;
@@ -40,6 +42,7 @@ use crate::run::id::{Attempt, RunId};
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::Duty;
 use crate::run::request::Limits;
+use crate::run::trace::Part;
 use crate::stage::boot::Booted;
 use crate::stage::health::ProviderHealth;
 use crate::stage::lease::LeaseGuard;
@@ -50,6 +53,7 @@ use crate::store::codec::{RunRecord, SettledRun};
 use crate::store::{self, Store};
 use crate::telemetry::Metrics;
 use crate::token::KeyRing;
+use crate::traces::{Traces, within};
 
 /// What every step needs, with the settings of a worker or, as [`Results`](crate::config::Results), of an endpoint.
 #[derive(Clone, Debug)]
@@ -109,6 +113,8 @@ pub struct Deps {
     pub health: Arc<ProviderHealth>,
     /// Where artifacts are kept; `None` for nowhere.
     pub artifacts: Option<ArtifactStore>,
+    /// Where traces go; `None` for nowhere.
+    pub traces: Option<Traces>,
 }
 
 impl Deps {
@@ -223,7 +229,12 @@ impl Owed {
 /// When Redis or the provider does not do its part; it stays owed.
 pub async fn perform(deps: &Deps, owed: &Owed, lease: &LeaseGuard) -> Result<Performed, Error> {
     match owed {
-        Owed::Run(run) => perform_run(deps, run, lease).await,
+        Owed::Run(run) => {
+            let attempt = Attempt(run.attempt);
+            let part = Part::Run(run.attempt);
+            let scope = outline::scope(deps, &run.trace(), part, &run.id, attempt);
+            within(scope, perform_run(deps, run, lease)).await
+        }
         Owed::Teardown(run) => perform_teardown(deps, run).await,
     }
 }

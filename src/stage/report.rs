@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
+use crate::clock::UnixMs;
 use crate::config::Results;
 use crate::milestone::milestone;
 use crate::run::digest::sha256;
@@ -58,12 +59,17 @@ async fn check_body(body: &Bytes) -> Result<(String, String), json::JsonFault> {
     checked.unwrap_or_else(|_| check(body))
 }
 
-/// Accepts a guest's result. One round trip. Safe to repeat: an identical body is answered with
+/// Accepts a guest's result, whose post began then. One round trip. Safe to repeat: an identical body is answered with
 /// [`Reported::Repeated`].
 ///
 /// # Errors
 /// When Redis does not answer; the result may have been accepted, and a repeat will tell.
-pub async fn report(core: &Core<Results>, grant: &Grant, body: &Bytes) -> Result<Reported, Error> {
+pub async fn report(
+    core: &Core<Results>,
+    grant: &Grant,
+    body: &Bytes,
+    begun_ms: UnixMs,
+) -> Result<Reported, Error> {
     let (payload, digest) = match check_body(body).await {
         Ok(checked) => checked,
         Err(fault) => return Ok(Reported::Unreadable(fault)),
@@ -83,6 +89,7 @@ pub async fn report(core: &Core<Results>, grant: &Grant, body: &Bytes) -> Result
                 tenant_bytes: core.runs.tenant_kept_bytes,
                 retention: core.runs.kept_for,
             },
+            begun_ms: Some(begun_ms).filter(|_| core.runs.notes_posts),
         }),
         retention: core.runs.retention,
         lease: core.runs.lease,

@@ -11,6 +11,7 @@ use url::Url;
 use crate::machines::{ListFilter, wire};
 use crate::run::id::{Nonce, RunId, machine_name};
 use crate::run::request::{Capture, File, RunRequest};
+use crate::run::trace::TraceParent;
 use crate::store::acts::Claimed;
 
 /// What guests are told: where they find the endpoint, and the agent.
@@ -79,6 +80,9 @@ pub const RUN_TOKEN: &str = "SANDBOX_RUN_TOKEN";
 /// Environment variable: where a guest posts its output.
 pub const LOG_URL: &str = "SANDBOX_LOG_URL";
 
+/// Environment variable: the span that a guest's own are part of.
+pub const TRACEPARENT: &str = "TRACEPARENT";
+
 /// How long a machine has between being asked to stop and being killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -89,6 +93,7 @@ pub fn machine(
     run: &Claimed,
     request: &RunRequest,
     token: &str,
+    traceparent: Option<TraceParent>,
     guests: &GuestSetup,
     owner: &str,
 ) -> wire::CreateMachine {
@@ -103,6 +108,11 @@ pub fn machine(
         ("SANDBOX_DEADLINE", &deadline_s),
     ];
     env.extend(ours.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    if let Some(parent) = traceparent {
+        // One that the request itself sets is meant.
+        let ours = || parent.to_string();
+        env.entry(TRACEPARENT.to_owned()).or_insert_with(ours);
+    }
     if let Some(url) = &guests.artifact_url {
         env.insert("SANDBOX_ARTIFACT_URL".to_owned(), url.clone());
     }
@@ -256,7 +266,16 @@ mod tests {
         };
         let base = Url::parse("http://front.flycast/").unwrap();
         let guests = GuestSetup::new(&base, program.map(str::to_owned), true);
-        serde_json::to_value(machine(&run, &parsed, "cd2.t", &guests, "cofferdam")).unwrap()
+        let traced = parsed.traceparent;
+        serde_json::to_value(machine(
+            &run,
+            &parsed,
+            "cd2.t",
+            traced,
+            &guests,
+            "cofferdam",
+        ))
+        .unwrap()
     }
 
     #[test]
@@ -287,6 +306,16 @@ mod tests {
             serde_json::json!(["/opt/agent", "--"])
         );
         assert_eq!(config["files"], serde_json::Value::Null);
+    }
+
+    #[test]
+    fn a_guest_gets_the_span_that_it_is_part_of_unless_its_request_sets_one() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let traced = format!(r#"{{"image":"a","traceparent":"{parent}"}}"#);
+        assert_eq!(body(&traced, None)["config"]["env"]["TRACEPARENT"], parent);
+        let own =
+            format!(r#"{{"image":"a","traceparent":"{parent}","env":{{"TRACEPARENT":"x"}}}}"#);
+        assert_eq!(body(&own, None)["config"]["env"]["TRACEPARENT"], "x");
     }
 
     #[test]

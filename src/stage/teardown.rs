@@ -17,9 +17,11 @@ use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
 use crate::run::phase::MachineRef;
 use crate::stage::breaker::{Circuit, OPEN_MAX};
+use crate::stage::outline::scope_of_teardown;
 use crate::stage::{Deps, Error, has_no_answer, pause, spec};
 use crate::store::acts::{Entered, Transition};
 use crate::store::codec::{RunRecord, SettledRun};
+use crate::traces::within;
 
 /// Calls of one kind before the tear-down is left for later.
 const TRIES_MAX: u32 = 4;
@@ -62,7 +64,8 @@ pub async fn teardown(deps: &Deps, run: &SettledRun) -> Result<TornDown, Error> 
         let again_at_ms = until.min(budget::after(now, OPEN_MAX));
         return Ok(TornDown::Later { again_at_ms });
     }
-    let outcome = delete_and_close(deps, run).await;
+    let scope = scope_of_teardown(deps, run).await;
+    let outcome = within(scope, delete_and_close(deps, run)).await;
     match &outcome {
         // A tear-down proves little of whether an app can boot: it closes no circuit but its own
         // trial's.

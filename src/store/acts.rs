@@ -7,6 +7,7 @@ use crate::clock::UnixMs;
 use crate::run::id::{Attempt, Nonce, RunId, Tenant};
 use crate::run::outcome::Ending;
 use crate::run::request::Guest;
+use crate::run::trace::TraceParent;
 use crate::store::codec::RunRecord;
 use crate::store::error::Error;
 
@@ -53,6 +54,8 @@ pub enum Fate {
         size: Guest,
         /// Its metadata as JSON.
         metadata: Option<String>,
+        /// The span that it belongs to.
+        traceparent: Option<TraceParent>,
     },
     /// A result at once, because it breaks a rule, or the backlog is full.
     Rejected {
@@ -60,6 +63,8 @@ pub enum Fate {
         ending: Ending,
         /// Its metadata as JSON, where that can be read.
         metadata: Option<String>,
+        /// The span that it belongs to.
+        traceparent: Option<TraceParent>,
     },
 }
 
@@ -336,6 +341,8 @@ pub struct Post<'a> {
     pub digest: &'a str,
     /// Bytes of results that may be kept.
     pub budget: ResultsBudget,
+    /// When it began, where that is to be known.
+    pub begun_ms: Option<UnixMs>,
 }
 
 /// How many bytes of results may be kept. Counted are those that came by a post, whole; others have no

@@ -121,6 +121,7 @@ fn add(script: &mut scripts::Invocation, admission: &Admission, terms: &Terms, n
             image,
             size,
             metadata,
+            traceparent,
         } => {
             let ready = not_before.unwrap_or(0);
             let waits_from = submitted.max(ready);
@@ -135,13 +136,19 @@ fn add(script: &mut scripts::Invocation, admission: &Admission, terms: &Terms, n
                 words.push(("size", size.word()));
             }
             words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
+            words.extend(traceparent.map(|parent| ("traceparent", parent.to_string())));
             let expires = budget::after(until.max(now), budget::HASH_SLACK);
             script.arg("queued").arg(expires).arg(until);
             script.arg(ready).arg(*priority);
             add_words(script, &words);
         }
-        Fate::Rejected { ending, metadata } => {
+        Fate::Rejected {
+            ending,
+            metadata,
+            traceparent,
+        } => {
             words.extend(metadata.clone().map(|metadata| ("metadata", metadata)));
+            words.extend(traceparent.map(|parent| ("traceparent", parent.to_string())));
             words.push(("outcome", ending.outcome().as_str().to_owned()));
             words.push(("settled_at_ms", now.to_string()));
             words.push(("closed_at_ms", now.to_string()));

@@ -9,11 +9,12 @@ use crate::run::budget;
 use crate::run::id::{Attempt, Nonce, RunId};
 use crate::run::outcome::{Ending, Outcome, Reason};
 use crate::run::phase::{MachineRef, Phase, State};
+use crate::run::trace::{RunTrace, TraceParent};
 use crate::store::acts::BootId;
 use crate::store::error::Error;
 
 /// The fields of a run's hash that a [`RunRecord`] is made of: all but the request.
-pub(crate) const FIELDS: [&str; 27] = [
+pub(crate) const FIELDS: [&str; 28] = [
     "state",
     "outcome",
     "reason",
@@ -41,6 +42,7 @@ pub(crate) const FIELDS: [&str; 27] = [
     "nonce",
     "preparing_until_ms",
     "prepared_by_ms",
+    "traceparent",
 ];
 
 /// The fields that hold the image of a run's request, each a piece of it that fits into Redis's compact
@@ -127,6 +129,8 @@ pub struct RunRecord {
     pub result_entry: Option<String>,
     /// Unique to its request, once it was claimed.
     pub nonce: Option<Nonce>,
+    /// The span of its producer that it belongs to.
+    pub traceparent: Option<TraceParent>,
     phase: Phase,
 }
 
@@ -169,6 +173,17 @@ impl RunRecord {
             settled_at_ms: self.settled_at_ms,
             running_at_ms: self.running_at_ms,
         })
+    }
+
+    /// Its trace.
+    #[must_use]
+    pub fn trace(&self) -> RunTrace {
+        RunTrace::new(
+            &self.id,
+            self.nonce.as_ref(),
+            self.submitted_at_ms,
+            self.traceparent,
+        )
     }
 
     /// Where the run stands.
@@ -334,6 +349,7 @@ fn assemble(id: &RunId, mut hash: HashMap<&str, String>) -> Result<RunRecord, Er
         timeout_ms: number("timeout_ms"),
         timeout_asked_ms: number("timeout_asked_ms"),
         nonce: hash.get("nonce").and_then(|nonce| nonce.parse().ok()),
+        traceparent: hash.get("traceparent").and_then(|text| text.parse().ok()),
         app: hash.remove("app"),
         machine_id: hash.remove("machine_id"),
         instance_id: hash.remove("instance_id"),

@@ -6,7 +6,7 @@
 //! | `<ns>:control` | stream | orders; group `cofferdam`; fields `cancel`, `cancel_tenant`, `pause`, `resume` | an entry until it is obeyed |
 //! | `<ns>:results` | stream | results: `run_id`, `outcome`, `result` | trimmed by age, once read |
 //! | `<ns>:dead` | stream | entries that are no request: their fields, and at the end `reason`, `source_id`, `source_stream` (`runs`, `control`) | the newest 10,000 |
-//! | `<ns>:ended` | stream | runs that have ended, as they did: `id`, `outcome` | the newest million or so, for as long as their hashes |
+//! | `<ns>:ended` | stream | runs that have ended, as they did: `id`, `outcome` | the newest million or so, for as long as their hashes; group `cofferdam-traces` where there are traces |
 //! | `<ns>:ended:outcome:<outcome>`, `<ns>:ended:reason:<code>`, `<ns>:ended:tenant:<tenant>` | stream | the same of one outcome (but `completed`), reason or tenant | the newest 10,000 or so; the whole key as the hash of its last run |
 //! | `<ns>:minute:<ms>` | hash | ends in the minute that begins then: by outcome, and by bucket of time (see `run::spread`) `w…` waited, `b…` booted, `r…` ran | two hours |
 //! | `<ns>:kept_requests` | stream | requests of ended runs that are kept so that they can be asked for again: `id`, `tenant`, `bytes`, `until_ms`, `settled_at_ms` | as the hash of the last; 32 MiB of requests, 4 MiB of a tenant's |
@@ -61,7 +61,8 @@
 //! `deadline_ms`, `queue_until_ms`, `nonce` (unique to the
 //! request, given at its first claim), `boot_until_ms` (until when its create call may still be on
 //! its way), `refused_since_ms`, `preparing_until_ms` (until when its machine is being prepared, as a
-//! sweep saw it), `prepared_by_ms` (when it is given up if it still is).
+//! sweep saw it), `prepared_by_ms` (when it is given up if it still is). And `traceparent` (the span of its
+//! producer that it belongs to), `posted_at_ms` (when the post of its result began, where there are traces), `past` (boots that came to nothing, the last ten, JSON).
 //!
 //! Scripts also reach keys that they compute from a run's fields, by functions that are rendered from
 //! the same list (`lua`). On a Redis Cluster write the namespace with braces, so that all keys

@@ -28,6 +28,7 @@ pub mod logs;
 mod mend;
 pub mod open;
 mod pace;
+pub mod outlines;
 mod produce;
 pub mod requests;
 pub mod results;

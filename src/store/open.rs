@@ -48,6 +48,12 @@ pub struct PastAttempt {
     pub machine: String,
     /// `failed`, `refused` or `held`.
     pub why: String,
+    /// When it began.
+    #[serde(default)]
+    pub booting_at_ms: Option<UnixMs>,
+    /// When the provider had its machine.
+    #[serde(default)]
+    pub running_at_ms: Option<UnixMs>,
     /// When it was given up.
     pub ended_at_ms: UnixMs,
 }

@@ -313,7 +313,7 @@ impl Store {
 
     async fn ensure_group_of(&self, inbox: Inbox) -> Result<(), Error> {
         let mut script = scripts::GROUP.prepare_invoke();
-        script.key(self.keys.inbox(inbox)).arg(GROUP);
+        script.key(self.keys.inbox(inbox)).arg(GROUP).arg("0");
         self.door.script(&mut script).await
     }
 

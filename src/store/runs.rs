@@ -200,6 +200,7 @@ impl Store {
                 script.arg(json(reason));
             }
             script.arg(head);
+            script.arg(post.begun_ms.map_or_else(String::new, |at| at.to_string()));
         }
         Transition::read("settle", &self.door.decide::<String>(&mut script).await?)
     }

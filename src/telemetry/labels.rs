@@ -40,6 +40,16 @@ macro_rules! label {
 }
 
 label! {
+    /// What became of a span.
+    SpanFate {
+        /// The collector took it.
+        Sent = "sent",
+        /// It was given up.
+        Dropped = "dropped",
+    }
+}
+
+label! {
     /// A call to the Machines API.
     MachinesCall {
         /// Create a machine.

@@ -14,7 +14,7 @@ use crate::run::outcome::Outcome;
 use crate::telemetry::in_hand::InHand;
 use crate::telemetry::labels::{
     DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
-    TaskKind,
+    SpanFate, TaskKind,
 };
 use crate::telemetry::series::{
     age, build_info, counter, counters, durations, gauge, gauges, histogram, tasks, vec,
@@ -114,6 +114,8 @@ pub struct Metrics {
     pub artifacts_expired: IntCounter,
     /// Artifacts, and parts of them, that were removed because no run had them.
     pub artifacts_left_over: IntCounter,
+    /// Spans of traces, by what became of them.
+    pub trace_spans: Counters<SpanFate>,
     tasks: IntGaugeVec,
     /// Answers that the endpoint has in hand; no series, its heartbeat tells of them.
     pub answers: InHand,
@@ -348,6 +350,12 @@ impl Metrics {
                 r,
                 "artifacts_left_over_total",
                 "Artifacts, whole or not, that were removed because no run had them.",
+            ),
+            trace_spans: counters(
+                r,
+                "trace_spans_total",
+                "Spans of traces that the collector took, and that were given up.",
+                "fate",
             ),
             tasks: tasks(
                 r,

@@ -15,7 +15,7 @@ use crate::config::LogFormat;
 
 pub use crate::telemetry::labels::{
     DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
-    TaskKind,
+    SpanFate, TaskKind,
 };
 pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, GroupLag, Metrics};
 pub use crate::telemetry::plain::{is_control, printable};

@@ -265,7 +265,8 @@ async fn services(
     };
     let core = assembly::core(&redis, settings.runs).await?;
     assembly::check_worker(&core).await?;
-    let deps = assembly::deps(core.clone(), &api, &guests, Some(&place))?;
+    let traces = assembly::traces(&core, settings.traces.as_ref()).await?;
+    let deps = assembly::deps(core.clone(), &api, &guests, Some(&place), traces)?;
     let shutdown = Shutdown::new();
     let name = worker::unique_name();
     let keys = assembly::keys(&name, Use::Both, &deps.ring, core.clock.now_ms());

@@ -16,6 +16,7 @@ mod control;
 mod gate;
 mod loops;
 pub mod tasks;
+mod traces;
 
 use std::sync::Arc;
 
@@ -56,7 +57,11 @@ pub fn start(
     // A request over the limit is still read up to this length, so that its result can say so.
     let longest = deps.core.runs.request_max_bytes.saturating_mul(2);
     let (requests, orders) = (requests.leaving(longest), orders.leaving(ORDER_MAX_BYTES));
+    let traced = deps.traces.clone();
     let tasks = Arc::new(Tasks::new(deps, heartbeat, shutdown.clone()));
+    if let Some(traced) = traced {
+        shutdown.spawn_loop("traces", traces::traces(tasks.clone(), traced));
+    }
     shutdown.spawn_loop("intake", loops::intake(tasks.clone(), requests));
     shutdown.spawn_loop("control", control::control(tasks.clone(), orders));
     shutdown.spawn_loop("dispatch", loops::dispatch(tasks.clone()));

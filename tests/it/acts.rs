@@ -394,6 +394,7 @@ impl World {
                     ending: &ending,
                     post: Some(Post {
                         digest: &digest,
+                        begun_ms: None,
                         budget: ResultsBudget::NONE,
                     }),
                     retention: RETENTION,

@@ -76,6 +76,7 @@ async fn run_in(state: State) -> Store {
             image: "host".into(),
             size: Guest::default(),
             metadata: None,
+            traceparent: None,
         },
     };
     store.admit(&[admission], &terms(), NOW).await.unwrap();

@@ -23,6 +23,7 @@ const RANKS: &[(&str, u8)] = &[
     ("machines", 2),
     ("http", 2),
     ("artifacts", 2),
+    ("traces", 2),
     // Verbs.
     ("stage", 3),
     // Services, and what puts their parts together.
@@ -63,7 +64,11 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 /// Outside names and the parts of `src` that may use them.
 const HOMES: &[(&str, &[&str])] = &[
     ("redis::", &["store/"]),
-    ("reqwest::", &["machines/"]),
+    ("reqwest::", &["machines/", "traces/"]),
+    ("opentelemetry::", &["traces/"]),
+    ("opentelemetry_sdk::", &["traces/"]),
+    ("opentelemetry_otlp::", &["traces/"]),
+    ("opentelemetry_http::", &["traces/"]),
     ("object_store::", &["artifacts/"]),
     ("prometheus::", &["telemetry/"]),
     (

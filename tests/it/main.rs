@@ -48,4 +48,5 @@ mod support;
 mod tenants;
 mod times;
 mod token;
+mod traces;
 mod up;

@@ -84,8 +84,13 @@ fn compose_has_no_secrets_and_no_defaults_for_them() {
     let names = secrets
         .map(|setting| setting.name)
         .chain(["REDIS_PASSWORD"]);
-    // The console is no part of it.
-    let others = [table::REDIS_URL.name, table::CONSOLE_KEYS.name];
+    // Neither the console nor a collector of traces is part of it.
+    let others = [
+        &table::REDIS_URL,
+        &table::CONSOLE_KEYS,
+        &table::OTEL_HEADERS,
+    ];
+    let others = others.map(|setting| setting.name);
     for name in names.filter(|name| !others.contains(name)) {
         let asked = format!("${{{name}:?");
         assert!(text.contains(&asked), "{name} is not asked for");

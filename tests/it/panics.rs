@@ -20,6 +20,7 @@ const LOOPS: &[(&str, &[&str])] = &[
             "repair",
             "artifacts",
             "census",
+            "traces",
             "keys",
             "admin",
         ],
@@ -102,8 +103,11 @@ mod armed {
                     "viewer:0123456789abcdef0123456789abcdef",
                 ),
             ];
+            // Nobody listens there, which is no reason to end.
+            let traces = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")];
             let other = match command {
                 "up" => &api[..],
+                "worker" => &traces,
                 "console" => &console,
                 _ => &[],
             };

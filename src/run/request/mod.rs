@@ -20,6 +20,7 @@ use crate::run::budget;
 use crate::run::id::{RunId, Tenant};
 pub use crate::run::request::capture::{AGENT_FOLDER, Capture, CaptureLimits, LOCAL_AGENT};
 use crate::run::request::fields::{Fields, refuse};
+use crate::run::trace::TraceParent;
 
 /// Bounds of a request that an operator sets.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub struct RunRequest {
     pub not_before_ms: Option<UnixMs>,
     /// A JSON object, returned with the result.
     pub metadata: Option<Box<RawValue>>,
+    /// The span that it belongs to: that of its field, or of its metadata.
+    pub traceparent: Option<TraceParent>,
 }
 
 /// A file for the machine.
@@ -161,6 +164,8 @@ pub struct Readable {
     pub tenant: Tenant,
     /// What its result is to carry.
     pub metadata: Option<Box<RawValue>>,
+    /// The span that it belongs to.
+    pub traceparent: Option<TraceParent>,
 }
 
 /// What `not_before_ms` is not: as seconds these are the years 2001 to 2286, as milliseconds the
@@ -180,7 +185,7 @@ impl RunRequest {
         let asked = fields.checked("timeout_s", |s| {
             rules::seconds(s, Duration::from_secs(u64::from(u32::MAX)))
         })?;
-        let request = Self {
+        let mut request = Self {
             id: fields.checked("id", rules::run_id)?,
             image: fields
                 .checked("image", rules::image)?
@@ -215,8 +220,13 @@ impl RunRequest {
                 .map(rules::metadata)
                 .transpose()?
                 .flatten(),
+            traceparent: fields.checked("traceparent", rules::traceparent)?,
         };
         fields.none_left()?;
+        if request.traceparent.is_none() {
+            let metadata = request.metadata.as_deref();
+            request.traceparent = metadata.and_then(TraceParent::in_metadata);
+        }
         if let Some(capture) = &request.capture {
             let has_command = request.cmd.is_some() || request.entrypoint.is_some();
             capture::check_with(capture, &request.files, has_command, &limits.capture)?;
@@ -264,10 +274,14 @@ impl RunRequest {
         let mut fields = Fields::read(json)?;
         let tenant = fields.checked("tenant", rules::tenant).ok().flatten();
         let metadata = fields.raw("metadata").map(rules::metadata);
+        let metadata = metadata.and_then(Result::ok).flatten();
+        let parent = fields.checked("traceparent", rules::traceparent);
+        let in_metadata = || metadata.as_deref().and_then(TraceParent::in_metadata);
         Ok(Readable {
             id: fields.checked("id", rules::run_id)?,
             tenant: tenant.unwrap_or_default(),
-            metadata: metadata.and_then(Result::ok).flatten(),
+            traceparent: parent.ok().flatten().or_else(in_metadata),
+            metadata,
         })
     }
 

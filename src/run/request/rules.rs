@@ -15,10 +15,16 @@ use crate::run::request::{
     PRIORITY_LAST, Refusal,
 };
 use crate::run::size::CpuKind;
+use crate::run::trace::TraceParent;
 
 pub(super) fn run_id(text: String) -> Result<RunId, String> {
     text.parse()
         .map_err(|error: crate::run::id::InvalidId| error.to_string())
+}
+
+pub(super) fn traceparent(text: String) -> Result<TraceParent, String> {
+    text.parse()
+        .map_err(|error: crate::run::trace::InvalidTraceParent| error.to_string())
 }
 
 pub(super) fn tenant(text: String) -> Result<Tenant, String> {

@@ -23,15 +23,18 @@ use crate::run::id::machine_name;
 use crate::run::outcome::{Ending, ReasonCode};
 use crate::run::phase::MachineRef;
 use crate::run::request::RunRequest;
+use crate::run::trace::{Part, RunTrace};
 use crate::stage::boot::failure::{IMAGE_UNKNOWN_MAX, Next};
 use crate::stage::boot::pace::Refusal;
 use crate::stage::breaker::{Circuit, OPEN_MAX};
 use crate::stage::lease::LeaseGuard;
+use crate::stage::outline::{guest_parent, scope};
 use crate::stage::settle::{refuse, settle};
 use crate::stage::teardown::delete;
 use crate::stage::{Deps, Error, jitter, parsed, pause, spec};
 use crate::store::acts::{BootToken, Claimed, Entered, Request, Requeue, Transition};
 use crate::token::Grant;
+use crate::traces::within;
 
 pub use crate::stage::boot::resume::resume;
 
@@ -114,10 +117,12 @@ pub async fn boot(
         expires_s: run.deadline_ms / 1000,
         nonce: run.nonce.clone(),
     };
+    let trace = RunTrace::new(&run.id, run.nonce.as_ref(), None, request.traceparent);
     let body = spec::machine(
         run,
         &request,
         &deps.ring.sign(&grant),
+        guest_parent(deps, &trace, run.attempt),
         &deps.guests,
         deps.owner(),
     );
@@ -136,7 +141,9 @@ pub async fn boot(
             .defer_on_open_circuit(begin == Begin::LookUp, until)
             .await;
     }
-    boot.drive(&body, begin).await
+    let part = Part::Boot(run.attempt.0);
+    let scope = scope(deps, &trace, part, &run.id, run.attempt);
+    within(scope, boot.drive(&body, begin)).await
 }
 
 /// One boot under way.

@@ -10,7 +10,7 @@
 -- Answers: "queued", "unknown", "older", "refused"
 
 local ns, id = ARGV[1], ARGV[2]
-local run = read(KEYS[1], { 'state', 'attempt', 'nonce', 'tenant', 'place', 'app', 'size', 'running_at_ms', 'machine_id', 'past' })
+local run = read(KEYS[1], { 'state', 'attempt', 'nonce', 'tenant', 'place', 'app', 'size', 'booting_at_ms', 'running_at_ms', 'machine_id', 'past' })
 if not run.state then return 'unknown' end
 if run.attempt ~= ARGV[3] or (run.nonce or '') ~= ARGV[4] then return 'older' end
 local to = target(ARGV[5], run.state)
@@ -19,7 +19,7 @@ if not to then return 'refused' end
 local is_read, past = pcall(cjson.decode, run.past or '[]')
 if not is_read then past = {} end
 past[#past + 1] = { attempt = tonumber(run.attempt), app = run.app or '', machine = run.machine_id or '', why = ARGV[10],
-  ended_at_ms = tonumber(ARGV[9]) }
+  booting_at_ms = tonumber(run.booting_at_ms), running_at_ms = tonumber(run.running_at_ms), ended_at_ms = tonumber(ARGV[9]) }
 if #past > 10 then table.remove(past, 1) end
 redis.call('HSET', KEYS[1], 'state', to, 'past', cjson.encode(past))
 redis.call('HDEL', KEYS[1], 'machine_id', 'instance_id', 'region', 'running_at_ms', 'deadline_ms', 'boot_until_ms',

@@ -8,7 +8,8 @@
 --      13 usage expires at, ms  14 the result's head  15 its payload  16 its exit, and for a post:
 --      17 most bytes of results kept (0: any number)  18 the same of one tenant without a limit of its
 --      own  19 length of a slice in which they are counted, ms  20 how long a tenant's are known, ms
---      21 outcome, 22 reason and 23 head when there is no room for its payload
+--      21 outcome, 22 reason and 23 head when there is no room for its payload  24 when the post began, ms
+--      ("": not kept)
 -- Answers: "settled" (a tear-down is owed), "over_budget" (settled too, but without the payload; also for
 --      the same body again), "closed" (there was no machine), "repeated" (the same
 --      body was accepted before), "over" (the run has ended otherwise), "older" (another attempt, or
@@ -54,6 +55,7 @@ if tenant_most > 0 then redis.call('HINCRBY', kept_of, 'sum', #json) end
 local known = { 'state', to, 'outcome', outcome, 'settled_at_ms', ARGV[6], 'result_entry', entry }
 know(known, 'reason', reason)
 know(known, 'digest', ARGV[11])
+know(known, 'posted_at_ms', ARGV[24] or '')
 if to == 'closed' then know(known, 'closed_at_ms', ARGV[6]) end
 redis.call('HSET', KEYS[1], unpack(known))
 release_request(ns, id, KEYS[5], run.request_bytes, run.tenant, outcome, tonumber(ARGV[6]), ARGV[7])

@@ -249,7 +249,8 @@ async fn every_call_is_counted_by_how_it_ended() {
     .await;
     let counted = Arc::new(Mutex::new(Vec::new()));
     let counts = Arc::clone(&counted);
-    let observer = Observer::new(move |call| counts.lock().unwrap().push((call.call, call.class)));
+    let observer =
+        Observer::new(move |call| counts.lock().unwrap().push((call.request.call, call.class)));
     let client = Client::new(ClientSettings {
         observer,
         ..settings(&server.url)

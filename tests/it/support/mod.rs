@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "a helper may wait for its first test")]
 
 pub(crate) mod certificates;
+pub(crate) mod collector;
 pub(crate) mod command;
 pub(crate) mod cutter;
 pub(crate) mod engine;

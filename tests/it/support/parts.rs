@@ -66,6 +66,7 @@ pub(crate) fn results(runs: &Runs) -> Results {
         tenant_logs_bytes: 32 << 20,
         retention: runs.retention,
         lease: runs.lease,
+        notes_posts: false,
     }
 }
 

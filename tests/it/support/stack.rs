@@ -238,6 +238,7 @@ impl Stack {
             guests: GuestSetup::new(&Url::parse("http://127.0.0.1:8080").unwrap(), None, false),
             health: Arc::default(),
             artifacts: None,
+            traces: None,
         }
     }
 

@@ -23,6 +23,7 @@ async fn post(lab: &Lab, run: &Claimed, bytes: usize, budget: (u64, u64)) -> Tra
         ending: &ending,
         post: Some(Post {
             digest: &digest,
+            begun_ms: None,
             budget: ResultsBudget {
                 bytes: budget.0,
                 tenant_bytes: budget.1,
