@@ -258,7 +258,7 @@ fn spans(outline: &Outline, namespace: &str) -> Vec<Span> {
         let guest_ends = outline.posted_at_ms.unwrap_or(ended);
         // A result can be faster than the answer that there is a machine.
         let is_reported = run.outcome == Some(Outcome::Completed) || outline.posted_at_ms.is_some();
-        let running = run.running_at_ms.or(is_reported.then_some(guest_ends));
+        let running = (run.running_at_ms).or_else(|| is_reported.then_some(guest_ends));
         let running = running.map(|at| at.min(guest_ends));
         let why_of_boot = reason.filter(|_| running.is_none());
         let boot_ends = running.unwrap_or(ended);
