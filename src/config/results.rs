@@ -30,6 +30,8 @@ pub struct Results {
     pub lease: Duration,
     /// Whether it is noted when the post of a result began, for the run's trace.
     pub notes_posts: bool,
+    /// Whether the requests of runs that completed are kept, so that they can be asked for again.
+    pub keeps_requests: bool,
 }
 
 impl Results {
@@ -45,6 +47,7 @@ impl Results {
             retention: retention(reader),
             lease: lease(reader),
             notes_posts: traces::are_on(reader),
+            keeps_requests: reader.flag(&table::KEEP_REQUESTS),
         }
     }
 }

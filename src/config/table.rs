@@ -229,6 +229,9 @@ settings! {
     TENANT_RESULTS_BYTES = "COFFERDAM_TENANT_RESULTS_BYTES", Text("134217728"),
         "The same of one tenant that has no limit of its own; 0 for no limit but that of all.",
         "Half of all: one tenant alone cannot take the others' part.";
+    KEEP_REQUESTS = "COFFERDAM_KEEP_REQUESTS", Text("false"),
+        "Keep the requests of runs that completed too (`true` or `false`), so that `rerun` can ask for them again; within the same bounds of bytes as those of runs that did not.",
+        "A run that has its result is rarely asked for again, and its request may hold secrets. One of 190 bytes takes 380 bytes of Redis, beside 840 for the hash.";
     LOG_BYTES = "COFFERDAM_LOG_BYTES", Text("1048576"),
         "Bytes kept of what one run's guest writes (`cofferdam logs`); the oldest make room.",
         "Some ten thousand lines: the end of a log is what tells.";

@@ -113,6 +113,7 @@ mod tests {
                 "COFFERDAM_RESULT_MAX_BYTES",
                 "COFFERDAM_RESULTS_BYTES",
                 "COFFERDAM_TENANT_RESULTS_BYTES",
+                "COFFERDAM_KEEP_REQUESTS",
                 "COFFERDAM_LOG_BYTES",
                 "COFFERDAM_LOGS_BYTES",
                 "COFFERDAM_TENANT_LOGS_BYTES",

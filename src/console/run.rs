@@ -200,7 +200,7 @@ fn result(json: &str) -> Markup {
 fn request_shown(request: Option<&Request>) -> Markup {
     html! {
         @match request {
-            None => p { "It is kept only for runs that have not ended, or ended without a result of their guest, and while there is room." },
+            None => p { "It is kept only for runs that have not ended, or ended without a result of their guest (or with one, if COFFERDAM_KEEP_REQUESTS was true), and while there is room." },
             Some(Request::Large { bytes }) => p { "It has " (bytes) " bytes, too many to be shown." },
             Some(Request::Here(json)) => {
                 @match masked(json) {

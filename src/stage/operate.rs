@@ -106,7 +106,8 @@ pub async fn rerun(store: &Store, id: &RunId) -> Result<Rerun, Error> {
 
 fn gone() -> Rerun {
     let why = "has no request any more: it is kept only for runs that have not ended, or that ended \
-               without a result of their guest, up to 64 KiB each and as long as there is room";
+               without a result of their guest (or with one, if COFFERDAM_KEEP_REQUESTS was true), up to \
+               64 KiB each and as long as there is room";
     Rerun::Not(why.to_owned())
 }
 

@@ -90,6 +90,7 @@ pub async fn report(
                 retention: core.runs.kept_for,
             },
             begun_ms: Some(begun_ms).filter(|_| core.runs.notes_posts),
+            keeps_request: core.runs.keeps_requests,
         }),
         retention: core.runs.retention,
         lease: core.runs.lease,

@@ -343,6 +343,8 @@ pub struct Post<'a> {
     pub budget: ResultsBudget,
     /// When it began, where that is to be known.
     pub begun_ms: Option<UnixMs>,
+    /// Whether the request is kept, while there is room, so that it can be asked for again.
+    pub keeps_request: bool,
 }
 
 /// How many bytes of results may be kept. Counted are those that came by a post, whole; others have no

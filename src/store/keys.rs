@@ -12,7 +12,7 @@
 //! | `<ns>:kept_requests` | stream | requests of ended runs that are kept so that they can be asked for again: `id`, `tenant`, `bytes`, `until_ms`, `settled_at_ms` | as the hash of the last; 32 MiB of requests, 4 MiB of a tenant's |
 //! | `<ns>:kept_requests_bytes` | hash | their bytes: by tenant, and of all under the empty name | as there |
 //! | `<ns>:run:<id>` | hash | one run, fields below | always a TTL, moved on with every change of state |
-//! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash; with the run's end it goes, unless that was no result of its guest, it is of 64 KiB at most and `kept_requests` has room |
+//! | `<ns>:request:<id>` | string | the run's request, JSON as it came | as its run's hash; with the run's end it goes, unless that was no result of its guest or `COFFERDAM_KEEP_REQUESTS` is set, it is of 64 KiB at most and `kept_requests` has room |
 //! | `<ns>:log:<id>` | stream | what the run's guest wrote, in pieces: `at_ms`, `stream` (`stdout`, `stderr`), `text`; the oldest make room | as the run's hash |
 //! | `<ns>:logs` and `<ns>:logs:<tenant>` | hash | bytes of all logs, and of a tenant's, counted as in `kept` | twice as long as a log after the last piece |
 //! | `<ns>:queue:<tenant>` | zset | waiting run ids by priority and order | while the tenant has waiting runs |

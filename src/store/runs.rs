@@ -201,6 +201,7 @@ impl Store {
             }
             script.arg(head);
             script.arg(post.begun_ms.map_or_else(String::new, |at| at.to_string()));
+            script.arg(u8::from(post.keeps_request));
         }
         Transition::read("settle", &self.door.decide::<String>(&mut script).await?)
     }

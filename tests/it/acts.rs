@@ -395,6 +395,7 @@ impl World {
                     post: Some(Post {
                         digest: &digest,
                         begun_ms: None,
+                        keeps_request: false,
                         budget: ResultsBudget::NONE,
                     }),
                     retention: RETENTION,

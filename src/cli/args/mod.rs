@@ -169,7 +169,8 @@ Examples:
   cofferdam runs --reason machine_lost --since 1h --json | jq -r .run_id | xargs cofferdam rerun
 
 The request of a run is kept while it has not ended, and after that only if it ended without a result of
-its guest, up to 64 KiB each and as long as there is room.")]
+its guest, or with one where `serve` has COFFERDAM_KEEP_REQUESTS=true: up to 64 KiB each and as long as
+there is room.")]
     Rerun(Rerun),
     /// Change the priority of a waiting run
     #[command(after_help = "\

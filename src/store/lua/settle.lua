@@ -9,7 +9,7 @@
 --      17 most bytes of results kept (0: any number)  18 the same of one tenant without a limit of its
 --      own  19 length of a slice in which they are counted, ms  20 how long a tenant's are known, ms
 --      21 outcome, 22 reason and 23 head when there is no room for its payload  24 when the post began, ms
---      ("": not kept)
+--      ("": not kept)  25 "1" to keep the request also if the run completed
 -- Answers: "settled" (a tear-down is owed), "over_budget" (settled too, but without the payload; also for
 --      the same body again), "closed" (there was no machine), "repeated" (the same
 --      body was accepted before), "over" (the run has ended otherwise), "older" (another attempt, or
@@ -58,7 +58,7 @@ know(known, 'digest', ARGV[11])
 know(known, 'posted_at_ms', ARGV[24] or '')
 if to == 'closed' then know(known, 'closed_at_ms', ARGV[6]) end
 redis.call('HSET', KEYS[1], unpack(known))
-release_request(ns, id, KEYS[5], run.request_bytes, run.tenant, outcome, tonumber(ARGV[6]), ARGV[7])
+release_request(ns, id, KEYS[5], run.request_bytes, run.tenant, outcome, tonumber(ARGV[6]), ARGV[7], ARGV[25] == '1')
 if run.request_bytes then redis.call('DECRBY', backlog_bytes_key(ns), run.request_bytes) end
 redis.call('PEXPIREAT', KEYS[1], ARGV[7])
 meter(ns, ARGV[12], ARGV[13], run.tenant, 'runs:' .. outcome, 1)

@@ -5,5 +5,6 @@ mod acts;
 mod away;
 mod browser;
 mod hostile;
+mod kept;
 mod looks;
 mod scene;

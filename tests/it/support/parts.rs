@@ -67,6 +67,7 @@ pub(crate) fn results(runs: &Runs) -> Results {
         retention: runs.retention,
         lease: runs.lease,
         notes_posts: false,
+        keeps_requests: false,
     }
 }
 

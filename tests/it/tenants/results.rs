@@ -24,6 +24,7 @@ async fn post(lab: &Lab, run: &Claimed, bytes: usize, budget: (u64, u64)) -> Tra
         post: Some(Post {
             digest: &digest,
             begun_ms: None,
+            keeps_request: false,
             budget: ResultsBudget {
                 bytes: budget.0,
                 tenant_bytes: budget.1,

@@ -56,9 +56,10 @@ end
 
 -- What becomes of the request of a run that ends: it has done its work, and is kept only where the run
 -- may be asked for again, and within bounds of bytes. `bytes` is its length.
-local function release_request(ns, id, key, bytes, tenant, outcome, now, expires)
+-- That of a run that completed is kept only if `keeps_all`.
+local function release_request(ns, id, key, bytes, tenant, outcome, now, expires, keeps_all)
   bytes = tonumber(bytes or '0')
-  if outcome == 'completed' or bytes == 0 or bytes > REQUEST_KEPT or not tenant then
+  if (outcome == 'completed' and not keeps_all) or bytes == 0 or bytes > REQUEST_KEPT or not tenant then
     redis.call('DEL', key)
     return
   end
