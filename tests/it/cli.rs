@@ -21,12 +21,22 @@ const COMMANDS: &[&str] = &[
     "images import",
     "images list",
     "images remove",
+    "run",
     "submit",
     "show",
     "logs",
+    "artifacts",
     "runs",
     "results",
     "cancel",
+    "rerun",
+    "priority",
+    "workers",
+    "workers list",
+    "workers quiet",
+    "workers resume",
+    "top",
+    "console",
     "tenants",
     "tenants list",
     "tenants show",
@@ -37,6 +47,8 @@ const COMMANDS: &[&str] = &[
     "dead",
     "dead list",
     "dead requeue",
+    "dead show",
+    "dead delete",
     "doctor",
     "completions",
 ];
@@ -67,6 +79,25 @@ fn help_texts_are_as_they_were() {
         }
     }
     assert!(changed.is_empty(), "BLESS=1 writes them anew: {changed:#?}");
+}
+
+/// Commands came without a fixture of their help.
+#[test]
+fn every_command_that_a_help_text_lists_is_held() {
+    let mut missing = Vec::new();
+    for command in COMMANDS {
+        let help = fs::read_to_string(fixture(command)).unwrap();
+        let listed = help.split("\nCommands:\n").nth(1).unwrap_or_default();
+        let listed = listed.lines().take_while(|line| !line.is_empty());
+        let names = listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next());
+        for name in names.filter(|name| !name.is_empty() && *name != "help") {
+            let full = format!("{command} {name}");
+            if !COMMANDS.contains(&full.trim()) {
+                missing.push(full);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]
