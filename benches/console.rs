@@ -114,6 +114,7 @@ async fn run(runs: usize) -> ExitCode {
             lease: Duration::from_secs(15),
         },
         machines: None,
+        artifacts: None,
         examine: None,
     });
     let shutdown = Shutdown::new();

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use hyper::Method;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
@@ -15,9 +15,12 @@ use object_store::{
     BackoffConfig, ClientOptions, MultipartUpload, ObjectMeta, ObjectStore as _,
     ObjectStoreExt as _, RetryConfig,
 };
+use tokio::sync::mpsc;
 use url::Url;
 
-use crate::artifacts::{ADDRESS_LIVES, Error, FoundRun, INCOMING, Kept, Look, presign};
+use crate::artifacts::{
+    ADDRESS_LIVES, Error, FoundRun, INCOMING, Kept, Look, nobody_takes_it, presign,
+};
 use crate::config::Bucket;
 use crate::run::artifact::{ArtifactKey, run_prefix};
 use crate::run::digest::Sha256;
@@ -146,12 +149,13 @@ impl BucketStore {
     pub(super) async fn read(
         &self,
         key: &ArtifactKey,
-        take: &mut impl FnMut(&[u8]) -> Result<(), Error>,
+        to: &mpsc::Sender<Bytes>,
     ) -> Result<(), Error> {
         let found = self.service.get(&self.of(key)).await.map_err(missing)?;
         let mut pieces = found.into_stream();
         while let Some(piece) = pieces.next().await {
-            take(&piece.map_err(failed)?)?;
+            let sent = to.send(piece.map_err(failed)?).await;
+            sent.map_err(|_| nobody_takes_it())?;
         }
         Ok(())
     }

@@ -7,9 +7,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::artifacts::{Error, FoundRun, INCOMING, Kept, Look};
+use crate::artifacts::{Error, FoundRun, INCOMING, Kept, Look, nobody_takes_it};
 use crate::run::artifact::{ArtifactKey, run_prefix};
 use crate::run::digest::Sha256;
 use crate::run::id::{Nonce, RunId};
@@ -119,7 +121,7 @@ impl FolderStore {
     pub(super) async fn read(
         &self,
         key: &ArtifactKey,
-        take: &mut impl FnMut(&[u8]) -> Result<(), Error>,
+        to: &mpsc::Sender<Bytes>,
     ) -> Result<(), Error> {
         let path = self.path(key);
         let mut file = self.blocking(move || File::open(path)).await?;
@@ -134,7 +136,9 @@ impl FolderStore {
             if read_bytes == 0 {
                 return Ok(());
             }
-            take(piece.get(..read_bytes).unwrap_or_default())?;
+            let read = piece.get(..read_bytes).unwrap_or_default();
+            let sent = to.send(Bytes::copy_from_slice(read)).await;
+            sent.map_err(|_| nobody_takes_it())?;
         }
     }
 
@@ -379,18 +383,27 @@ mod tests {
                 sha256
             }
         );
-        let mut read = Vec::new();
-        let mut take = |piece: &[u8]| {
-            read.extend_from_slice(piece);
-            Ok(())
+        let (to, mut pieces) = mpsc::channel::<Bytes>(1);
+        let taking = async {
+            let mut read = Vec::new();
+            while let Some(piece) = pieces.recv().await {
+                read.extend_from_slice(&piece);
+            }
+            read
         };
-        folder.read(&key("a", 1), &mut take).await.unwrap();
+        let reading = async {
+            let to = to;
+            folder.read(&key("a", 1), &to).await
+        };
+        let (done, read) = tokio::join!(reading, taking);
+        done.unwrap();
         assert_eq!(read, bytes);
 
         let mut cut = folder.begin(&key("a", 2), 300_000).await.unwrap();
         cut.push(&bytes[..200_000]).await.unwrap();
         drop(cut);
-        let gone = folder.read(&key("a", 2), &mut |_| Ok(())).await;
+        let (to, _pieces) = mpsc::channel(1);
+        let gone = folder.read(&key("a", 2), &to).await;
         assert!(matches!(gone, Err(Error::Missing)), "{gone:?}");
         // Its last piece may still be on its way to the file, which then has no name.
         assert_eq!(fs::read_dir(temp.path().join(INCOMING)).unwrap().count(), 0);

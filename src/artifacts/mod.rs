@@ -14,6 +14,8 @@ mod presign;
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
 use url::Url;
 
 use crate::artifacts::bucket::{BucketStore, Upload};
@@ -196,21 +198,61 @@ impl ArtifactStore {
         artifact: &Artifact,
         mut sink: impl FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        let mut hashed = Sha256::new();
-        let mut take = |piece: &[u8]| {
-            hashed.update(piece);
-            sink(piece).map_err(Error::Sink)
+        let (to, mut pieces) = mpsc::channel::<Bytes>(1);
+        let taking = async {
+            let mut hashed = Sha256::new();
+            while let Some(piece) = pieces.recv().await {
+                hashed.update(&piece);
+                sink(&piece).map_err(Error::Sink)?;
+            }
+            Ok(hashed)
         };
-        match &self.kind {
-            Kind::Folder(folder) => folder.read(key, &mut take).await?,
-            Kind::Bucket(bucket) => bucket.read(key, &mut take).await?,
+        let ((), hashed) = tokio::try_join!(self.read(key, to), taking)?;
+        checked(hashed, artifact)
+    }
+
+    /// As [`fetch`](Self::fetch), for somebody who takes pieces as fast as they can. The last piece comes
+    /// only once all of it is known to be what was put: else it ends early.
+    ///
+    /// # Errors
+    /// As there; also when a piece is not taken within `patience`.
+    pub async fn send(
+        &self,
+        key: &ArtifactKey,
+        artifact: &Artifact,
+        out: mpsc::Sender<Bytes>,
+        patience: Duration,
+    ) -> Result<(), Error> {
+        let give = async |piece: Bytes| {
+            let given = tokio::time::timeout(patience, out.send(piece)).await;
+            match given {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(_)) | Err(_) => Err(nobody_takes_it()),
+            }
+        };
+        let (to, mut pieces) = mpsc::channel::<Bytes>(1);
+        let taking = async {
+            let (mut hashed, mut held) = (Sha256::new(), None::<Bytes>);
+            while let Some(piece) = pieces.recv().await {
+                hashed.update(&piece);
+                if let Some(before) = held.replace(piece) {
+                    give(before).await?;
+                }
+            }
+            Ok((hashed, held))
+        };
+        let ((), (hashed, held)) = tokio::try_join!(self.read(key, to), taking)?;
+        checked(hashed, artifact)?;
+        match held {
+            Some(last) => give(last).await,
+            None => Ok(()),
         }
-        match hashed.finish() {
-            found if found == artifact.sha256 => Ok(()),
-            found => Err(Error::Damaged {
-                found,
-                wanted: artifact.sha256.clone(),
-            }),
+    }
+
+    async fn read(&self, key: &ArtifactKey, to: mpsc::Sender<Bytes>) -> Result<(), Error> {
+        match &self.kind {
+            Kind::Folder(folder) => folder.read(key, &to).await,
+            Kind::Bucket(bucket) => bucket.read(key, &to).await,
         }
     }
 
@@ -261,6 +303,21 @@ impl ArtifactStore {
             Kind::Bucket(bucket) => bucket.look(installation, from).await,
         }
     }
+}
+
+/// Whether what was read is what was put.
+fn checked(hashed: Sha256, artifact: &Artifact) -> Result<(), Error> {
+    match hashed.finish() {
+        found if found == artifact.sha256 => Ok(()),
+        found => Err(Error::Damaged {
+            found,
+            wanted: artifact.sha256.clone(),
+        }),
+    }
+}
+
+fn nobody_takes_it() -> Error {
+    Error::Sink(std::io::ErrorKind::BrokenPipe.into())
 }
 
 impl Arriving {

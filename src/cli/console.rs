@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::artifacts::ArtifactStore;
 use crate::assembly;
 use crate::cli::doctor;
 use crate::cli::service::{bind, run_until_signalled, signals, start_log, unless_signalled};
@@ -40,6 +41,11 @@ pub(super) async fn run(
             lease: settings.lease,
         },
         machines: machines(&settings.api, settings.apps)?,
+        artifacts: settings
+            .artifacts
+            .as_ref()
+            .map(ArtifactStore::open)
+            .transpose()?,
         examine: Some(examine(doctor)),
     });
     shutdown.spawn_loop(

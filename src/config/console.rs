@@ -7,7 +7,7 @@ use crate::config::groups;
 use crate::config::reader::{self, Faults, Reader};
 use crate::config::secret::Secret;
 use crate::config::tools::MachinesApi;
-use crate::config::{Daemon, Lookup, Redis, table};
+use crate::config::{ArtifactPlace, Daemon, Lookup, Redis, table};
 
 /// Characters of a key at the least.
 const KEY_MIN: usize = 32;
@@ -46,6 +46,8 @@ pub struct Console {
     pub api: MachinesApi,
     /// Apps that machines are booted in, where they are named.
     pub apps: Vec<String>,
+    /// Where artifacts are kept, if that is known here.
+    pub artifacts: Option<ArtifactPlace>,
     /// Further names by which it may be addressed.
     pub allowed_hosts: Vec<String>,
     /// How long a run can be looked up after its end.
@@ -73,6 +75,7 @@ impl Console {
             apps: reader
                 .read_given(&table::APPS, groups::apps)
                 .unwrap_or_default(),
+            artifacts: ArtifactPlace::read(&mut reader),
             allowed_hosts: groups::allowed_hosts(&mut reader),
             retention: groups::retention(&mut reader),
             lease: groups::lease(&mut reader),

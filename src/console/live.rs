@@ -114,7 +114,8 @@ impl Live {
         *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner) = Some(shutdown);
     }
 
-    fn shutdown(&self) -> Option<Shutdown> {
+    /// The end of the process, while the console is served.
+    pub(super) fn shutdown(&self) -> Option<Shutdown> {
         self.shutdown
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

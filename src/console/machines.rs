@@ -10,7 +10,7 @@ use crate::console::Machines;
 use crate::console::page::{self, Rendered, View, run_link};
 use crate::machines::wire::Machine;
 use crate::machines::{Detail, ListFilter};
-use crate::run::id::{MACHINE_PREFIX, RunId, machine_name};
+use crate::run::id::{MACHINE_PREFIX, RunId, machine_name, run_of_machine};
 use crate::store::Error;
 
 /// Machines that are shown of an app.
@@ -20,11 +20,25 @@ const APPS_MAX: usize = 20;
 /// How long the provider may take.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Runs in flight of an app that are looked through for those whose ids do not stand in the names of
+/// their machines.
+const LOOKED_THROUGH: usize = 2000;
+
 /// A machine and what is known of it.
-pub(super) struct Seen {
-    pub(super) machine: Machine,
-    /// The run that it is of.
-    pub(super) run: Option<RunId>,
+struct Seen {
+    machine: Machine,
+    run: RunOf,
+}
+
+/// The run that a machine is of.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum RunOf {
+    /// None has it.
+    None,
+    /// More runs are in flight than were looked through.
+    Unknown,
+    /// This one.
+    Run(RunId),
 }
 
 pub(super) async fn render(view: &View<'_>) -> Result<Rendered, Error> {
@@ -59,14 +73,11 @@ async fn of_app(machines: &Machines, app: &str, view: &View<'_>) -> Result<Marku
         Ok(Err(error)) => return Ok(unlisted(app, &error.to_string())),
         Err(_) => return Ok(unlisted(app, "it did not answer in time")),
     };
-    let (count, mut seen) = (listed.len(), Vec::new());
-    let runs = runs_by_machine(app, view).await?;
-    for machine in listed.into_iter().take(SHOWN) {
-        let run = runs.get(&machine.name).cloned();
-        seen.push(Seen { machine, run });
-    }
+    let count = listed.len();
+    let shown: Vec<Machine> = listed.into_iter().take(SHOWN).collect();
+    let mut seen = beside_runs(app, shown, view).await?;
     // What has no run comes first.
-    seen.sort_by_key(|seen| (seen.run.is_some(), seen.machine.created_at.clone()));
+    seen.sort_by_key(|seen| (seen.run.clone(), seen.machine.created_at.clone()));
     Ok(html! {
         h2 { (page::text(app)) }
         div.scroll { table {
@@ -91,7 +102,43 @@ async fn listed(machines: &Machines, app: &str) -> Result<Vec<Machine>, crate::m
     Ok(listed)
 }
 
-/// The runs that may have a machine in an app, by its name.
+/// These machines, each beside its run. What is read has a bound: an id stands in the name of most
+/// machines, and of the others no more than [`LOOKED_THROUGH`] runs are gone through.
+async fn beside_runs(
+    app: &str,
+    machines: Vec<Machine>,
+    view: &View<'_>,
+) -> Result<Vec<Seen>, Error> {
+    let store = &view.console.deps.store;
+    let ours = machines.iter().map(|machine| machine.name.as_str());
+    let ours: Vec<&str> = ours
+        .filter(|name| name.starts_with(MACHINE_PREFIX))
+        .collect();
+    let named = ours.iter().filter_map(|name| run_of_machine(name));
+    let named: Vec<RunId> = named.map(|(run, _)| run).collect();
+    let mut runs = HashMap::new();
+    for (run, attempt, nonce) in store.in_flight_of(app, &named).await? {
+        runs.insert(machine_name(&run, attempt, nonce.as_ref()), run);
+    }
+    let mut is_all = true;
+    if ours.iter().any(|name| !runs.contains_key(*name)) {
+        let each = |run: RunId, attempt, nonce: Option<_>| {
+            runs.insert(machine_name(&run, attempt, nonce.as_ref()), run);
+        };
+        is_all = store.some_in_flight(app, LOOKED_THROUGH, each).await?;
+    }
+    let seen = machines.into_iter().map(|machine| Seen {
+        run: match runs.get(&machine.name) {
+            Some(run) => RunOf::Run(run.clone()),
+            None if is_all => RunOf::None,
+            None => RunOf::Unknown,
+        },
+        machine,
+    });
+    Ok(seen.collect())
+}
+
+/// All runs that may have a machine in an app, by its name: for what must be sure.
 pub(super) async fn runs_by_machine(
     app: &str,
     view: &View<'_>,
@@ -128,14 +175,15 @@ fn row(app: &str, seen: &Seen, view: &View<'_>) -> Markup {
             td { (view.ago(made)) }
             td {
                 @match &seen.run {
-                    Some(run) => (run_link(run)),
-                    None if is_ours => span.bad { "none" },
-                    None => span.faint { "not of cofferdam" },
+                    RunOf::Run(run) => (run_link(run)),
+                    _ if !is_ours => span.faint { "not of cofferdam" },
+                    RunOf::Unknown => span.notice { "not looked up: more than " (LOOKED_THROUGH) " runs are in flight" },
+                    RunOf::None => span.bad { "none" },
                 }
             }
             @if view.is_operator() {
                 td {
-                    @if seen.run.is_none() && is_ours {
+                    @if !matches!(seen.run, RunOf::Run(_)) && is_ours {
                         (view.button("machine-delete", &[("app", app), ("machine", machine.id.as_str())], "Delete", "danger"))
                     }
                 }

@@ -13,6 +13,7 @@
 
 mod access;
 mod acts;
+mod artifacts;
 mod dead;
 mod doctor;
 mod frame;
@@ -30,6 +31,7 @@ mod workers;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use crate::artifacts::ArtifactStore;
 use crate::clock::Clock;
 use crate::config::ConsoleKey;
 use crate::http::host::AllowedHosts;
@@ -54,6 +56,8 @@ pub struct Deps {
     pub terms: CancelTerms,
     /// The provider, where its address and token are known.
     pub machines: Option<Machines>,
+    /// Where artifacts are kept, if that is known here.
+    pub artifacts: Option<ArtifactStore>,
     /// Runs the checks of `doctor`, where it can.
     pub examine: Option<Examine>,
 }

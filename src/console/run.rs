@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use crate::clock::UnixMs;
+use crate::console::artifacts;
 use crate::console::page::{self, Rendered, View, block, length, tenant_link};
 use crate::run::id::RunId;
 use crate::run::masked::masked;
@@ -42,7 +43,7 @@ pub(super) async fn render(id: &RunId, view: &View<'_>) -> Result<Rendered, Erro
     };
     let record = &run.record;
     let is_queued = record.state == State::Queued.as_str();
-    let (waiting, published, request, past) = tokio::try_join!(
+    let (waiting, published, request, past, files) = tokio::try_join!(
         async {
             match is_queued {
                 true => store.why_waiting(id, view.now).await,
@@ -52,6 +53,7 @@ pub(super) async fn render(id: &RunId, view: &View<'_>) -> Result<Rendered, Erro
         store.result_of(record),
         store.request(id),
         store.past_attempts(id),
+        artifacts::of(store, record),
     )?;
     let output = output(record, view).await;
     let request = request.map(|stored| stored.request);
@@ -72,6 +74,7 @@ pub(super) async fn render(id: &RunId, view: &View<'_>) -> Result<Rendered, Erro
             @if record.refusals > 0 { dt { "Refused" } dd.notice { (record.refusals) " times, " (view.ago(record.refused_since_ms)) } }
             @if let Some(at) = record.deadline_ms { dt { "Deadline" } dd { (page::utc(at)) } }
         }
+        (artifacts::list(id, &files, view))
         @if let Some(published) = &published { h2 { "Result" } (result(&published.result)) }
         @if let Some(output) = &output { h2 { "Output" } pre tabindex="0" { (block(output, SHOWN_BYTES)) } }
         h2 { "Request" }

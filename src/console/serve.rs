@@ -18,6 +18,7 @@ use crate::config::ConsoleRole;
 use crate::console::Deps;
 use crate::console::access::{Access, COOKIE_NAME, Denied, SESSION, Session};
 use crate::console::acts;
+use crate::console::artifacts::{Asked, Downloads};
 use crate::console::doctor::Findings;
 use crate::console::frame::{self, Parts};
 use crate::console::live::{Live, LiveBody};
@@ -49,6 +50,7 @@ pub struct Console {
     access: Access,
     pub(super) live: Live,
     pub(super) findings: Findings,
+    pub(super) downloads: Downloads,
     seen: Mutex<Seen>,
 }
 
@@ -78,6 +80,7 @@ impl Console {
             deps,
             live: Live::default(),
             findings: Findings::default(),
+            downloads: Downloads::default(),
             seen: Mutex::default(),
         })
     }
@@ -168,6 +171,9 @@ impl Console {
             Ok(session) => session,
             Err(denied) => return refuse(denied, &request).map(LiveBody::from),
         };
+        if let Some(asked) = Asked::parse(&path).filter(|_| is_read) {
+            return self.download(&asked, &method).await;
+        }
         match (is_read, path.as_str()) {
             (true, "/live") => self.stream(&request, &session),
             (true, _) => self.page(&request, &session).await.map(LiveBody::from),

@@ -89,7 +89,7 @@ pub(crate) struct Flight {
 impl Flight {
     /// `who` is the attempt, the tenant and, unless an older version wrote it, the nonce, with
     /// spaces between. What is not ours is passed over.
-    fn read(id: &str, who: &str) -> Option<Self> {
+    pub(crate) fn read(id: &str, who: &str) -> Option<Self> {
         let mut words = who.split(' ');
         let (attempt, tenant) = (words.next()?, words.next()?);
         Some(Self {
@@ -200,24 +200,32 @@ impl Store {
         app: &str,
         mut each: impl FnMut(Flight),
     ) -> Result<(), Error> {
-        let mut cursor = 0u64;
+        let mut cursor = 0;
         loop {
-            let mut command = redis::cmd("HSCAN");
-            command
-                .arg(self.keys.inflight(app))
-                .arg(cursor)
-                .arg("COUNT")
-                .arg(1000);
-            let (next, page): (u64, Vec<(Text, Text)>) = self.door.query(&command).await?;
-            let flights = page
-                .iter()
-                .filter_map(|(id, who)| Flight::read(&id.0, &who.0));
-            flights.for_each(&mut each);
-            cursor = next;
+            (cursor, _) = self.some_flights(app, cursor, &mut each).await?;
             if cursor == 0 {
                 return Ok(());
             }
         }
+    }
+
+    /// Gives about a thousand of them from `cursor` on. Answers where to go on, 0 for the end, and how
+    /// many were read.
+    pub(crate) async fn some_flights(
+        &self,
+        app: &str,
+        cursor: u64,
+        each: &mut impl FnMut(Flight),
+    ) -> Result<(u64, usize), Error> {
+        let mut command = redis::cmd("HSCAN");
+        command.arg(self.keys.inflight(app)).arg(cursor);
+        command.arg("COUNT").arg(1000);
+        let (next, page): (u64, Vec<(Text, Text)>) = self.door.query(&command).await?;
+        let flights = page
+            .iter()
+            .filter_map(|(id, who)| Flight::read(&id.0, &who.0));
+        flights.for_each(each);
+        Ok((next, page.len()))
     }
 
     /// Boots may go on at once in every app that was to wait because the provider said so.

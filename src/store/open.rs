@@ -4,13 +4,14 @@
 use serde::Deserialize;
 
 use crate::clock::UnixMs;
-use crate::run::id::{RunId, Tenant};
+use crate::run::id::{Attempt, Nonce, RunId, Tenant};
 use crate::run::phase::State;
 use crate::run::wait::Waiting;
 use crate::store::Store;
 use crate::store::codec::Text;
 use crate::store::ended::{EndedRun, READ_MAX};
 use crate::store::error::Error;
+use crate::store::fleet::Flight;
 
 /// Entries read in one round trip.
 const STEP: usize = 200;
@@ -167,6 +168,55 @@ impl Store {
         let asked = ids.iter().map(|id| self.why_waiting(id, now));
         let answers = futures_util::future::try_join_all(asked).await?;
         Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// As [`Store::each_in_flight`], until about `most` have been given. Says whether that was all of
+    /// them.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn some_in_flight(
+        &self,
+        app: &str,
+        most: usize,
+        mut each: impl FnMut(RunId, Attempt, Option<Nonce>),
+    ) -> Result<bool, Error> {
+        let mut each = |run: Flight| each(run.id, run.attempt, run.nonce);
+        let (mut cursor, mut given) = (0, 0);
+        while given < most {
+            let read;
+            (cursor, read) = self.some_flights(app, cursor, &mut each).await?;
+            given += read;
+            if cursor == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Those of these runs that may have a machine in `app`, with attempt and nonce. One round trip.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn in_flight_of(
+        &self,
+        app: &str,
+        ids: &[RunId],
+    ) -> Result<Vec<(RunId, Attempt, Option<Nonce>)>, Error> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.keys.inflight(app));
+        for id in ids {
+            command.arg(id.as_str());
+        }
+        let found: Vec<Option<Text>> = self.door.query(&command).await?;
+        let flights = ids.iter().zip(found).filter_map(|(id, who)| {
+            let run = Flight::read(id.as_str(), &who?.0)?;
+            Some((run.id, run.attempt, run.nonce))
+        });
+        Ok(flights.collect())
     }
 
     /// Boots of a run that came to nothing, the last ten, oldest first. One round trip.

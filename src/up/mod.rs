@@ -297,6 +297,7 @@ async fn services(
             client: deps.machines.clone(),
             apps: deps.apps.clone(),
         }),
+        artifacts: deps.artifacts.clone(),
         examine,
     });
     let login = Secret::new(format!("{console_url}{}", console.one_time_path()));

@@ -2,9 +2,12 @@
 
 mod access;
 mod acts;
+mod artifacts;
 mod away;
 mod browser;
 mod hostile;
 mod kept;
 mod looks;
+mod machines;
 mod scene;
+mod streams;
