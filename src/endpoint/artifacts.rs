@@ -1,7 +1,7 @@
 //! Artifacts: `PUT /artifacts/<name>`, and `POST` of what a guest has sent to the store itself.
 //!
 //! The run's state and the bounds are checked before a byte is read. What comes through us goes on piece by
-//! piece, so that memory does not grow with it; the pieces of all have one bound.
+//! piece, so that memory does not grow with it; the pieces of all are bounded, and those of each tenant.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tracing::{error as log_error, warn};
 
 use crate::artifacts::{self as door, Kept};
 use crate::endpoint::calls::Kind;
-use crate::endpoint::{Endpoint, denied, encoded, error, is_plain, kib, unavailable};
+use crate::endpoint::{Endpoint, denied, encoded, error, is_plain, unavailable};
 use crate::http::rate::MinimumRate;
 use crate::http::reply::{self, Body};
 use crate::milestone::milestone;
@@ -29,10 +29,6 @@ use crate::token::Grant;
 
 /// What artifacts are below.
 pub(super) const PATH: &str = "/artifacts/";
-/// Pieces of artifacts in memory at once, all together.
-pub(super) const PIECES_MAX_BYTES: usize = 32 << 20;
-/// How long a put waits for a part of that.
-const MEMORY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one artifact may take.
 pub(super) const PUT_TIMEOUT: Duration = Duration::from_secs(1800);
 /// How slowly it may come.
@@ -128,12 +124,12 @@ impl Endpoint {
         } else {
             0
         };
-        let memory = Arc::clone(&self.pieces).acquire_many_owned(kib(needed));
-        let Ok(Ok(_memory)) = timeout(MEMORY_TIMEOUT, memory).await else {
+        let reserved = artifacts::reserve(core, artifacts, grant, asked.name, bytes).await?;
+        let Some(_memory) = self.pieces.take(&reserved.tenant, needed).await else {
+            reserved.give_up(core).await;
             return Ok(unavailable());
         };
-        let begun = artifacts::begin(core, artifacts, grant, asked.name, bytes, asked.way).await?;
-        let mut arrival = match begun {
+        let mut arrival = match reserved.open(core, artifacts, asked.way).await? {
             Begun::Here(arrival) => arrival,
             Begun::Elsewhere(url, put) => return Ok(elsewhere(url.as_str(), &put)),
         };

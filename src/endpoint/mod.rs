@@ -8,6 +8,7 @@ mod artifacts;
 mod body;
 mod calls;
 mod log;
+mod pieces;
 mod receive;
 mod spent;
 
@@ -27,6 +28,7 @@ use crate::config::Results;
 use crate::endpoint::body::ResponseBody;
 use crate::endpoint::calls::{Calls, Kind};
 use crate::endpoint::log::LogRates;
+use crate::endpoint::pieces::Pieces;
 use crate::endpoint::receive::{Memory, Receiving, Unreceived};
 use crate::endpoint::spent::{Answer, Spent};
 use crate::http::reply::{self, Body, ErrorBody};
@@ -86,7 +88,7 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
         log_memory: Memory::new(LOGS_MAX_BYTES, 0),
         log_rates: LogRates::default(),
         inputs: Arc::new(Semaphore::new(INPUTS_MAX)),
-        pieces: Arc::new(Semaphore::new(kib(artifacts::PIECES_MAX_BYTES) as usize)),
+        pieces: Pieces::new(),
         shutdown: shutdown.clone(),
     });
     let limits = Limits {
@@ -118,8 +120,8 @@ struct Endpoint {
     log_rates: LogRates,
     /// A permit for each input that is being sent.
     inputs: Arc<Semaphore>,
-    /// A permit for each KiB of the pieces of artifacts.
-    pieces: Arc<Semaphore>,
+    /// Memory for pieces of artifacts.
+    pieces: Pieces,
     shutdown: Shutdown,
 }
 

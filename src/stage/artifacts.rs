@@ -20,8 +20,10 @@ use crate::artifacts::{
 };
 use crate::clock::UnixMs;
 use crate::config::{ArtifactBounds, Results};
+use crate::milestone::milestone;
 use crate::run::artifact::{Artifact, ArtifactKey, ArtifactName, PutId, media_type};
 use crate::run::budget;
+use crate::run::id::Tenant;
 use crate::stage::{Core, Error};
 pub use crate::store::artifacts::Bound;
 use crate::store::artifacts::{Listed, Pending, Put, Reserved};
@@ -101,18 +103,26 @@ pub struct Arrival {
     arriving: Box<Arriving>,
 }
 
-/// Checks the run, reserves room, and opens the way for `bytes` bytes. One round trip to Redis.
+/// Room for an artifact that is to come.
+#[derive(Debug)]
+pub struct Reservation {
+    put: Put,
+    bytes: u64,
+    /// Whose.
+    pub tenant: Tenant,
+}
+
+/// Checks the run, and reserves room for `bytes` bytes. One round trip to Redis.
 ///
 /// # Errors
 /// [`Unkept`]; no room is reserved then.
-pub async fn begin(
+pub async fn reserve(
     core: &Core<Results>,
     artifacts: &Artifacts,
     grant: &Grant,
     name: ArtifactName,
     bytes: u64,
-    way: Way,
-) -> Result<Begun, Unkept> {
+) -> Result<Reservation, Unkept> {
     let put = put_of(grant, name, PutId::from_bits(Ulid::new().0))?;
     let now = core.clock.now_ms();
     let ends_at = grant.expires_s.saturating_mul(1000);
@@ -121,18 +131,39 @@ pub async fn begin(
         .store
         .reserve_artifact(&put, bytes, bounds, now, RESERVED_FOR, ends_at)
         .await?;
+    milestone!("artifacts::reserved");
     match reserved {
-        Reserved::Yes => {}
-        Reserved::Denied => return Err(Unkept::Denied),
-        Reserved::Over(bound) => return Err(Unkept::Over(bound)),
+        Reserved::Yes(tenant) => Ok(Reservation { put, bytes, tenant }),
+        Reserved::Denied => Err(Unkept::Denied),
+        Reserved::Over(bound) => Err(Unkept::Over(bound)),
     }
-    let opened = open(artifacts, &put, bytes, way).await;
-    if opened.is_err() {
-        release(core, &put.key).await;
+}
+
+impl Reservation {
+    /// Opens the way for the bytes.
+    ///
+    /// # Errors
+    /// [`Unkept`]; its room is given back then.
+    pub async fn open(
+        self,
+        core: &Core<Results>,
+        artifacts: &Artifacts,
+        way: Way,
+    ) -> Result<Begun, Unkept> {
+        let Self { put, bytes, .. } = self;
+        let opened = open(artifacts, &put, bytes, way).await;
+        if opened.is_err() {
+            release(core, &put.key).await;
+        }
+        match opened? {
+            Opened::Address(url) => Ok(Begun::Elsewhere(url, put.key.put)),
+            Opened::Arriving(arriving) => Ok(Begun::Here(Box::new(Arrival { put, arriving }))),
+        }
     }
-    match opened? {
-        Opened::Address(url) => Ok(Begun::Elsewhere(url, put.key.put)),
-        Opened::Arriving(arriving) => Ok(Begun::Here(Box::new(Arrival { put, arriving }))),
+
+    /// It does not come: gives its room back.
+    pub async fn give_up(self, core: &Core<Results>) {
+        release(core, &self.put.key).await;
     }
 }
 
@@ -176,7 +207,9 @@ impl Arrival {
         media: Option<&str>,
     ) -> Result<(Artifact, ArtifactKey), Unkept> {
         let Self { put, arriving } = self;
-        match arriving.finish().await {
+        let finished = arriving.finish().await;
+        milestone!("artifacts::stored");
+        match finished {
             Ok(kept) => keep(core, artifacts, put, kept, media).await,
             Err(error) => {
                 release(core, &put.key).await;
@@ -232,7 +265,9 @@ async fn keep(
         sha256: kept.sha256,
         put: put.key.put.clone(),
     };
-    let listed = core.store.keep_artifact(&put, &artifact).await;
+    let until = budget::after(core.clock.now_ms(), RESERVED_FOR);
+    let listed = core.store.keep_artifact(&put, &artifact, until).await;
+    milestone!("artifacts::listed");
     let why = match listed {
         Ok(Listed::Yes { earlier }) => {
             if let Some(earlier) = earlier {
@@ -240,7 +275,7 @@ async fn keep(
                     put: earlier,
                     ..put.key.clone()
                 };
-                remove(artifacts, &key).await;
+                remove(core, artifacts, &key).await;
             }
             return Ok((artifact, put.key));
         }
@@ -249,8 +284,7 @@ async fn keep(
         // It may be listed all the same: it stays, and goes with the others of its run.
         Err(error) => return Err(error.into()),
     };
-    remove(artifacts, &put.key).await;
-    release(core, &put.key).await;
+    remove(core, artifacts, &put.key).await;
     Err(why)
 }
 
@@ -275,10 +309,13 @@ async fn release(core: &Core<Results>, key: &ArtifactKey) {
     }
 }
 
-/// Removes what is not listed. If that fails it goes with the others of its run.
-async fn remove(artifacts: &Artifacts, key: &ArtifactKey) {
-    if let Err(error) = artifacts.store.remove(key).await {
-        warn!(run_id = key.run.as_str(), %error, "an artifact could not be removed");
+/// Removes what is not listed, and gives its room back. If that fails it goes with the others of its run.
+async fn remove(core: &Core<Results>, artifacts: &Artifacts, key: &ArtifactKey) {
+    match artifacts.store.remove(key).await {
+        Ok(()) => release(core, key).await,
+        Err(error) => {
+            warn!(run_id = key.run.as_str(), %error, "an artifact could not be removed");
+        }
     }
 }
 

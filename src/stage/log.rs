@@ -1,6 +1,7 @@
 //! What a guest writes → the log of its run.
 
 use crate::config::Results;
+use crate::milestone::milestone;
 use crate::stage::{Core, Error};
 use crate::store::acts::BootId;
 use crate::store::logs::LogBounds;
@@ -31,8 +32,10 @@ pub async fn append(
     };
     let now = core.clock.now_ms();
     let piece = (stream, text, dropped);
-    Ok(core
+    let appended = core
         .store
         .append_log(&grant.run, boot, piece, bounds, now)
-        .await?)
+        .await?;
+    milestone!("log::appended");
+    Ok(appended)
 }

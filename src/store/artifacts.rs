@@ -7,7 +7,7 @@ use crate::clock::UnixMs;
 use crate::config::ArtifactBounds;
 use crate::run::artifact::{Artifact, ArtifactKey, ArtifactName, PutId};
 use crate::run::budget;
-use crate::run::id::{Attempt, Nonce, RunId};
+use crate::run::id::{Attempt, Nonce, RunId, Tenant};
 use crate::run::step::Event;
 use crate::store::Store;
 use crate::store::codec::Text;
@@ -36,10 +36,10 @@ pub struct Put {
 }
 
 /// What came of asking for room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reserved {
-    /// It may come.
-    Yes,
+    /// It may come, as this tenant's.
+    Yes(Tenant),
     /// The token opens nothing now.
     Denied,
     /// This bound is reached.
@@ -127,9 +127,13 @@ impl Store {
             .arg(bounds.run_bytes)
             .arg(bounds.tenant_kept_bytes)
             .arg(bounds.kept_bytes);
-        let Text(answer) = self.door.script(&mut script).await?;
+        let (Text(answer), Text(tenant)) = self.door.script(&mut script).await?;
         Ok(match answer.as_str() {
-            "reserved" => Reserved::Yes,
+            "reserved" => Reserved::Yes(
+                tenant
+                    .parse()
+                    .map_err(|_| corrupt("a tenant of reserve_artifact", &tenant))?,
+            ),
             "denied" => Reserved::Denied,
             "run_artifacts" => Reserved::Over(Bound::Run),
             "run_bytes" => Reserved::Over(Bound::RunBytes),
@@ -171,11 +175,18 @@ impl Store {
         })
     }
 
-    /// Makes what a put brought an artifact of its run, if the token still opens that. One round trip.
+    /// Makes what a put brought an artifact of its run, if the token still opens that. The room of an
+    /// earlier one of its name stays taken until it is [released](Self::release_artifact), or until
+    /// `earlier_until`. One round trip.
     ///
     /// # Errors
     /// [`Error`].
-    pub async fn keep_artifact(&self, put: &Put, artifact: &Artifact) -> Result<Listed, Error> {
+    pub async fn keep_artifact(
+        &self,
+        put: &Put,
+        artifact: &Artifact,
+        earlier_until: UnixMs,
+    ) -> Result<Listed, Error> {
         let ArtifactKey {
             run,
             nonce,
@@ -184,8 +195,7 @@ impl Store {
         let mut script = scripts::KEEP_ARTIFACT.prepare_invoke();
         script
             .key(self.keys.run(run))
-            .key(self.keys.artifacts(run, nonce))
-            .key(self.keys.artifact_bytes());
+            .key(self.keys.artifacts(run, nonce));
         script
             .arg(put.attempt.0)
             .arg(nonce.as_str())
@@ -193,7 +203,7 @@ impl Store {
             .arg(id.as_str())
             .arg(put.name.as_str())
             .arg(artifact.record())
-            .arg(COUNTED_MIN_BYTES);
+            .arg(earlier_until);
         let (Text(answer), Text(earlier)) = self.door.script(&mut script).await?;
         Ok(match answer.as_str() {
             "kept" => Listed::Yes {

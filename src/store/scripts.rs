@@ -111,7 +111,7 @@ scripts! {
     /// What is on its way by one put.
     PENDING_ARTIFACT = unless_full ["run"] "pending_artifact";
     /// An artifact is kept.
-    KEEP_ARTIFACT = when_full ["run" "artifacts"] "keep_artifact";
+    KEEP_ARTIFACT = when_full ["run"] "keep_artifact";
     /// An artifact does not come.
     RELEASE_ARTIFACT = when_full ["artifacts"] "release_artifact";
     /// The artifacts of a request are gone.

@@ -5,12 +5,12 @@
 --      9 now, ms  10 the room is kept until, ms  11 the token ends at, ms  12 the artifacts' hash expires
 --      at, ms  13 most artifacts of the run  14 most bytes of the run  15 most bytes of one tenant (0:
 --      any number)  16 most bytes of all (0: any number)
--- Answers: "reserved", "denied" (the token opens nothing now), "run_artifacts", "run_bytes",
---      "tenant_bytes", "all_bytes" (that bound is reached)
+-- Answers: { "reserved", whose the run is }, { "denied", "" } (the token opens nothing now), and with
+--      whose the run is "run_artifacts", "run_bytes", "tenant_bytes", "all_bytes" (that bound is reached)
 
 local run = read(KEYS[1], { 'state', 'attempt', 'nonce', 'tenant' })
 if not run.state or run.attempt ~= ARGV[2] or run.nonce ~= ARGV[3] or not target(ARGV[4], run.state) then
-  return 'denied'
+  return { 'denied', '' }
 end
 local key, least, tenant = KEYS[2], ARGV[8], run.tenant
 if redis.call('HGET', key, 'attempt') ~= ARGV[2] then
@@ -61,4 +61,4 @@ if not reached then
   redis.call('ZADD', KEYS[3], ARGV[11], table.concat({ ARGV[1], ARGV[3] }, ' '))
 end
 redis.call('PEXPIREAT', key, ARGV[12])
-return reached or 'reserved'
+return { reached or 'reserved', tenant }

@@ -5,10 +5,12 @@ use std::path::Path;
 use std::process::Command;
 
 use cofferdam::clock::Clock;
+use cofferdam::run::digest::sha256;
 use serde_json::{Value, json};
 
 use crate::artifacts::s3::S3;
 use crate::artifacts::{Scene, noise};
+use crate::support::fleet::Fleet;
 use crate::support::parts;
 
 /// Runs a command under the agent in `folder`, as the scene's guest; answers what its result says of
@@ -98,4 +100,30 @@ async fn what_is_refused_is_told_in_the_result_and_the_rest_is_kept() {
     let why = told[0]["error"].as_str().unwrap();
     assert!(why.contains("at most 1000000 bytes"), "{why}");
     assert_eq!(scene.names(), ["out/small.json"]);
+}
+
+/// A machine of the local server reaches the endpoint and nothing else: what it makes goes through that
+/// to the bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sandboxed_machine_makes_goes_through_the_endpoint_to_the_bucket() {
+    let Some(s3) = S3::start().await else { return };
+    let fleet = Fleet::start(&[], &s3.settings()).await;
+    let (_worker, _) = fleet.worker().await;
+    let script = "mkdir out; seq 1 1000000 > out/lines; printf '{}' > out/small.json";
+    let request = json!({"id": "pr-18", "cmd": ["sh", "-c", script],
+        "capture": {"artifacts": ["out/**"]}, "guest": {"cpus": 1, "memory_mb": 256}});
+    let raw = fleet.raw().await;
+    raw.add("runs", &[("run", &request.to_string())]).await;
+    let shown = fleet.until_state("pr-18", "closed").await;
+    let told = &shown["result"]["payload"]["artifacts"];
+    let lines: String = (1..=1_000_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(told[0]["sha256"], sha256(lines.as_bytes()), "{shown}");
+    assert_eq!(told[0]["bytes"], lines.len());
+    assert_eq!(told[1]["name"], "out/small.json");
+    assert_eq!(s3.objects().len(), 2, "{:?}", s3.objects());
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().to_str().unwrap();
+    fleet.tool(&["artifacts", "pr-18", "-o", to]).done();
+    let fetched = std::fs::read(folder.path().join("out/lines")).unwrap();
+    assert!(fetched == lines.as_bytes());
 }

@@ -8,10 +8,13 @@ use cofferdam::run::digest::sha256;
 use cofferdam::stage::artifacts::{expire, remove_left_over};
 use reqwest::header::LOCATION;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::artifacts::s3::{BUCKET, S3};
 use crate::artifacts::{Scene, check_told, noise, peak_kib};
 use crate::support::parts;
+use crate::support::until::until;
 
 /// A client that shows where it is sent.
 fn http() -> reqwest::Client {
@@ -229,4 +232,45 @@ async fn a_bucket_that_is_away_or_refuses_is_told_and_the_run_has_its_result() {
     scene.post_result().await;
     let ended = scene.fleet.until_state("pr-17", "closed").await;
     assert_eq!(ended["result"]["outcome"], "completed", "{ended}");
+}
+
+/// Bytes of each put that is begun and does not go on.
+const HELD_BYTES: u64 = 50 << 20;
+
+#[tokio::test]
+async fn uploads_of_one_tenant_through_the_endpoint_leave_room_for_another() {
+    let Some(s3) = S3::start().await else { return };
+    let scene = scene(&s3, &[]).await;
+    let mut held = Vec::new();
+    for n in 0..4 {
+        let (_, token) = scene.guest(&format!("hostile-{n}"), "hostile").await;
+        for name in ["a", "b"] {
+            let mut put = TcpStream::connect(&scene.fleet.endpoint).await.unwrap();
+            let head = format!(
+                "PUT /artifacts/{name}?relay HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+                 content-length: {HELD_BYTES}\r\n\r\nx"
+            );
+            put.write_all(head.as_bytes()).await.unwrap();
+            held.push(put);
+        }
+    }
+    let wanted = held.len() as u64 * HELD_BYTES;
+    until("the hostile puts", async || {
+        let bytes: Option<u64> = scene
+            .raw
+            .say("HGET", "artifact_bytes", &["of:hostile"])
+            .await;
+        if bytes == Some(wanted) {
+            Ok(())
+        } else {
+            Err(format!("{bytes:?}"))
+        }
+    })
+    .await;
+    let (_, token) = scene.guest("victim-1", "victim").await;
+    let bytes = noise(11 << 20);
+    let put = scene.put_by(&token, "a?relay", bytes.clone());
+    // Long before the hostile ones are too slow.
+    let told = tokio::time::timeout(Duration::from_secs(5), put).await;
+    check_told(&told.expect("the victim waits"), "a", &bytes);
 }

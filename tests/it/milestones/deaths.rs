@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::LocalBoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
+use reqwest::StatusCode;
 use rustix::process::Signal;
+use serde_json::json;
 
 use super::points::{POINTS, Point, Role};
-use super::stories::Story;
-use super::world::{Fate, World};
+use super::stories::{Story, grant};
+use super::world::{ARTIFACT, Fate, World};
 use crate::support::until::until_within;
 
 /// Worlds at once. Most of their time they wait for leases.
@@ -146,6 +148,41 @@ async fn a_death_at_every_milestone_ends_in_one_result_and_no_machine() {
     let only = variable("MILESTONES").unwrap_or_default();
     let points = POINTS.iter().filter(|point| point.name.contains(&only));
     all(points.map(|point| (point.name.to_owned(), die(point).boxed_local()))).await;
+}
+
+/// Wherever the endpoint died over it: the guest's repeat keeps the artifact once, and no byte that is
+/// kept goes uncounted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_a_death_cut_off_is_repeated_and_is_there_once() {
+    let puts = POINTS.iter().filter(|point| point.story == Story::Puts);
+    let puts = puts.filter(|point| point.name != "log::appended");
+    all(puts.map(|point| (point.name.to_owned(), put_again(point).boxed_local()))).await;
+}
+
+async fn put_again(point: &Point) {
+    let world = World::new().await;
+    let mut doomed = world.doomed(point).await;
+    let request = json!({"id": "puts-a", "env": {"SIMULATED_GUEST": "hangs"}, "cmd": ["true"],
+        "capture": {"artifacts": ["out/**"]}});
+    world.submit(request, Some("cancelled")).await;
+    world.comes_to("puts-a", "running").await;
+    let token = grant(&world, "puts-a").await;
+    tokio::join!(world.put(&token), doomed.dies(&world));
+    let serve = world.serve().await;
+    assert_eq!(world.put(&token).await, Some(StatusCode::CREATED));
+    let listed = world.artifacts("puts-a").await;
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!(listed[0].bytes, ARTIFACT.len() as u64);
+    let kept = world.kept_artifacts();
+    let counted = world.counted_artifacts().await;
+    assert!(kept <= counted, "{kept} are kept, {counted} counted");
+    drop((doomed, serve));
+    world
+        .stack
+        .raw
+        .add("control", &[("cancel", "puts-a")])
+        .await;
+    world.ends_well().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ pub(super) struct Point {
 impl Point {
     pub(super) fn role(&self) -> Role {
         let (part, _) = self.name.split_once("::").unwrap();
-        if matches!(part, "endpoint" | "report") {
+        if matches!(part, "endpoint" | "report" | "artifacts" | "log") {
             Role::Endpoint
         } else {
             Role::Worker
@@ -74,6 +74,11 @@ pub(super) const POINTS: &[Point] = &[
     point("report::settled", Story::Plain),
     point("report::input_read", Story::Reads),
     point("report::standing_read", Story::Reads),
+    point("artifacts::reserved", Story::Puts),
+    point("endpoint::artifact_read", Story::Puts),
+    point("artifacts::stored", Story::Puts),
+    point("artifacts::listed", Story::Puts),
+    point("log::appended", Story::Puts),
     point("wakeups::read", Story::Plain),
     point("wakeups::looked_up", Story::CancelledElsewhere),
     point("teardown::waited", Story::Stays),

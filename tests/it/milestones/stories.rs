@@ -53,6 +53,8 @@ pub(super) enum Story {
     CancelledElsewhere,
     /// A guest asks for its input and posts nothing that counts.
     Reads,
+    /// A guest with the agent, which its machine is sent along, puts an artifact and posts output.
+    Puts,
     /// A request too large to travel with others.
     Large,
     /// A guest posts and never exits.
@@ -140,6 +142,7 @@ impl Story {
             | Self::CancelledInBoot
             | Self::CancelledElsewhere
             | Self::LeftUnobeyed
+            | Self::Puts
             | Self::Reads => Some("cancelled"),
             Self::Hangs | Self::Unseen => Some("timed_out"),
             Self::Exits | Self::EndedUnseen | Self::Vanished => Some("failed"),
@@ -222,6 +225,17 @@ impl Story {
                 world.post_large(&token).await;
                 order(&world.stack, &[("cancel", &id)]).await;
             }
+            Self::Puts => {
+                let mut request = guest("hangs");
+                request["capture"] = json!({"artifacts": ["out/**"]});
+                self.run(world, "puts", n, request).await;
+                let id = format!("puts-{n}");
+                world.comes_to(&id, "running").await;
+                let token = grant(world, &id).await;
+                let _ = world.put(&token).await;
+                let _ = world.post_log(&token).await;
+                order(&world.stack, &[("cancel", &id)]).await;
+            }
             Self::Vanished => {
                 let mut request = guest("hangs");
                 request["timeout_s"] = json!(3);
@@ -296,7 +310,7 @@ async fn orphan(stack: &Stack, n: &str) {
     stack.machines.create(APP, &create).await.unwrap();
 }
 
-async fn grant(world: &World, id: &str) -> String {
+pub(super) async fn grant(world: &World, id: &str) -> String {
     let life = Duration::from_secs(60).as_secs();
     parts::ring().sign(&Grant {
         run: id.parse().unwrap(),

@@ -7,6 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cofferdam::run::artifact::Artifact;
+use cofferdam::store::artifacts::COUNTED_MIN_BYTES;
+use reqwest::StatusCode;
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -21,6 +24,8 @@ use crate::support::until::until_within;
 
 /// Far longer than any step takes on a computer that does many worlds at once.
 const BOUND: Duration = Duration::from_secs(120);
+/// What a guest puts.
+pub(super) const ARTIFACT: &str = "the bytes of an artifact";
 /// Between two looks at a process.
 const PAUSE: Duration = Duration::from_millis(30);
 /// After how many looks one that went on after a stop will not die any more.
@@ -33,6 +38,8 @@ pub(super) struct World {
     asked: Mutex<Vec<(String, Option<&'static str>)>>,
     /// Whether the process is there that is to come to its milestone.
     is_manned: AtomicBool,
+    /// Where artifacts are kept.
+    artifacts: tempfile::TempDir,
 }
 
 /// A process with a milestone that it does not survive, and its company.
@@ -73,6 +80,7 @@ impl World {
             relay,
             asked: Mutex::default(),
             is_manned: AtomicBool::new(false),
+            artifacts: tempfile::tempdir().unwrap(),
         };
         world.endpoint_here();
         world
@@ -119,6 +127,56 @@ impl World {
         let _ = parts::http().get(url).bearer_auth(token).send().await;
     }
 
+    /// Puts [`ARTIFACT`] as a run's guest would; the endpoint may die over it.
+    pub(super) async fn put(&self, token: &str) -> Option<StatusCode> {
+        let url = format!("http://{}/artifacts/out/a", self.relay.address);
+        let put = parts::http().put(url).bearer_auth(token).body(ARTIFACT);
+        put.send().await.ok().map(|answer| answer.status())
+    }
+
+    /// Posts a piece of output as a run's guest would; the endpoint may die over it.
+    pub(super) async fn post_log(&self, token: &str) -> Option<StatusCode> {
+        let url = format!("http://{}/log", self.relay.address);
+        let post = parts::http().post(url).bearer_auth(token).body("a piece");
+        post.send().await.ok().map(|answer| answer.status())
+    }
+
+    /// The artifacts that are listed for a run.
+    pub(super) async fn artifacts(&self, id: &str) -> Vec<Artifact> {
+        let nonce = self.stack.raw.nonce(id).await.unwrap();
+        let store = &self.stack.core.store;
+        store.artifacts(&id.parse().unwrap(), &nonce).await.unwrap()
+    }
+
+    /// How many files there are, whole or not.
+    pub(super) fn kept_artifacts(&self) -> u64 {
+        let mut folders = vec![self.artifacts.path().to_owned()];
+        let mut files = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap().flatten() {
+                match entry.file_type().unwrap().is_dir() {
+                    true => folders.push(entry.path()),
+                    false => files += 1,
+                }
+            }
+        }
+        files
+    }
+
+    /// How many small ones are counted.
+    pub(super) async fn counted_artifacts(&self) -> u64 {
+        let bytes = self.stack.core.store.artifact_bytes().await.unwrap();
+        bytes / COUNTED_MIN_BYTES
+    }
+
+    /// A `serve` that comes to no harm, to which guests are led.
+    pub(super) async fn serve(&self) -> Daemon {
+        let mut process = self.process("serve", "");
+        let address = process.addresses(2).await.remove(0);
+        self.relay.lead_to(Some(address));
+        process
+    }
+
     fn env(&self) -> Vec<(&'static str, String)> {
         [
             ("REDIS_URL", crate::support::redis::shared().url()),
@@ -139,6 +197,10 @@ impl World {
             ("COFFERDAM_LEASE_S", "1".to_owned()),
             ("COFFERDAM_GRACE_S", "1".to_owned()),
             ("COFFERDAM_SWEEP_S", "1".to_owned()),
+            (
+                "COFFERDAM_ARTIFACTS",
+                format!("file://{}", self.artifacts.path().display()),
+            ),
             ("FLY_API_URL", self.stack.api.clone()),
             ("FLY_API_TOKEN", TOKEN.to_owned()),
         ]
