@@ -42,6 +42,9 @@ pub(crate) struct Args {
     pub(crate) seed: u64,
     pub(crate) guests: Guests,
     pub(crate) servers: Servers,
+    /// How many of a hundred runs are commands with `capture` that make an artifact; only with real
+    /// sandboxes.
+    pub(crate) captured: u32,
     /// Machines alive at once, whole fleet.
     pub(crate) cap: usize,
     /// Machines alive at once of one tenant.
@@ -64,6 +67,7 @@ impl Default for Args {
             seed: 1,
             guests: Guests::Simulated(20),
             servers: Servers::One,
+            captured: 0,
             cap: 64,
             tenant_cap: 24,
             log: "info".to_owned(),
@@ -97,6 +101,7 @@ impl Args {
             match word {
                 "--runs" => args.runs = number(word, value)?,
                 "--seed" => args.seed = number(word, value)?,
+                "--captured" => args.captured = number(word, value)?,
                 "--cap" => args.cap = number(word, value)?,
                 "--tenant-cap" => args.tenant_cap = number(word, value)?,
                 "--log" => value.clone_into(&mut args.log),
@@ -128,6 +133,9 @@ impl Args {
         }
         if args.kind == Kind::Forgetful && args.servers != Servers::One {
             return Err("a forgetful storm needs --redis one".to_owned());
+        }
+        if args.captured > 0 && args.guests != Guests::Host {
+            return Err("--captured goes with --guests host".to_owned());
         }
         Ok(args)
     }

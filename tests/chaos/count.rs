@@ -6,6 +6,7 @@ use redis::streams::{StreamId, StreamPendingReply, StreamRangeReply};
 use serde_json::Value;
 
 use crate::args::Args;
+use crate::captured::Captured;
 use crate::consume;
 use crate::fleet::APPS;
 use crate::link::Link;
@@ -76,12 +77,13 @@ impl Count {
     }
 
     /// Reads every result and everything that was set aside.
-    pub(crate) async fn results(&mut self, link: &mut Link, sent: &Sent) {
+    pub(crate) async fn results(&mut self, link: &mut Link, sent: &Sent, captured: &mut Captured) {
         let mut entries: HashMap<String, usize> = HashMap::new();
         for entry in all(link, "{cofferdam}:results").await {
             let run: String = entry.get("run_id").unwrap();
             let result: String = entry.get("result").unwrap();
             let result: Value = serde_json::from_str(&result).unwrap();
+            captured.result(&run, &result);
             let outcome = result["outcome"].as_str().unwrap_or("?");
             let how = match result["reason"]["code"].as_str() {
                 Some(code) if code != outcome => format!("{outcome}:{code}"),

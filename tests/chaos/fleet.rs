@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use crate::args::{Args, Guests, Kind};
+use crate::captured;
 use crate::deployment::{self, Deployment};
 use crate::link::Link;
 use crate::neighbour;
@@ -111,6 +112,10 @@ impl Fleet {
             neighbour_url,
             machines_url: format!("http://127.0.0.1:{machines_port}"),
         };
+        if let Some(first) = fleet.workers.first_mut() {
+            // Its machines have the agent already; the other workers send it along.
+            first.set("COFFERDAM_GUEST_PROGRAM", "/.cofferdam-guest".to_owned());
+        }
         if let Some(redis_port) = fleet.redis.port()
             && args.kind != Kind::Rolling
         {
@@ -267,6 +272,7 @@ fn settings(
     let machines = format!("127.0.0.1:{machines_port}");
     let api = format!("http://{machines}/v1");
     let state = folder.join("state");
+    let artifacts = format!("file://{}", captured::folder(folder).display());
     let settings = [
         ("FLY_API_URL", api.as_str()),
         ("FLY_API_TOKEN", TOKEN),
@@ -279,6 +285,7 @@ fn settings(
         ("COFFERDAM_MACHINES_LISTEN", &machines),
         ("COFFERDAM_MACHINES_ENDPOINT", endpoint),
         ("COFFERDAM_STATE_DIR", state.to_str().unwrap()),
+        ("COFFERDAM_ARTIFACTS", &artifacts),
         ("COFFERDAM_BOOT_RATE", "0"),
         ("COFFERDAM_MAX_IN_FLIGHT", &cap),
         ("COFFERDAM_TENANT_MAX_IN_FLIGHT", &tenant_cap),

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stdout, reason = "what a storm came to is told")]
 
 mod args;
+mod captured;
 mod consume;
 mod count;
 mod deployment;
@@ -31,6 +32,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
 use crate::args::{Args, Guests, Kind, Servers};
+use crate::captured::Captured;
 use crate::count::Count;
 use crate::fleet::Fleet;
 use crate::link::Link;
@@ -128,13 +130,18 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     consuming.await.unwrap();
     limiting.await.unwrap();
     let harmed = neighbour.await.unwrap();
-    count.results(&mut link, &sent).await;
+    let mut captured = Captured::default();
+    count.results(&mut link, &sent, &mut captured).await;
     let read = progress.read.take();
     let unread = count.ended.difference(&read);
     count
         .stuck
         .extend(unread.map(|run| format!("{run}: its result was not read")));
     count.open(&mut link).await;
+    let mut troubles = Vec::new();
+    if args.captured > 0 && args.kind != Kind::Forgetful {
+        troubles.extend(captured.accounts(&mut link, folder).await);
+    }
     count.leaked.extend(storm.provider.names.iter().cloned());
     count.caps(
         args,
@@ -149,7 +156,7 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
         done,
         ..
     } = storm;
-    let mut troubles = fleet.end().await;
+    troubles.extend(fleet.end().await);
     troubles.extend(harmed);
     let mark = format!("of-{}", std::process::id());
     settle(GONE_BOUND, async || left_processes(&mark).is_empty()).await;
@@ -176,10 +183,14 @@ async fn watched(args: &Args, plan: Rc<Plan>, folder: &Path) -> (String, String)
     let Sent {
         cancels, repeats, ..
     } = sent;
+    let captured = match args.captured {
+        0 => String::new(),
+        _ => format!(" {captured}"),
+    };
     let line = format!(
         "chaos redis={:?} seed={} plan={} runs={} kills={} (machines server {}) stops={} replaced={} \
          redis_restarts={} redis_forgot={} redis_full={} faults={faults} cancels={cancels} repeats={repeats} pauses={} \
-         isolation={isolation} minutes={minutes:.1}: {}",
+         isolation={isolation}{captured} minutes={minutes:.1}: {}",
         args.servers,
         args.seed,
         plan.digest(),
@@ -284,6 +295,7 @@ fn a_storm_over_real_sandboxes_leaves_nothing() {
         runs: 60,
         seed: 3,
         guests: Guests::Host,
+        captured: 40,
         cap: 8,
         tenant_cap: 4,
         ..Args::default()

@@ -4,6 +4,7 @@ use fastrand::Rng;
 use ring::digest;
 
 use crate::args::{Args, Guests, Kind, Servers};
+use crate::captured;
 
 /// Tenants whose runs have ids that name them.
 pub(crate) const TENANTS: usize = 5;
@@ -115,7 +116,7 @@ impl Plan {
     pub(crate) fn new(args: &Args) -> Self {
         let mut rng = Rng::with_seed(args.seed);
         let request = |rng: &mut Rng| match args.kind {
-            Kind::Storm | Kind::Forgetful => request(rng, args.guests),
+            Kind::Storm | Kind::Forgetful => request(rng, args),
             Kind::Rolling => plain(rng),
         };
         Self {
@@ -171,7 +172,7 @@ const OTHERS: [&str; 5] = [
     "sleep 60 & sleep 60",
 ];
 
-fn request(rng: &mut Rng, guests: Guests) -> Request {
+fn request(rng: &mut Rng, args: &Args) -> Request {
     let mut request = plain(rng);
     request.shape = match rng.u32(..100) {
         0 => Shape::Garbage(rng.usize(..GARBAGES)),
@@ -186,7 +187,9 @@ fn request(rng: &mut Rng, guests: Guests) -> Request {
     if rng.u32(..50) == 0 {
         request.queue_ttl_s = Some(rng.u64(1..20));
     }
-    if guests == Guests::Host && rng.u32(..4) == 0 {
+    if args.captured > 0 && rng.u32(..100) < args.captured {
+        request.guest = captured::COMMAND;
+    } else if args.guests == Guests::Host && rng.u32(..4) == 0 {
         request.guest = OTHERS[rng.usize(..OTHERS.len())];
         request.timeout_s = Some(5);
     }
@@ -236,7 +239,7 @@ fn storm(rng: &mut Rng, args: &Args) -> Vec<Timed> {
         if ended * 20 > args.runs * 19 {
             return acts;
         }
-        let act = act(rng, args.guests);
+        let act = act(rng, args);
         let when = When::Ended(ended);
         acts.push(Timed { when, act });
     }
@@ -261,11 +264,15 @@ fn at_each_part<const N: usize>(mut all: Vec<Timed>, part: usize, acts: [Act; N]
     all
 }
 
-fn act(rng: &mut Rng, guests: Guests) -> Act {
+fn act(rng: &mut Rng, args: &Args) -> Act {
+    // Few runs, of which each that is captured goes through the Machines server's agent and relay.
+    if args.captured > 0 && rng.u32(..12) == 0 {
+        return Act::Kill(Who::Machines);
+    }
     let worker = Who::Worker(rng.usize(..3));
     let serve = Who::Serve(rng.usize(..2));
     // Real sandboxes take longer than the pause, which then does nothing.
-    let slow = if guests == Guests::Host { 2 } else { 1 };
+    let slow = if args.guests == Guests::Host { 2 } else { 1 };
     match rng.u32(..1000) {
         0..370 => Act::Kill(worker),
         370..500 => Act::Kill(serve),

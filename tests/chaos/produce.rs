@@ -9,6 +9,7 @@ use cofferdam::clock::Clock;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::captured;
 use crate::link::Link;
 use crate::plan::{Plan, Request, Shape, tenant_name};
 
@@ -100,6 +101,9 @@ fn body(n: usize, request: &Request) -> String {
         "cmd": ["sh", "-c", request.guest],
         "env": {"STORM": format!("of-{}", std::process::id())},
     });
+    if request.guest == captured::COMMAND {
+        captured::ask(&mut body, n);
+    }
     match request.shape {
         Shape::Named => body["id"] = id(n, request).into(),
         Shape::Nameless => body["tenant"] = NAMELESS.into(),
