@@ -36,6 +36,8 @@ enum By {
     Python(&'static str),
     /// A guest that runs this shell script.
     Shell(&'static str),
+    /// A shell script that is run as a plain command, under the agent.
+    Captured(&'static str),
     /// A producer whose requests break a rule.
     Rejected,
     /// An image maker, whose archives are imported on this host again and again.
@@ -228,6 +230,69 @@ while True:
         by: By::Shell("exec yes"),
     },
     Attack {
+        name: "captured-output",
+        what: "two plain commands write to their output without end",
+        runs: 2,
+        running: 2,
+        input_bytes: 0,
+        by: By::Captured("exec yes"),
+    },
+    Attack {
+        name: "killed-agents",
+        what: "100 plain commands that kill their agent and stay",
+        runs: 100,
+        running: 1,
+        input_bytes: 0,
+        by: By::Captured("kill -9 $PPID; sleep 300"),
+    },
+    Attack {
+        name: "log-posts",
+        what: "two guests post 64 KiB of output again and again, over 32 connections each",
+        runs: 2,
+        running: 2,
+        input_bytes: 0,
+        by: By::Python(
+            "
+import threading
+def post():
+    while True:
+        try:
+            s = call('POST /log', 'content-length: 65536\\r\\n', b'x' * 65536)
+            while s.recv(100): s.sendall(b'POST /log HTTP/1.1\\r\\nhost: x\\r\\nauthorization: Bearer ' + os.environ['SANDBOX_RUN_TOKEN'].encode() + b'\\r\\ncontent-length: 65536\\r\\n\\r\\n' + b'x' * 65536)
+        except OSError: time.sleep(0.05)
+for n in range(32): threading.Thread(target=post).start()",
+        ),
+    },
+    Attack {
+        name: "artifacts",
+        what: "two guests put files of 1 and of 32 MiB again and again, over 8 connections each",
+        runs: 2,
+        running: 2,
+        input_bytes: 0,
+        by: By::Python(
+            "
+import threading
+def put(n):
+    size, count = (32 << 20, 1) if n == 0 else (1 << 20, 50)
+    body, turn = bytes(size), 0
+    while True:
+        turn += 1
+        try: call('PUT /artifacts/%d-%d' % (n, turn % count), 'connection: close\\r\\ncontent-length: %d\\r\\n' % size, body).recv(100)
+        except OSError: time.sleep(0.05)
+for n in range(8): threading.Thread(target=put, args=(n,)).start()",
+        ),
+    },
+    Attack {
+        name: "held-artifacts",
+        what: "eight guests begin 16 puts of 256 MiB each, one byte sent",
+        runs: 8,
+        running: 8,
+        input_bytes: 0,
+        by: By::Python(
+            "hold(lambda: call('PUT /artifacts/a', 'content-length: 268435456\\r\\n', b'1'), 16)",
+        ),
+    },
+    Attack {
         name: "terminals",
         what: "a guest opens terminals until none is left, and floods them",
         runs: 1,
@@ -265,6 +330,10 @@ impl Attack {
         }
         let script = match self.by {
             By::Shell(script) => script.to_owned(),
+            By::Captured(script) => {
+                more["capture"] = true.into();
+                script.to_owned()
+            }
             By::Python(program) => format!("exec /usr/bin/python3 -c '{}'", quoted(program)),
             By::Rejected => {
                 more["priority"] = 10.into();

@@ -165,6 +165,11 @@ fn settings(
             "COFFERDAM_STATE_DIR",
             folder.join("state").display().to_string(),
         ),
+        (
+            "COFFERDAM_ARTIFACTS",
+            format!("file://{}", folder.join("artifacts").display()),
+        ),
+        ("COFFERDAM_GUEST_PROGRAM", "/.cofferdam-guest".to_owned()),
         ("COFFERDAM_BOOT_RATE", "0".to_owned()),
         ("COFFERDAM_SWEEP_S", "2".to_owned()),
         ("COFFERDAM_DRAIN_S", "2".to_owned()),
