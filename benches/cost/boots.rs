@@ -27,7 +27,7 @@ const GUEST: [&str; 3] = ["/bin/bash", "-c", "echo $EPOCHREALTIME"];
 const ECHO: [&str; 3] = ["/bin/sh", "-c", "echo hi"];
 
 /// Another way to run a program in isolation.
-struct Other {
+pub(crate) struct Other {
     name: &'static str,
     command: Vec<String>,
     /// Each container needs a name of its own.
@@ -98,7 +98,7 @@ pub(crate) async fn measure(report: &mut Report, rounds: usize) {
     }
     engine.close().await;
     shutdown.finish(Duration::from_secs(30)).await;
-    let _ = run(Command::new("docker").args(["image", "rm", "--force", &image]));
+    remove_image(&image);
     let names = ["bubblewrap alone", "cofferdam, from the create call"];
     let names = names
         .into_iter()
@@ -119,6 +119,11 @@ pub(crate) async fn measure(report: &mut Report, rounds: usize) {
         part.row(name, values);
     }
     report.parts.push(part);
+}
+
+/// Removes what [`docker`] made, if it did.
+pub(crate) fn remove_image(image: &str) {
+    let _ = run(Command::new("docker").args(["image", "rm", "--force", image]));
 }
 
 /// What a command says on its output, or why it failed.
@@ -165,7 +170,7 @@ fn crun(folder: &Path) -> Result<Other, String> {
 }
 
 /// An image with nothing but a static busybox.
-fn docker(folder: &Path, image: &str) -> Result<Other, String> {
+pub(crate) fn docker(folder: &Path, image: &str) -> Result<Other, String> {
     run(Command::new("docker").arg("info"))?;
     let busybox = ["/bin/busybox", "/usr/bin/busybox"];
     let found = busybox.iter().find(|path| Path::new(path).is_file());

@@ -20,6 +20,8 @@ mod host;
 mod kept;
 mod latency;
 mod load;
+mod output;
+mod plain;
 mod procs;
 mod report;
 mod runs;
@@ -38,14 +40,15 @@ use crate::stack::{Size, Stack, System};
 use crate::standin::StandIn;
 
 const USAGE: &str = "cost [--short] [--json FILE] [--svg FILE] [PART…]
-  parts: runs, calls, latency, scale, endpoint, upload, birth, boots, distance,
-    idle; all of them unless some are named
+  parts: runs, calls, latency, scale, endpoint, upload, output, birth, boots,
+    plain, distance, idle; all of them unless some are named
 cost --kept FILE    a short look at the cost of a run; ends with 1 if it is far above what FILE says
 cost --keep FILE    writes what it costs now to FILE
 cost --profile RUNS    one cofferdam at work, for a profiler";
 
-const PARTS: [&str; 10] = [
-    "runs", "calls", "latency", "scale", "endpoint", "upload", "birth", "boots", "distance", "idle",
+const PARTS: [&str; 12] = [
+    "runs", "calls", "latency", "scale", "endpoint", "upload", "output", "birth", "boots", "plain",
+    "distance", "idle",
 ];
 
 #[derive(Default)]
@@ -138,8 +141,14 @@ async fn measure(args: &Args) {
             "distance" => distance::measure(&mut report, &api, 10_000).await,
             "idle" => distance::idle(&mut report, &api).await,
             "birth" => birth::measure(&mut report, &api).await,
-            _ if args.is_short => boots::measure(&mut report, 20).await,
-            _ => boots::measure(&mut report, 100).await,
+            "output" if args.is_short => output::measure(&mut report, 3).await,
+            "output" => output::measure(&mut report, 7).await,
+            "boots" if args.is_short => boots::measure(&mut report, 20).await,
+            "boots" => boots::measure(&mut report, 100).await,
+            _ => {
+                let (single, many) = if args.is_short { (30, 3) } else { (200, 7) };
+                plain::measure(&mut report, &plain::Rounds { single, many }).await;
+            }
         }
     }
     println!("{}", report.text());
