@@ -13,6 +13,7 @@ use crate::local::refusal::Refusal;
 use crate::local::registry::machine::MachineRecord;
 use crate::machines::wire::{File, MachineConfig};
 use crate::run::request::LOCAL_AGENT;
+use crate::stage::spec::TENANT;
 use cofferdam_sandbox::{GuestFile, Spec};
 
 /// Where programs are looked for when neither image nor request says.
@@ -73,6 +74,7 @@ pub(crate) fn build(machine: &MachineRecord) -> Result<Spec, Refusal> {
     let env = env(machine, size.memory_mb);
     Ok(Spec {
         id: machine.id.clone(),
+        owner: owner(machine),
         root: machine.image.root.clone(),
         argv: argv(config, &machine.image)?,
         port: port(&env),
@@ -82,6 +84,13 @@ pub(crate) fn build(machine: &MachineRecord) -> Result<Spec, Refusal> {
         memory_mb: size.memory_mb,
         cpus: size.cpus,
     })
+}
+
+/// Whose machines share the processor as one: a tenant's where the machine was made for one, else an
+/// app's. What a guest writes into its metadata later comes too late.
+fn owner(machine: &MachineRecord) -> String {
+    let tenant = machine.config.metadata.get(TENANT);
+    tenant.unwrap_or(&machine.app).clone()
 }
 
 /// The image's environment, the request's over it, and over both what the service sets itself.

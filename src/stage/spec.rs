@@ -61,6 +61,8 @@ pub const INSTALLATION: &str = "cofferdam_installation";
 pub const RUN: &str = "cofferdam_run";
 /// Metadata key: for which attempt of it.
 pub const ATTEMPT: &str = "cofferdam_attempt";
+/// Metadata key: whose run it is. The local server gives each tenant's machines one share of the processor.
+pub const TENANT: &str = "cofferdam_tenant";
 /// Metadata key: the run's deadline, Unix seconds.
 pub const DEADLINE: &str = "cofferdam_deadline";
 
@@ -132,6 +134,7 @@ pub fn machine(
         (RUN, run.id.as_str()),
         (ATTEMPT, &attempt),
         (DEADLINE, &deadline_s),
+        (TENANT, &run.tenant),
     ];
     let metadata = metadata
         .into_iter()
@@ -354,6 +357,7 @@ mod tests {
                         "cofferdam_run": "pr-17",
                         "cofferdam_attempt": "2",
                         "cofferdam_deadline": "1700000000",
+                        "cofferdam_tenant": "default",
                     },
                     "dns": {"skip_registration": true},
                 },

@@ -90,6 +90,7 @@ async fn machine(engine: &Engine) -> (Duration, Exit) {
     });
     let spec = Spec {
         id: "bench".into(),
+        owner: String::new(),
         root: Root::Host,
         argv: COMMAND.map(String::from).into(),
         env: BTreeMap::new(),

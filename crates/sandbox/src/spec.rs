@@ -11,6 +11,9 @@ use bytes::Bytes;
 pub struct Spec {
     /// The sandbox's id; names its control group and its folders.
     pub id: String,
+    /// Whose it is: sandboxes of one owner have one share of the processor together, as large as any
+    /// other owner's.
+    pub owner: String,
     /// The root file system.
     pub root: Root,
     /// Program and arguments, never empty.

@@ -107,11 +107,12 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
 /// Makes the sandbox's group on another thread; the starting thread asks for it.
 fn group(core: &Core, plan: &Plan) -> Option<mpsc::Receiver<io::Result<Group>>> {
     let groups = plan.groups.clone()?;
-    let (name, quota) = (plan.name.clone(), plan.quota);
+    let (owner, name) = (plan.spec.owner.clone(), plan.name.clone());
+    let quota = plan.quota;
     let (tell, told) = mpsc::sync_channel(1);
     drop(
         core.tasks
-            .spawn_blocking(move || drop(tell.send(groups.make(&name, &quota)))),
+            .spawn_blocking(move || drop(tell.send(groups.make(&owner, &name, &quota)))),
     );
     Some(told)
 }

@@ -173,6 +173,7 @@ async fn run(
 ) -> Result<ExecResult, Error> {
     let spec = Spec {
         id: "trial".into(),
+        owner: String::new(),
         root: Root::Host,
         argv: [INIT, words[0], words[1]].map(String::from).into(),
         env: std::collections::BTreeMap::new(),

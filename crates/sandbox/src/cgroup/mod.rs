@@ -1,4 +1,10 @@
-//! Control groups: one for every sandbox, below a group of the engine.
+//! Control groups: one for every sandbox, below one for each owner of sandboxes, below one of the engine.
+//!
+//! ```text
+//!  engine ─┬─ owner a ─┬─ sandbox      each owner has the same share of the processor,
+//!          │           └─ sandbox      however many sandboxes it has
+//!          └─ owner b ─── sandbox
+//! ```
 //!
 //! Both versions of the interface are used as they are found, never mounted or arranged anew for
 //! others. A group says what a sandbox may have, what it had, and whether the kernel killed
@@ -9,6 +15,7 @@ mod locate;
 mod v1;
 mod v2;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +27,11 @@ use crate::report::Limits;
 /// How often and after what pause a group that still seems to be in use is removed again.
 const REMOVE_TRIES: u32 = 200;
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
+
+/// Groups from that of a sandbox up to the one that the engine's is in.
+const ABOVE: usize = 3;
+/// Bytes of an owner that tell it from others: each is three at most in the name of a folder.
+const OWNER_MAX: usize = 80;
 
 /// The engine's own group, in which those of the sandboxes are made.
 #[derive(Clone, Debug)]
@@ -78,33 +90,65 @@ impl Groups {
         }
     }
 
-    /// Makes a group with its limits in force. It is an error if one of that name exists.
-    pub(crate) fn make(&self, name: &str, quota: &Quota) -> io::Result<Group> {
+    /// Makes a group among its owner's with its limits in force. It is an error if one of that name
+    /// exists.
+    pub(crate) fn make(&self, owner: &str, name: &str, quota: &Quota) -> io::Result<Group> {
+        let place = Path::new(&owner_name(owner)).join(name);
         let group = Group {
             folders: self
                 .folders()
                 .iter()
-                .map(|folder| folder.join(name))
+                .map(|folder| folder.join(&place))
                 .collect(),
             kind: self.kind(),
         };
         for (made, folder) in group.folders.iter().enumerate() {
-            if let Err(error) = fs::create_dir(folder) {
+            if let Err(error) = self.make_folder(folder) {
                 discard(&group.folders[..made]);
                 return Err(error);
             }
         }
         let limited = match self {
-            Self::V1(groups) => groups.limit(name, quota),
-            Self::V2(groups) => groups.limit(name, quota),
+            Self::V1(groups) => groups.limit(&place, quota),
+            Self::V2(groups) => groups.limit(&place, quota),
         };
         limited.inspect_err(|_| discard(&group.folders))?;
         Ok(group)
     }
 
-    /// Removes the engine's group; it must be empty.
+    /// Makes the folder of a sandbox's group, and that of its owner, which goes with the owner's last
+    /// sandbox and can do so just now.
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        let owner = folder.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let mut tries = 0;
+        loop {
+            let made = match fs::create_dir(owner) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+                _ => self.share(owner).and_then(|()| fs::create_dir(folder)),
+            };
+            match made {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < REMOVE_TRIES => {
+                    tries += 1;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    /// Lets the groups in an owner's be limited one by one.
+    fn share(&self, owner: &Path) -> io::Result<()> {
+        match self {
+            Self::V1(_) => Ok(()),
+            Self::V2(groups) => groups.share(owner),
+        }
+    }
+
+    /// Removes the engine's group; no sandbox may be in it.
     pub(crate) fn close(&self) {
         for folder in self.folders() {
+            for owner in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir(owner.path());
+            }
             let _ = fs::remove_dir(folder);
         }
     }
@@ -125,11 +169,11 @@ impl Group {
             return start();
         }
         let started = v1::enter(&self.folders).and_then(|()| start());
-        // Two levels up is the group that the server is in.
+        // Above its owner's and the engine's is the group that the server is in.
         let homes = self
             .folders
             .iter()
-            .filter_map(|folder| folder.ancestors().nth(2));
+            .filter_map(|folder| folder.ancestors().nth(ABOVE));
         if let Err(error) = v1::enter(&homes.map(Path::to_owned).collect::<Vec<_>>()) {
             // The next start moves the thread on, so only this group stays.
             tracing::warn!(%error, "the starting thread could not leave a control group");
@@ -154,17 +198,17 @@ impl Group {
     pub(crate) fn contains(&self, pid: u32) -> io::Result<bool> {
         let groups = read(format!("/proc/{pid}/cgroup"))?;
         let is_in = |folder: &PathBuf| {
-            let names: Vec<_> = folder.iter().rev().take(2).collect();
+            let names: Vec<_> = folder.iter().rev().take(ABOVE).collect();
             let ends = |line: &str| {
                 Path::new(line)
                     .iter()
                     .rev()
-                    .take(2)
+                    .take(ABOVE)
                     .eq(names.iter().copied())
             };
             groups.lines().filter(|line| ends(line)).count()
         };
-        // All parts have the same two last names, in as many hierarchies as there are parts.
+        // All parts have the same last names, in as many hierarchies as there are parts.
         Ok(self.folders.first().map_or(0, is_in) >= self.folders.len())
     }
 
@@ -185,6 +229,7 @@ impl Group {
     pub(crate) async fn remove(&self) -> io::Result<()> {
         for folder in &self.folders {
             remove(folder).await?;
+            leave_owner(folder);
         }
         Ok(())
     }
@@ -193,7 +238,28 @@ impl Group {
 fn discard(folders: &[PathBuf]) {
     for folder in folders {
         let _ = fs::remove_dir(folder);
+        leave_owner(folder);
     }
+}
+
+/// Removes the group of an owner, if this was the last one in it.
+fn leave_owner(folder: &Path) {
+    if let Some(owner) = folder.parent() {
+        let _ = fs::remove_dir(owner);
+    }
+}
+
+/// The name of an owner's group: any text makes one of its own, up to a length.
+fn owner_name(owner: &str) -> String {
+    let mut name = "of-".to_owned();
+    for byte in owner.bytes().take(OWNER_MAX) {
+        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
+            name.push(char::from(byte));
+        } else {
+            let _ = write!(name, "%{byte:02x}");
+        }
+    }
+    name
 }
 
 /// Ends everything in the groups of an engine that is gone, and removes them. Only a folder of
@@ -211,6 +277,8 @@ pub(crate) async fn empty(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let group = entry?.path();
         if group.is_dir() {
+            // An owner's, with those of its sandboxes.
+            Box::pin(empty(&group)).await?;
             end_all(&group).await?;
             remove(&group).await?;
         }
@@ -278,4 +346,19 @@ fn field(text: &str, name: &str) -> Option<u64> {
 /// The number that is all of a file.
 fn number(path: impl AsRef<Path>) -> Option<u64> {
     read(path).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_owner_has_a_folder_of_its_own() {
+        assert_eq!(owner_name("team_a-1"), "of-team_a-1");
+        assert_eq!(owner_name("a.b:c"), "of-a%2eb%3ac");
+        assert_eq!(owner_name(".."), "of-%2e%2e");
+        assert_eq!(owner_name("a/b"), "of-a%2fb");
+        assert_eq!(owner_name(""), "of-");
+        assert!(owner_name(&"/".repeat(1000)).len() <= 255);
+    }
 }

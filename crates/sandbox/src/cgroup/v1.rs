@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Counters, field, locate, number, read};
 use crate::limits::{CPU_PERIOD_US, Quota};
@@ -63,8 +63,8 @@ impl Groups {
         folders
     }
 
-    pub(crate) fn limit(&self, name: &str, quota: &Quota) -> io::Result<()> {
-        let memory = self.memory.join(name);
+    pub(crate) fn limit(&self, place: &Path, quota: &Quota) -> io::Result<()> {
+        let memory = self.memory.join(place);
         fs::write(
             memory.join("memory.limit_in_bytes"),
             quota.memory_bytes.to_string(),
@@ -81,11 +81,11 @@ impl Groups {
             fs::write(sockets, quota.sockets_bytes().to_string())?;
         }
         fs::write(
-            self.pids.join(name).join("pids.max"),
+            self.pids.join(place).join("pids.max"),
             quota.processes.to_string(),
         )?;
         if let Some(cpu) = &self.cpu {
-            let cpu = cpu.join(name);
+            let cpu = cpu.join(place);
             fs::write(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
             fs::write(cpu.join("cpu.cfs_quota_us"), quota.cpu_us.to_string())?;
         }

@@ -54,8 +54,13 @@ impl Groups {
         &self.folder
     }
 
-    pub(crate) fn limit(&self, name: &str, quota: &Quota) -> io::Result<()> {
-        let group = self.folder.join(name);
+    /// Lets the groups in one of these be limited one by one.
+    pub(crate) fn share(&self, owner: &Path) -> io::Result<()> {
+        enable(owner, if self.cpu { "cpu" } else { "" })
+    }
+
+    pub(crate) fn limit(&self, place: &Path, quota: &Quota) -> io::Result<()> {
+        let group = self.folder.join(place);
         fs::write(group.join("memory.max"), quota.memory_bytes.to_string())?;
         // Only there when the kernel counts swap.
         let swap = group.join("memory.swap.max");

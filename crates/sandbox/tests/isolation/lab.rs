@@ -177,6 +177,7 @@ pub(super) fn spec(argv: &[&str]) -> Spec {
     ];
     Spec {
         id: "m".into(),
+        owner: String::new(),
         root: Root::Host,
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         env: env

@@ -172,6 +172,39 @@ async fn a_machine_gets_no_more_processor_than_its_share() {
 }
 
 #[tokio::test]
+async fn an_owner_of_many_machines_has_no_more_of_the_processor_than_one_of_few() {
+    let lab = Lab::open().await;
+    if has_groups(&lab) && lab.report.cpu == Enforcement::Whole {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let mut burning = Vec::new();
+        for (owner, count) in [("a.many", 4 * processors), ("few", processors)] {
+            for _ in 0..count {
+                let mut spec = sh("while :; do :; done");
+                owner.clone_into(&mut spec.owner);
+                burning.push((owner, lab.start(spec).await.0));
+            }
+        }
+        // What they burn while all are there is what counts; it grows with this time.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        for (_, running) in &burning {
+            running.handle().kill();
+        }
+        let (mut few, mut many) = (0, 0);
+        for (owner, running) in burning {
+            let cpu = running.wait().await.cpu_ms.unwrap();
+            *(if owner == "few" { &mut few } else { &mut many }) += cpu;
+        }
+        assert!(many > 200, "nothing was burnt: {few} and {many} ms");
+        // A fifth of it would be theirs by the number of machines.
+        assert!(
+            few * 2 > many,
+            "{few} ms for few machines, {many} ms for many"
+        );
+    }
+    lab.close().await;
+}
+
+#[tokio::test]
 async fn endless_output_waits_in_the_guest() {
     let lab = Lab::open().await;
     let taken = Arc::new(AtomicUsize::new(0));
