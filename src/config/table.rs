@@ -173,7 +173,7 @@ settings! {
         "Create calls that may come at once before the rate holds.",
         "The Machines API's own burst.";
     CONCURRENCY = "COFFERDAM_CONCURRENCY", Text("32"),
-        "Boots, and tear-downs, that one worker drives at once; that many of each.",
+        "Boots, and tear-downs, that one worker drives at once; that many of each, and four times as many tear-downs that wait for a slow exit.",
         "Each is a few waiting HTTP calls and costs hardly any processor time.";
     RUN_TIMEOUT_S = "COFFERDAM_RUN_TIMEOUT_S", Text("300"),
         "Seconds from boot to the deadline of a run; a request may ask for less.",

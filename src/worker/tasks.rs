@@ -1,10 +1,13 @@
 //! The tasks of a worker, one for each leased run: bounded by permits, and counted.
 
 use std::collections::HashMap;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tracing::{Instrument as _, info_span, warn};
 
 use crate::clock::UnixMs;
@@ -21,6 +24,11 @@ use crate::stage::{Deps, Owed, Performed, perform};
 use crate::store::acts::{Claimed, FleetLimits, Work};
 use crate::telemetry::TaskKind;
 use crate::worker::activity::Activity;
+
+/// Owed work that takes longer is long: most often a guest that stays after its result.
+const QUICK: Duration = Duration::from_millis(250);
+/// So many times as much long work as other work may be under way.
+const LONG: usize = 4;
 
 /// A run for which a task of this worker holds the lease.
 #[derive(Clone, Debug)]
@@ -95,6 +103,8 @@ pub struct Tasks {
     pub(crate) activity: Activity,
     /// Overdue runs at once. Apart from `owed_permits`, which the wakeup loop holds while it waits.
     pub(crate) overdue_permits: Arc<Semaphore>,
+    /// For owed work that takes long, so that what waits for one guest's exit keeps no other from its own.
+    long_permits: Arc<Semaphore>,
     runs: Mutex<HashMap<RunId, LeasedRun>>,
     generations: AtomicU64,
 }
@@ -104,6 +114,7 @@ impl Tasks {
     pub(crate) fn new(deps: Deps, heartbeat: Arc<KeyAgreement>, shutdown: Shutdown) -> Self {
         let concurrency = usize::try_from(deps.core.runs.concurrency.get()).unwrap_or(usize::MAX);
         let concurrency = concurrency.min(Semaphore::MAX_PERMITS);
+        let long = concurrency.saturating_mul(LONG).min(Semaphore::MAX_PERMITS);
         let share = match deps.apps.len() {
             0 | 1 => concurrency,
             _ => concurrency.div_ceil(2),
@@ -119,6 +130,7 @@ impl Tasks {
             may_boot: Notify::new(),
             activity: Activity::new(),
             overdue_permits: Arc::new(Semaphore::new(concurrency)),
+            long_permits: Arc::new(Semaphore::new(long)),
             runs: Mutex::default(),
             generations: AtomicU64::new(0),
         }
@@ -229,7 +241,9 @@ impl Tasks {
         let span = info_span!("perform", run_id = id.as_str(), attempt = attempt.0);
         // Boxed because the future is large and would be copied several times.
         let task = Box::pin(async move {
-            match perform(&tasks.deps, &owed, &lease).await {
+            let performing = pin!(perform(&tasks.deps, &owed, &lease));
+            let (performed, permit) = tasks.with_permit(performing, permit).await;
+            match performed {
                 Ok(Performed::CapacityFreed) => tasks.wake_dispatch().await,
                 Ok(Performed::Done) => {}
                 Err(error) => warn!(%error, "not done; due again when its lease ends"),
@@ -241,6 +255,20 @@ impl Tasks {
             }
         });
         self.shutdown.spawn(task.instrument(span));
+    }
+
+    /// Does owed work; what takes long gives its permit to others, while there are permits for that.
+    async fn with_permit<T>(
+        &self,
+        mut work: Pin<&mut impl Future<Output = T>>,
+        permit: OwnedSemaphorePermit,
+    ) -> (T, OwnedSemaphorePermit) {
+        if let Ok(done) = timeout(QUICK, work.as_mut()).await {
+            return (done, permit);
+        }
+        let long = Arc::clone(&self.long_permits).try_acquire_owned();
+        let permit = long.unwrap_or(permit);
+        (work.await, permit)
     }
 
     /// A run may be ready to boot: wakes the dispatch loop here if there is a permit, else notifies

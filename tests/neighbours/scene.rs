@@ -1,6 +1,7 @@
 //! The processes that both tenants share, with default sizes, on the memory that the deployment files
 //! give: Redis with 512 MB, a worker, an endpoint, and the local Machines server with real sandboxes.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -95,6 +96,21 @@ impl Scene {
             }
             sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// When what happened to a run, in ms since it was asked for.
+    pub(crate) async fn moments(&mut self, id: &str) -> String {
+        let key = format!("cofferdam:run:{id}");
+        let fields: BTreeMap<String, String> = self.link.ask(&["HGETALL", &key]).await;
+        let moment = |field: &String| fields.get(field)?.parse::<u64>().ok();
+        let first = moment(&"submitted_at_ms".to_owned()).unwrap_or(0);
+        let names = fields.keys().filter(|name| name.ends_with("_at_ms"));
+        let mut moments: Vec<_> = names
+            .filter_map(|name| Some((moment(name)?.saturating_sub(first), name.clone())))
+            .collect();
+        moments.sort_unstable();
+        let told = moments.iter().map(|(ms, name)| format!("{name} {ms}"));
+        told.collect::<Vec<_>>().join(", ")
     }
 
     /// Waits until a run has its machine.

@@ -42,17 +42,23 @@ impl Times {
 pub(crate) async fn time(scene: &mut Scene, phase: &str, runs: usize) -> Times {
     let mut times = Vec::with_capacity(runs);
     let mut lost = 0;
+    let (mut longest, mut slowest) = (Duration::ZERO, String::new());
     for n in 0..runs {
         let id = format!("victim-{phase}-{n}");
         let began = Instant::now();
         scene.submit(&id, "victim", SCRIPT, &Value::Null).await;
         let outcome = scene.wait(&id, LOST_AFTER).await;
-        times.push(began.elapsed());
+        let took = began.elapsed();
+        times.push(took);
+        if took > longest {
+            (longest, slowest) = (took, id.clone());
+        }
         if outcome.as_deref() != Ok("completed") {
             println!("{id}: {outcome:?}");
             lost += 1;
         }
     }
+    println!("{}: {}", slowest, scene.moments(&slowest).await);
     times.sort_unstable();
     Times { times, lost }
 }

@@ -8,7 +8,7 @@ use cofferdam::run::digest::sha256;
 use cofferdam::stage::artifacts::{expire, remove_left_over};
 use reqwest::header::LOCATION;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::artifacts::s3::{BUCKET, S3};
@@ -245,13 +245,7 @@ async fn uploads_of_one_tenant_through_the_endpoint_leave_room_for_another() {
     for n in 0..4 {
         let (_, token) = scene.guest(&format!("hostile-{n}"), "hostile").await;
         for name in ["a", "b"] {
-            let mut put = TcpStream::connect(&scene.fleet.endpoint).await.unwrap();
-            let head = format!(
-                "PUT /artifacts/{name}?relay HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
-                 content-length: {HELD_BYTES}\r\n\r\nx"
-            );
-            put.write_all(head.as_bytes()).await.unwrap();
-            held.push(put);
+            held.push(begin(&scene, name, &token, "").await);
         }
     }
     let wanted = held.len() as u64 * HELD_BYTES;
@@ -268,9 +262,21 @@ async fn uploads_of_one_tenant_through_the_endpoint_leave_room_for_another() {
     })
     .await;
     let (_, token) = scene.guest("victim-1", "victim").await;
-    let bytes = noise(11 << 20);
-    let put = scene.put_by(&token, "a?relay", bytes.clone());
-    // Long before the hostile ones are too slow.
-    let told = tokio::time::timeout(Duration::from_secs(5), put).await;
-    check_told(&told.expect("the victim waits"), "a", &bytes);
+    let mut put = begin(&scene, "a", &token, "expect: 100-continue\r\n").await;
+    // It is told to go on long before the hostile ones are too slow.
+    let mut told = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(5), put.read_exact(&mut told)).await;
+    read.expect("the victim waits").unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100");
+}
+
+/// Begins a put of [`HELD_BYTES`] through the endpoint.
+async fn begin(scene: &Scene, name: &str, token: &str, more: &str) -> TcpStream {
+    let mut put = TcpStream::connect(&scene.fleet.endpoint).await.unwrap();
+    let head = format!(
+        "PUT /artifacts/{name}?relay HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+         content-length: {HELD_BYTES}\r\n{more}\r\n"
+    );
+    put.write_all(head.as_bytes()).await.unwrap();
+    put
 }

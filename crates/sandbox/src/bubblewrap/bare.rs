@@ -35,7 +35,7 @@ impl Core {
     pub(super) async fn bare(self: &Arc<Self>, argv: Vec<String>) -> io::Result<Duration> {
         let core = Arc::clone(self);
         self.starter
-            .run(move |view| core.bare_here(view, argv))
+            .run("", move |view| core.bare_here(view, argv))
             .await
     }
 

@@ -168,6 +168,7 @@ impl Launched {
         let held = Process::open(init).map_err(Error::io("follow init"))?;
         self.lower(
             core,
+            &plan.spec.owner,
             init,
             plan.quota.per_process(plan.kind(), core.count_processes),
         )
@@ -178,6 +179,11 @@ impl Launched {
         // Init runs, so the sandbox has mounts of its own.
         drop(self.own_root.take());
 
+        if let Some(group) = &self.group {
+            group
+                .end_of_boot()
+                .map_err(Error::io("set a control group's weight"))?;
+        }
         let (events, mut requests) = waiting.split();
         requests
             .send(&Request::Start(plan.program()))
@@ -233,6 +239,7 @@ impl Launched {
     async fn lower(
         &self,
         core: &Core,
+        owner: &str,
         init: u32,
         limits: Vec<(Resource, u64)>,
     ) -> Result<(), Error> {
@@ -240,7 +247,7 @@ impl Launched {
         let lowered = match uid {
             Some(_) => {
                 core.starter
-                    .run(move |_| limits::apply(init, uid, &limits))
+                    .run(owner, move |_| limits::apply(init, uid, &limits))
                     .await
             }
             None => limits::apply(init, None, &limits),

@@ -85,7 +85,7 @@ pub(super) async fn launch(core: &Arc<Core>, plan: &Plan) -> Result<(Launched, W
     };
     let started = core
         .starter
-        .run(move |view| Ok(job.start(view, ends)))
+        .run(&plan.spec.owner, move |view| Ok(job.start(view, ends)))
         .await;
     let (child, monitor, group, own_root) = started.map_err(Error::io("start bubblewrap"))??;
     Ok((

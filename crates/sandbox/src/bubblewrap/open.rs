@@ -207,7 +207,7 @@ async fn core(settings: &Settings, folder: &Folder) -> Result<Core, Error> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| Error::io("become a subreaper")(error.into()))?;
     let starter = Starter::open(view.clone()).map_err(Error::io("start a thread"))?;
-    let has_overlays = starter.run(|view| Ok(view.has_overlays())).await;
+    let has_overlays = starter.run("", |view| Ok(view.has_overlays())).await;
     let files = match has_overlays.map_err(Error::io("ask the starting thread"))? {
         true => Files::Own,
         false => Files::Shared,

@@ -168,13 +168,13 @@ impl Group {
         if self.needs_move() {
             return start();
         }
-        let started = v1::enter(&self.folders).and_then(|()| start());
+        // The processor's comes first in the list: into it last, and out of it first, since others wait
+        // for this thread, which has no more of the processor there than the sandbox.
+        let folders = self.folders.iter().map(PathBuf::as_path);
+        let started = v1::enter(folders.clone().rev()).and_then(|()| start());
         // Above its owner's and the engine's is the group that the server is in.
-        let homes = self
-            .folders
-            .iter()
-            .filter_map(|folder| folder.ancestors().nth(ABOVE));
-        if let Err(error) = v1::enter(&homes.map(Path::to_owned).collect::<Vec<_>>()) {
+        let homes = folders.filter_map(|folder| folder.ancestors().nth(ABOVE));
+        if let Err(error) = v1::enter(homes) {
             // The next start moves the thread on, so only this group stays.
             tracing::warn!(%error, "the starting thread could not leave a control group");
         }
@@ -184,6 +184,14 @@ impl Group {
     /// Whether what is started is not started in the group and has to be moved there.
     pub(crate) fn needs_move(&self) -> bool {
         self.kind != Limits::Cgroup1
+    }
+
+    /// The guest's program is about to start.
+    pub(crate) fn end_of_boot(&self) -> io::Result<()> {
+        match self.kind {
+            Limits::Cgroup1 => v1::end_of_boot(&self.folders),
+            _ => Ok(()),
+        }
     }
 
     /// Moves a process, with all its threads, into the group. What it starts later starts there.

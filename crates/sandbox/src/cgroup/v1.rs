@@ -7,8 +7,14 @@ use std::path::{Path, PathBuf};
 use super::{Counters, field, locate, number, read};
 use crate::limits::{CPU_PERIOD_US, Quota};
 
+const SHARES: &str = "cpu.shares";
 /// The largest piece of memory that the kernel hands out at once.
 const PIECE_MAX_BYTES: u64 = 2 << 20;
+
+/// How much a sandbox weighs among its owner's for the processor, and while it boots. The starting thread
+/// goes into its group then, and all other starts wait for that thread.
+const WEIGHT: u32 = 1024;
+const BOOT_WEIGHT: u32 = 32 * WEIGHT;
 
 /// The engine's group in each hierarchy that is used.
 #[derive(Clone, Debug)]
@@ -88,16 +94,24 @@ impl Groups {
             let cpu = cpu.join(place);
             fs::write(cpu.join("cpu.cfs_period_us"), CPU_PERIOD_US.to_string())?;
             fs::write(cpu.join("cpu.cfs_quota_us"), quota.cpu_us.to_string())?;
+            fs::write(cpu.join(SHARES), BOOT_WEIGHT.to_string())?;
         }
         Ok(())
     }
 }
 
+/// From now on the sandbox weighs what others do.
+pub(crate) fn end_of_boot(folders: &[PathBuf]) -> io::Result<()> {
+    let mut shares = folders.iter().map(|folder| folder.join(SHARES));
+    match shares.find(|shares| shares.exists()) {
+        Some(shares) => fs::write(shares, WEIGHT.to_string()),
+        None => Ok(()),
+    }
+}
+
 /// Moves the calling thread, and only that, into the group in all hierarchies.
-pub(crate) fn enter(folders: &[PathBuf]) -> io::Result<()> {
-    folders
-        .iter()
-        .try_for_each(|folder| fs::write(folder.join("tasks"), "0"))
+pub(crate) fn enter<'a>(mut folders: impl Iterator<Item = &'a Path>) -> io::Result<()> {
+    folders.try_for_each(|folder| fs::write(folder.join("tasks"), "0"))
 }
 
 /// Whether the most that was held came to the limit. The kernel kills when the next piece does not
