@@ -20,6 +20,7 @@ mod host;
 mod kept;
 mod latency;
 mod load;
+mod merge;
 mod output;
 mod plain;
 mod procs;
@@ -44,6 +45,7 @@ const USAGE: &str = "cost [--short] [--json FILE] [--svg FILE] [PART…]
     plain, distance, idle; all of them unless some are named
 cost --kept FILE    a short look at the cost of a run; ends with 1 if it is far above what FILE says
 cost --keep FILE    writes what it costs now to FILE
+cost --merge FROM INTO    puts parts that were measured alone into the results of a whole run
 cost --profile RUNS    one cofferdam at work, for a profiler";
 
 const PARTS: [&str; 12] = [
@@ -86,6 +88,7 @@ async fn run(words: &[String]) -> ExitCode {
         ["bare-upload", port, folder] => upload::bare(port, folder).await,
         ["--kept", file] => return kept::check(file).await,
         ["--keep", file] => kept::keep(file).await,
+        ["--merge", from, into] => merge::merge(from, into),
         ["--profile", runs] => profile(runs.parse().unwrap()).await,
         _ => match args(words) {
             Some(args) => measure(&args).await,

@@ -2,26 +2,26 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::load::Cost;
 
 /// Figures of one kind.
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub(crate) struct Part {
     pub(crate) title: String,
     pub(crate) columns: Vec<String>,
     pub(crate) rows: Vec<Row>,
 }
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub(crate) struct Row {
     pub(crate) name: String,
     pub(crate) values: Vec<Option<f64>>,
 }
 
 /// A bound on a figure. `at_least` turns it round.
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 pub(crate) struct Target {
     pub(crate) name: String,
     pub(crate) bound: f64,
@@ -33,7 +33,7 @@ pub(crate) struct Target {
     pub(crate) is_met: bool,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Deserialize, Serialize)]
 pub(crate) struct Report {
     /// When, on what, and with which versions.
     pub(crate) measured: Vec<(String, String)>,

@@ -51,7 +51,7 @@ pub(crate) async fn measure(report: &mut Report, rounds: usize) {
         };
         // The first warms them up.
         if round > 0 {
-            grown = grown.max((serve.memory().1 - before) as f64 / 1e6);
+            grown = grown.max(serve.memory().1.saturating_sub(before) as f64 / 1e6);
             ours.push(own);
             ceilings.push(ceiling);
             shares.push(own / ceiling);

@@ -100,8 +100,9 @@ fn as_asked() {
     let words = std::env::var_os("NEIGHBOURS").unwrap_or_default();
     let args = Args::read(words.to_str().unwrap()).unwrap();
     let wanted = ATTACKS.iter().filter(|attack| args.wants(attack.name));
+    let before = picture::load();
     let outcomes: Vec<Outcome> = wanted.map(|attack| measure(attack, &args)).collect();
-    let table = picture::table(&outcomes, &args);
+    let table = picture::table(&outcomes, &args, [before, picture::load()]);
     println!("{table}");
     if let Some(folder) = &args.write {
         std::fs::write(folder.join("neighbours.md"), table).unwrap();

@@ -7,7 +7,8 @@ use crate::args::Args;
 use crate::{FACTOR, Outcome};
 
 /// The page.
-pub(crate) fn table(outcomes: &[Outcome], args: &Args) -> String {
+pub(crate) fn table(outcomes: &[Outcome], args: &Args, loads: [String; 2]) -> String {
+    let [first, last] = loads;
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let mut page = format!(
         "# Noisy neighbours\n\n\
@@ -15,7 +16,9 @@ pub(crate) fn table(outcomes: &[Outcome], args: &Args) -> String {
          from XADD to result. The sixth promise: none is lost, and the p99 under attack is at most \
          {FACTOR} times the quiet one of the same scene. Redis has 512 MB, `serve` 512 MiB, the \
          guests are real sandboxes of the local Machines server.\n\n\
-         Made by `scripts/neighbours`: {} runs quiet and as many attacked, on {cores} processors.\n\n\
+         Made by `scripts/neighbours`: {} runs quiet and as many attacked, on {cores} processors. \
+         The host's load average was {first} before it and {last} after it: more than {cores} means that \
+         other work ran beside it, and may have come or gone between the quiet runs and the attacked.\n\n\
          ![The victim's p99, quiet and attacked](neighbours.svg)\n\n\
          | Attack | Quiet p50, p99 (ms) | Attacked p50, p99 (ms) | Factor | Lost | Bound |\n\
          |---|---|---|---|---|---|\n",
@@ -42,6 +45,15 @@ pub(crate) fn table(outcomes: &[Outcome], args: &Args) -> String {
         );
     }
     page
+}
+
+/// How many processes wanted a processor in the last minute, on average.
+pub(crate) fn load() -> String {
+    let told = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    told.split_whitespace()
+        .next()
+        .unwrap_or("unknown")
+        .to_owned()
 }
 
 const LEFT: f64 = 130.0;
