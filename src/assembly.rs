@@ -19,7 +19,7 @@ use crate::stage::outline;
 use crate::stage::spec::GuestSetup;
 use crate::stage::{Core, Deps};
 use crate::store::{self, Store};
-use crate::telemetry::{DataChange, Label as _, MachinesCall, Metrics, ResponseClass};
+use crate::telemetry::{DataChange, Label as _, MachinesCall, Metrics, ResponseClass, Timed};
 use crate::token::fleet::Use;
 use crate::token::{KeyError, KeyRing};
 use crate::traces::{self, Traces};
@@ -268,7 +268,7 @@ pub fn deps(
     let mut settings = machines::ClientSettings::new(machines.api_url.clone(), token);
     let calls = traces.clone();
     let calls = calls.map(|traces| CallSpans::new(traces, core.clock.clone(), &machines.api_url));
-    settings.observer = observer(core.metrics.clone(), calls);
+    settings.observer = observer(core.metrics.clone(), core.clock.clone(), calls);
     Ok(Deps {
         core,
         machines: Client::new(settings)?,
@@ -304,14 +304,15 @@ pub fn ring(keys: &[SigningKey]) -> Result<KeyRing, KeyError> {
 }
 
 /// Counts the answers of the Machines API, and how long they took; and makes spans of calls.
-fn observer(metrics: Arc<Metrics>, spans: Option<CallSpans>) -> Observer {
+fn observer(metrics: Arc<Metrics>, clock: Clock, spans: Option<CallSpans>) -> Observer {
     Observer::new(move |observed: Observed| {
         let (call, class) = (call(observed.request.call), class(observed.class));
         metrics.machines_responses(call, class).inc();
         let took = observed.took.as_secs_f64();
         metrics.machines_duration(call).observe(took);
-        if let Some(spans) = &spans {
-            spans.record(&observed);
+        if let Some(trace) = spans.as_ref().and_then(|spans| spans.record(&observed)) {
+            let (exemplars, now) = (&metrics.exemplars, clock.now_ms());
+            exemplars.note(Timed::Call(call), took, &trace.to_string(), now);
         }
     })
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
+use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::net::TcpListener;
 
@@ -13,7 +14,7 @@ use crate::http::host::{self, AllowedHosts};
 use crate::http::reply::{self, Body};
 use crate::http::serve::{self, Limits};
 use crate::shutdown::Shutdown;
-use crate::telemetry::{CONTENT_TYPE, Metrics};
+use crate::telemetry::{CONTENT_TYPE, Metrics, OPEN_METRICS};
 
 /// What a probe may take before the process counts as not ready.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,13 +49,25 @@ pub async fn serve<P, F>(
             if !is_allowed {
                 return reply::text(StatusCode::FORBIDDEN, host::REFUSED);
             }
-            answer(request.method(), request.uri().path(), &metrics, probe).await
+            let accept = request.headers().get(ACCEPT);
+            let takes_open = accept.is_some_and(|accept| {
+                let accept = accept.to_str().unwrap_or_default();
+                accept.contains("application/openmetrics-text")
+            });
+            let path = request.uri().path();
+            answer(request.method(), path, takes_open, &metrics, probe).await
         }
     };
     serve::serve(listener, limits, shutdown, handler).await;
 }
 
-async fn answer<P, F>(method: &Method, path: &str, metrics: &Metrics, probe: P) -> Response<Body>
+async fn answer<P, F>(
+    method: &Method,
+    path: &str,
+    takes_open: bool,
+    metrics: &Metrics,
+    probe: P,
+) -> Response<Body>
 where
     P: Fn() -> F,
     F: Future<Output = Result<String, String>>,
@@ -76,6 +89,9 @@ where
             // such a time is worth more than none.
             let _ = bounded(probe()).await;
             let text = metrics.render();
+            if takes_open && let Some(open) = metrics.exemplars.written_into(&text) {
+                return reply::with_type(StatusCode::OK, OPEN_METRICS, Bytes::from(open));
+            }
             reply::with_type(StatusCode::OK, CONTENT_TYPE, Bytes::from(text))
         }
     }
@@ -99,7 +115,7 @@ mod tests {
         expected: StatusCode,
     ) -> String {
         let metrics = Metrics::new();
-        let response = answer(&method, path, &metrics, || async { probe.clone() }).await;
+        let response = answer(&method, path, true, &metrics, || async { probe.clone() }).await;
         assert_eq!(response.status(), expected, "{method} {path}");
         let body = response.into_body().collect().await.unwrap().to_bytes();
         String::from_utf8(body.to_vec()).unwrap()
@@ -159,7 +175,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_hangs_is_a_no() {
         let metrics = Metrics::new();
-        let answered = answer(&Method::GET, "/readyz", &metrics, std::future::pending).await;
+        let answered = answer(
+            &Method::GET,
+            "/readyz",
+            false,
+            &metrics,
+            std::future::pending,
+        )
+        .await;
         assert_eq!(answered.status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

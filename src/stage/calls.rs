@@ -4,7 +4,7 @@ use url::Url;
 
 use crate::clock::Clock;
 use crate::machines::{Call, Class, Observed};
-use crate::run::trace::SpanId;
+use crate::run::trace::{SpanId, TraceId};
 use crate::traces::{self, Kind, Span, Traces, Value};
 
 /// Makes spans of calls.
@@ -31,11 +31,10 @@ impl CallSpans {
         }
     }
 
-    /// Records a call that has just ended, if it belongs to a run whose trace is recorded. Never waits.
-    pub fn record(&self, observed: &Observed) {
-        let Some(scope) = traces::scope() else {
-            return;
-        };
+    /// Records a call that has just ended, if it belongs to a run whose trace is recorded, and answers
+    /// that trace. Never waits.
+    pub fn record(&self, observed: &Observed) -> Option<TraceId> {
+        let scope = traces::scope()?;
         let request = &observed.request;
         let template = template(request.call);
         let url = format!("{}{}", self.origin, request.path);
@@ -80,6 +79,7 @@ impl CallSpans {
             attributes,
             failed,
         });
+        Some(scope.trace)
     }
 }
 

@@ -14,6 +14,7 @@ use crate::stage::Deps;
 use crate::store::codec::SettledRun;
 use crate::store::outlines::{From, Outline, Told};
 use crate::store::{self, Store};
+use crate::telemetry::Timed;
 use crate::traces::{Error, Kind, Scope, Span, Traces, Value, bounded};
 
 /// Runs that are told at once.
@@ -54,6 +55,15 @@ pub(super) async fn scope_of_teardown(deps: &Deps, run: &SettledRun) -> Option<S
     let parent = deps.core.store.traceparent(&run.id).await.ok()?;
     let trace = RunTrace::new(&run.id, run.nonce.as_ref(), None, parent);
     scope(deps, &trace, Part::TearDown, &run.id, run.attempt)
+}
+
+/// Notes which trace took so long, if it is recorded.
+pub(super) fn exemplar(deps: &Deps, scope: Option<&Scope>, timed: Timed, took: Duration) {
+    if let Some(scope) = scope {
+        let (core, trace) = (&deps.core, scope.trace.to_string());
+        let exemplars = &core.metrics.exemplars;
+        exemplars.note(timed, took.as_secs_f64(), &trace, core.clock.now_ms());
+    }
 }
 
 /// The `traceparent` of an attempt's guest: its own span or, where there are no traces, what its request

@@ -17,11 +17,12 @@ use crate::run::id::{Attempt, RunId, machine_name};
 use crate::run::outcome::Outcome;
 use crate::run::phase::MachineRef;
 use crate::stage::breaker::{Circuit, OPEN_MAX};
-use crate::stage::outline::scope_of_teardown;
+use crate::stage::outline::{exemplar, scope_of_teardown};
 use crate::stage::{Deps, Error, has_no_answer, pause, spec};
 use crate::store::acts::{Entered, Transition};
 use crate::store::codec::{RunRecord, SettledRun};
-use crate::traces::within;
+use crate::telemetry::Timed;
+use crate::traces::{self, within};
 
 /// Calls of one kind before the tear-down is left for later.
 const TRIES_MAX: u32 = 4;
@@ -248,9 +249,12 @@ async fn close(deps: &Deps, run: &SettledRun) -> Result<TornDown, Error> {
     let settled_at = run.settled_at_ms.unwrap_or(now);
     let took = budget::left(settled_at, now);
     core.metrics.teardown_duration.observe(took.as_secs_f64());
+    let scope = traces::scope();
+    exemplar(deps, scope.as_ref(), Timed::TearDown, took);
     if let Some(running_at) = run.running_at_ms {
         let took = budget::left(running_at, settled_at);
         core.metrics.result_duration.observe(took.as_secs_f64());
+        exemplar(deps, scope.as_ref(), Timed::Result, took);
     }
     Ok(TornDown::Closed { runs_wait })
 }

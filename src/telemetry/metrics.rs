@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::run::outcome::Outcome;
+use crate::telemetry::exemplars::Exemplars;
 use crate::telemetry::in_hand::InHand;
 use crate::telemetry::labels::{
     DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
@@ -24,12 +25,12 @@ use crate::telemetry::series::{
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Seconds, for what should take moments: booting and tearing down.
-const MOMENTS_S: &[f64] = &[
+pub(super) const MOMENTS_S: &[f64] = &[
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
 /// Seconds, for what a guest takes.
-const WORK_S: &[f64] = &[
+pub(super) const WORK_S: &[f64] = &[
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0,
 ];
 
@@ -117,6 +118,8 @@ pub struct Metrics {
     /// Spans of traces, by what became of them.
     pub trace_spans: Counters<SpanFate>,
     tasks: IntGaugeVec,
+    /// The traces of the last runs and calls that were timed; no series of their own.
+    pub exemplars: Exemplars,
     /// Answers that the endpoint has in hand; no series, its heartbeat tells of them.
     pub answers: InHand,
 }
@@ -362,6 +365,7 @@ impl Metrics {
                 "worker_tasks",
                 "Boots and tear-downs that this worker is doing.",
             ),
+            exemplars: Exemplars::default(),
             answers: InHand::default(),
             registry,
         };

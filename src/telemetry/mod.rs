@@ -1,5 +1,6 @@
 //! What the process tells about itself: log lines on standard error, and [`Metrics`].
 
+mod exemplars;
 pub mod human;
 mod in_hand;
 mod labels;
@@ -13,6 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
+pub use crate::telemetry::exemplars::{OPEN_METRICS, Timed};
 pub use crate::telemetry::labels::{
     DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
     SpanFate, TaskKind,

@@ -205,14 +205,8 @@ impl Tasks {
         // Boxed because the future is large and would be copied several times.
         let task = Box::pin(async move {
             let mut over = false;
-            let began = tokio::time::Instant::now();
             match boot(&tasks.deps, &run, &lease, Begin::Create).await {
-                Ok(booted @ (Booted::Running | Booted::Over)) => {
-                    over = booted == Booted::Over;
-                    let metrics = &tasks.deps.core.metrics;
-                    metrics.boot_duration.observe(began.elapsed().as_secs_f64());
-                }
-                Ok(Booted::Queued | Booted::Settled(_) | Booted::HandedOver) => {}
+                Ok(booted) => over = booted == Booted::Over,
                 Err(error) => warn!(%error, "the boot failed; the sweep resumes it"),
             }
             // A wakeup that came while this task had the run was not acted on.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::collector::{Collector, Seen};
 use crate::support::fleet::Fleet;
+use crate::support::parts::skipped;
 use crate::support::until::{until, until_within};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -366,5 +367,86 @@ async fn what_the_collector_refuses_for_what_it_is_is_not_sent_again() {
     check_outline(&collector.told("next").await, "1");
     worker.finish().await;
     assert!(collector.of("refused").is_empty());
+    fleet.finish().await;
+}
+
+/// Ends with the test.
+struct Prometheus(std::process::Child);
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn prometheus_reads_which_trace_a_bucket_is_of() {
+    let has_it = std::process::Command::new("prometheus")
+        .arg("--version")
+        .output();
+    if has_it.is_err() {
+        skipped("prometheus is not installed: apt install prometheus");
+        return;
+    }
+    let collector = Collector::start().await;
+    let fleet = fleet(&collector.endpoint(), Some(10)).await;
+    let (worker, admin) = fleet.worker().await;
+    submit(
+        &fleet,
+        json!({"cmd": ["true"], "traceparent": traceparent("01")}),
+        "exemplary",
+    )
+    .await;
+    fleet.until_state("exemplary", "closed").await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("prometheus.yml");
+    let text = format!(
+        "scrape_configs:\n- job_name: cofferdam\n  scrape_interval: 1s\n  static_configs:\n  - targets: ['{admin}']\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let _prometheus = Prometheus(
+        std::process::Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "prometheus"])
+            .args(["--enable-feature=exemplar-storage", "--log.level=error"])
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.path().join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
+    let http = crate::support::parts::http();
+    for name in ["boot", "result", "teardown", "machines_api"] {
+        let series = format!("cofferdam_{name}_duration_seconds_bucket");
+        let url = format!(
+            "http://{address}/api/v1/query_exemplars?query={series}&start=0&end=9999999999"
+        );
+        until(&series, async || {
+            let answer = http
+                .get(&url)
+                .send()
+                .await
+                .map_err(|error| error.to_string())?;
+            let answer = answer.text().await.map_err(|error| error.to_string())?;
+            answer.contains(TRACE).then_some(()).ok_or(answer)
+        })
+        .await;
+    }
+    // The other series are there too, under their names.
+    let url = format!("http://{address}/api/v1/query?query=cofferdam_runs_admitted_total");
+    let answer = http.get(&url).send().await.unwrap().text().await.unwrap();
+    assert!(
+        answer.contains("\"cofferdam_runs_admitted_total\""),
+        "{answer}"
+    );
+    worker.finish().await;
     fleet.finish().await;
 }

@@ -13,6 +13,7 @@ mod resume;
 use std::fmt::Display;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::clock::UnixMs;
@@ -28,11 +29,12 @@ use crate::stage::boot::failure::{IMAGE_UNKNOWN_MAX, Next};
 use crate::stage::boot::pace::Refusal;
 use crate::stage::breaker::{Circuit, OPEN_MAX};
 use crate::stage::lease::LeaseGuard;
-use crate::stage::outline::{guest_parent, scope};
+use crate::stage::outline::{exemplar, guest_parent, scope};
 use crate::stage::settle::{refuse, settle};
 use crate::stage::teardown::delete;
 use crate::stage::{Deps, Error, jitter, parsed, pause, spec};
 use crate::store::acts::{BootToken, Claimed, Entered, Request, Requeue, Transition};
+use crate::telemetry::Timed;
 use crate::token::Grant;
 use crate::traces::within;
 
@@ -85,7 +87,7 @@ pub async fn boot(
     lease: &LeaseGuard,
     begin: Begin,
 ) -> Result<Booted, Error> {
-    let limits = deps.core.limits();
+    let (limits, began) = (deps.core.limits(), Instant::now());
     // A fetched request counts against the memory budget until the boot is over.
     let (request, _fetched) = match &run.request {
         Request::Here(json) => (RunRequest::parse(json, &limits), None),
@@ -143,7 +145,14 @@ pub async fn boot(
     }
     let part = Part::Boot(run.attempt.0);
     let scope = scope(deps, &trace, part, &run.id, run.attempt);
-    within(scope, boot.drive(&body, begin)).await
+    let booted = within(scope.clone(), boot.drive(&body, begin)).await?;
+    // A look-up tells nothing of how long a boot takes.
+    if begin == Begin::Create && matches!(booted, Booted::Running | Booted::Over) {
+        let took = began.elapsed();
+        deps.core.metrics.boot_duration.observe(took.as_secs_f64());
+        exemplar(deps, scope.as_ref(), Timed::Boot, took);
+    }
+    Ok(booted)
 }
 
 /// One boot under way.
