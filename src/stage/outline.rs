@@ -1,6 +1,7 @@
 //! The trace of a run: its outline, made from its hash once it has ended, and what its calls to the
 //! provider belong to. No step waits for any of it.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -17,8 +18,10 @@ use crate::store::{self, Store};
 use crate::telemetry::Timed;
 use crate::traces::{Error, Kind, Scope, Span, Traces, Value, bounded};
 
-/// Runs that are told at once.
+/// Runs that are read at once.
 const BATCH: usize = 128;
+/// Runs that have ended, whose machines may still be there, that are looked at with each look.
+const KNOWN_MAX: usize = 1024;
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// The longest pause while the collector or Redis is away.
@@ -164,7 +167,7 @@ impl Teller {
 
     /// Learns of more runs, unless there is enough to tell.
     async fn read(&mut self, now: UnixMs) -> Result<usize, Failed> {
-        let most = BATCH.saturating_sub(self.known.len());
+        let most = BATCH.min(KNOWN_MAX.saturating_sub(self.known.len()));
         // While the collector is away, what is known waits, and the rest stays in the index.
         if most == 0 || (self.tries > 0 && !self.known.is_empty()) {
             return Ok(0);
@@ -208,6 +211,7 @@ impl Teller {
             Ok(()) => {}
         }
         self.store.tell(&done).await?;
+        let done: HashSet<String> = done.into_iter().collect();
         self.known.retain(|known| {
             !done.contains(&known.told.entry) && now < budget::after(known.since_ms, WATCHED)
         });
