@@ -16,6 +16,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use tokio::time::Instant;
 
 use crate::config::Results;
+use crate::endpoint::rates::Rates;
 use crate::http::reply;
 use crate::stage::Core;
 use crate::stage::report::{self, InputPiece};
@@ -27,6 +28,17 @@ pub(super) const PIECE_BYTES: usize = 64 * 1024;
 /// How long sending an input may take, however steadily the guest reads: twice as long as a run has by
 /// default. Until then it takes a place among those that are sent at once.
 const SENT_WITHIN: Duration = Duration::from_secs(600);
+
+/// What one run may read of its input, in bytes a second, and how long a piece counts at least.
+const BYTES_PER_S: u64 = 2 << 20;
+const PIECE_COST: Duration = Duration::from_millis(10);
+/// So much may be read at once: the largest input that is allowed by default, twice.
+const BURST: Duration = Duration::from_secs(16);
+
+/// How fast each run reads its input.
+pub(super) fn rates() -> Rates {
+    Rates::new(BYTES_PER_S, PIECE_COST, BURST)
+}
 
 /// Why an input ends early.
 type Interrupted = Box<dyn StdError + Send + Sync>;
@@ -57,6 +69,7 @@ struct Unread<G> {
     /// The next piece, if it was read already.
     piece: Option<InputPiece>,
     next: usize,
+    rates: Arc<Rates>,
     guard: Arc<G>,
 }
 
@@ -66,6 +79,7 @@ pub(super) fn input<G: Send + Sync + 'static>(
     core: Core<Results>,
     grant: Grant,
     first: InputPiece,
+    rates: Arc<Rates>,
     guard: G,
 ) -> Response<ResponseBody> {
     let total = first.total_bytes;
@@ -74,6 +88,7 @@ pub(super) fn input<G: Send + Sync + 'static>(
         grant,
         piece: Some(first),
         next: 0,
+        rates,
         guard: Arc::new(guard),
     };
     let pieces = within(SENT_WITHIN, stream::try_unfold(rest, next_piece));
@@ -112,7 +127,9 @@ async fn next_piece<G: Send + Sync + 'static>(
     if piece.bytes.is_empty() {
         return Ok(None);
     }
-    rest.next += piece.bytes.len();
+    let bytes = piece.bytes.len();
+    tokio::time::sleep(rest.rates.spend(&rest.grant.run, bytes, Instant::now())).await;
+    rest.next += bytes;
     if rest.next >= piece.total_bytes {
         // Nothing is left to ask for.
         rest.piece = Some(InputPiece {

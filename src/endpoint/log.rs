@@ -1,7 +1,5 @@
 //! `POST /log`: pieces of what a guest writes, at a bounded rate.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -10,10 +8,10 @@ use tokio::time::Instant;
 use url::form_urlencoded;
 
 use crate::endpoint::calls::Kind;
+use crate::endpoint::rates::Rates;
 use crate::endpoint::receive::Receiving;
 use crate::endpoint::{Endpoint, denied, encoded, error, is_plain, ok, unavailable};
 use crate::http::reply::Body;
-use crate::run::id::RunId;
 use crate::stage::log::{self, Appended, LogStream};
 
 /// Bytes of one post.
@@ -23,28 +21,9 @@ const BYTES_PER_S: u64 = 1 << 20;
 const POST_COST: Duration = Duration::from_millis(10);
 /// So much may come at once.
 const BURST: Duration = Duration::from_secs(4);
-/// Runs of which it is known what they sent, before those that may send at once are forgotten.
-const RUNS_KNOWN: usize = 4096;
-
-/// How fast each run sends output: a token bucket of time, as the generic cell rate algorithm has it
-/// (ITU-T I.371).
-#[derive(Debug, Default)]
-pub(super) struct LogRates(Mutex<HashMap<RunId, Instant>>);
-
-impl LogRates {
-    /// How long to wait before a piece of so many bytes is taken.
-    fn spend(&self, run: &RunId, bytes: usize, now: Instant) -> Duration {
-        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if runs.len() >= RUNS_KNOWN {
-            runs.retain(|_, paid_until| *paid_until > now);
-        }
-        let paid_until = runs.entry(run.clone()).or_insert(now);
-        let begins = (*paid_until).max(now);
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let cost = Duration::from_micros(bytes.saturating_mul(1_000_000) / BYTES_PER_S);
-        *paid_until = begins + cost.max(POST_COST);
-        (begins - now).saturating_sub(BURST)
-    }
+/// How fast each run sends output.
+pub(super) fn rates() -> Rates {
+    Rates::new(BYTES_PER_S, POST_COST, BURST)
 }
 
 impl Endpoint {
@@ -101,19 +80,6 @@ fn told(query: &str) -> Result<(LogStream, u64), ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_run_may_send_a_burst_and_then_a_piece_at_a_time() {
-        let (rates, now) = (LogRates::default(), Instant::now());
-        let (run, other) = ("a".parse().unwrap(), "b".parse().unwrap());
-        let waits: Vec<_> = (0..403).map(|_| rates.spend(&run, 1, now)).collect();
-        assert!(waits[..401].iter().all(Duration::is_zero), "{waits:?}");
-        assert_eq!(waits[402], Duration::from_millis(20));
-        assert_eq!(rates.spend(&other, 5 << 20, now), Duration::ZERO);
-        assert_eq!(rates.spend(&other, 1, now), Duration::from_secs(1));
-        let later = now + Duration::from_secs(9);
-        assert_eq!(rates.spend(&run, 1, later), Duration::ZERO);
-    }
 
     #[test]
     fn a_query_names_the_stream_and_what_was_left_out() {

@@ -9,6 +9,7 @@ mod body;
 mod calls;
 mod log;
 mod pieces;
+mod rates;
 mod receive;
 mod spent;
 
@@ -27,8 +28,8 @@ use tracing::warn;
 use crate::config::Results;
 use crate::endpoint::body::ResponseBody;
 use crate::endpoint::calls::{Calls, Kind};
-use crate::endpoint::log::LogRates;
 use crate::endpoint::pieces::Pieces;
+use crate::endpoint::rates::Rates;
 use crate::endpoint::receive::{Memory, Receiving, Unreceived};
 use crate::endpoint::spent::{Answer, Spent};
 use crate::http::reply::{self, Body, ErrorBody};
@@ -86,7 +87,8 @@ pub async fn serve(listener: TcpListener, deps: Deps, shutdown: Shutdown) {
             (BODIES_MAX_BYTES - SMALL_BODIES_MAX_BYTES).max(largest),
         ),
         log_memory: Memory::new(LOGS_MAX_BYTES, 0),
-        log_rates: LogRates::default(),
+        log_rates: log::rates(),
+        input_rates: Arc::new(body::rates()),
         inputs: Arc::new(Semaphore::new(INPUTS_MAX)),
         pieces: Pieces::new(),
         shutdown: shutdown.clone(),
@@ -117,7 +119,8 @@ struct Endpoint {
     memory: Memory,
     /// That of pieces of output, which must not delay results.
     log_memory: Memory,
-    log_rates: LogRates,
+    log_rates: Rates,
+    input_rates: Arc<Rates>,
     /// A permit for each input that is being sent.
     inputs: Arc<Semaphore>,
     /// Memory for pieces of artifacts.
@@ -220,7 +223,10 @@ impl Endpoint {
         };
         let core = &self.deps.core;
         match report::input(core, &grant, 0, body::PIECE_BYTES).await {
-            Ok(Some(first)) => body::input(core.clone(), grant, first, (call, permit)),
+            Ok(Some(first)) => {
+                let rates = Arc::clone(&self.input_rates);
+                body::input(core.clone(), grant, first, rates, (call, permit))
+            }
             Ok(None) => denied().map(ResponseBody::from),
             Err(error) => self.failed(&grant, &error).map(ResponseBody::from),
         }

@@ -152,7 +152,8 @@ impl Captured {
                 ));
             }
         }
-        let told: BTreeMap<String, u64> = link.ask(&["HGETALL", "{cofferdam}:artifact_bytes"]).await;
+        let told: BTreeMap<String, u64> =
+            link.ask(&["HGETALL", "{cofferdam}:artifact_bytes"]).await;
         if told != of {
             wrong.push(format!("counted {told:?}, charged {of:?}"));
         }
