@@ -253,17 +253,17 @@ async fn an_input_of_many_pieces_comes_back_byte_for_byte() {
 /// Three guests that read 15 MiB again and again made another tenant's runs four times as slow.
 #[tokio::test]
 async fn an_input_that_is_read_again_and_again_is_sent_more_slowly() {
-    let input = json!("x".repeat(8 * MIB));
+    let input = json!("x".repeat(1_000_000));
     let guest = Guest::new(json!({ "input": input })).await;
     let token = guest.token(1, 60);
     let begun = tokio::time::Instant::now();
-    for _ in 0..5 {
+    for _ in 0..40 {
         let (status, body) = guest.get("/input", Some(&token)).await;
         assert_eq!((status, body.len()), (200, input.to_string().len()));
     }
-    // 40 MiB, of which 32 are at once and the others 2 a second.
+    // 38 MiB, of which 32 are at once and the others 2 a second.
     let took = begun.elapsed();
-    assert!(took > Duration::from_secs(3), "{took:?}");
+    assert!(took > Duration::from_millis(2500), "{took:?}");
     guest.end().await;
 }
 

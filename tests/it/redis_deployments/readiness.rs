@@ -84,6 +84,51 @@ async fn readiness_says_why_redis_does_not_take_our_work() {
     fleet.finish().await;
 }
 
+/// Two nodes each of which says that the other has our keys: nobody can work, and a PING is answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_says_that_no_node_of_the_cluster_has_our_keys() {
+    let (one, other) = (Server::start_clustered(), Server::start_clustered());
+    let mut settings = settings(&one);
+    settings.namespace = format!("{{{}}}", settings.namespace);
+    for (node, epoch) in [(&one, "1"), (&other, "2")] {
+        node.order(&["CLUSTER", "SET-CONFIG-EPOCH", epoch]).await;
+    }
+    one.order(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    let (port, bus) = (other.port().to_string(), other.cluster_port());
+    one.order(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus])
+        .await;
+    for node in [&one, &other] {
+        until("the nodes to know each other", async || {
+            let info: String = node.ask(&["CLUSTER", "INFO"]).await.unwrap();
+            let is_well =
+                info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2");
+            if is_well { Ok(()) } else { Err(info) }
+        })
+        .await;
+    }
+    let fleet = Fleet::start_on(settings.clone(), &["--simulate", "1"], &[]).await;
+    is(&fleet.admin, 200, "ready").await;
+    let slot: u16 = one
+        .ask(&["CLUSTER", "KEYSLOT", &settings.namespace])
+        .await
+        .unwrap();
+    let slot = slot.to_string();
+    let id = async |node: &Server| -> String { node.ask(&["CLUSTER", "MYID"]).await.unwrap() };
+    let (own, others) = (id(&one).await, id(&other).await);
+    // The first gives the slot away, and the second does not take it.
+    one.order(&["CLUSTER", "DELSLOTS", &slot]).await;
+    one.order(&["CLUSTER", "SETSLOT", &slot, "NODE", &others])
+        .await;
+    is(&fleet.admin, 503, "another node of the redis cluster").await;
+    let (_, metrics) = get(&fleet.admin, "/metrics").await;
+    let line = "cofferdam_redis_errors_total{kind=\"moved\"} ";
+    let counted = metrics.lines().find_map(|text| text.strip_prefix(line));
+    assert_ne!(counted.unwrap(), "0");
+    one.order(&["CLUSTER", "SETSLOT", &slot, "NODE", &own]).await;
+    is(&fleet.admin, 200, "ready").await;
+    fleet.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_lose_runs_is_told_once_at_the_start() {
     let server = Server::start_as(&["--appendonly", "no", "--maxmemory-policy", "allkeys-lru"]);
