@@ -124,7 +124,8 @@ async fn readiness_says_that_no_node_of_the_cluster_has_our_keys() {
     let line = "cofferdam_redis_errors_total{kind=\"moved\"} ";
     let counted = metrics.lines().find_map(|text| text.strip_prefix(line));
     assert_ne!(counted.unwrap(), "0");
-    one.order(&["CLUSTER", "SETSLOT", &slot, "NODE", &own]).await;
+    one.order(&["CLUSTER", "SETSLOT", &slot, "NODE", &own])
+        .await;
     is(&fleet.admin, 200, "ready").await;
     fleet.finish().await;
 }
