@@ -92,10 +92,23 @@ impl Scene {
                 return Ok(outcome);
             }
             if Instant::now() > until {
-                return Err(format!("{id} has no outcome; {}", self.trouble()));
+                let moments = self.moments(id).await;
+                let logs: Vec<String> = ["worker", "machines", "serve"]
+                    .map(|name| self.last(name))
+                    .into();
+                let (trouble, logs) = (self.trouble(), logs.join("\n"));
+                return Err(format!("{id} has no outcome; {moments}; {trouble}\n{logs}"));
             }
             sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// What a process said last.
+    fn last(&self, name: &str) -> String {
+        let log = self.folder.path().join(format!("{name}.log"));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().rev().take(8).collect();
+        format!("{name}: {lines:?}")
     }
 
     /// When what happened to a run, in ms since it was asked for.
