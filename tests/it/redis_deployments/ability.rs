@@ -145,8 +145,9 @@ async fn a_server_whose_reads_do_not_wait_is_not_asked_without_a_pause() {
     let before = reads().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let asked = reads().await - before;
-    // Four reads that wait, four times a second each.
-    assert!((20..=100).contains(&asked), "{asked} reads in five seconds");
+    // Four reads that wait, four times a second each, over five seconds or some more on a busy host;
+    // without a pause they would be thousands.
+    assert!((20..=400).contains(&asked), "{asked} reads in five seconds");
     fleet.tool(&["submit", "--id", "one", "--", "true"]).done();
     fleet.until_state("one", "closed").await;
     worker.finish().await;
