@@ -30,7 +30,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Runs a second with Redis ten milliseconds away, beside the floor at the same distance.
 pub(crate) async fn measure(report: &mut Report, api: &Arc<StandIn>, runs: usize) {
     let mut part = Part::new(
-        format!("Redis {} ms away", ROUND_TRIP.as_millis()),
+        format!(
+            "Redis {} ms away, COFFERDAM_CONCURRENCY=128",
+            ROUND_TRIP.as_millis()
+        ),
         &["cofferdam", "floor"],
     );
     let mut speeds = Vec::new();

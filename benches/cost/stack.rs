@@ -56,7 +56,13 @@ impl Stack {
         }
         let port = free_port();
         let workers = (0..size.workers)
-            .map(|_| Process::start(&mut worker(system, &redis, api, size, port)))
+            .map(|_| {
+                let mut command = worker(system, &redis, api, size, port);
+                if round_trip.is_some() {
+                    command.env("COFFERDAM_CONCURRENCY", "128");
+                }
+                Process::start(&mut command)
+            })
             .collect();
         let stack = Self {
             system,

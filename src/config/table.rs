@@ -172,9 +172,9 @@ settings! {
     BOOT_BURST = "COFFERDAM_BOOT_BURST", Text("3"),
         "Create calls that may come at once before the rate holds.",
         "The Machines API's own burst.";
-    CONCURRENCY = "COFFERDAM_CONCURRENCY", Text("128"),
+    CONCURRENCY = "COFFERDAM_CONCURRENCY", Text("32"),
         "Boots, and tear-downs, that one worker drives at once; that many of each, and four times as many tear-downs that wait for a slow exit.",
-        "Each is a few waiting calls and costs hardly any processor time. With Redis 10 ms away each takes some 50 ms: 32 at once are 700 runs a second, 128 are 1,800.";
+        "Each is a few waiting calls. With Redis 10 ms away 32 at once are 700 runs a second, and 128 are 1,800; with a near one they bring nothing and a run costs more of the processor.";
     RUN_TIMEOUT_S = "COFFERDAM_RUN_TIMEOUT_S", Text("300"),
         "Seconds from boot to the deadline of a run; a request may ask for less.",
         "Five minutes cover an analysis or a test run, and a hanging guest costs little.";
