@@ -21,6 +21,19 @@ pub struct Memory {
     pub most: Option<u64>,
 }
 
+impl Memory {
+    /// Percent of its memory from which on Redis is nearly full: requests stay unread then, unless there is
+    /// room for their machines. What is left is for results, for hashes, and for what is sent meanwhile.
+    const NEARLY_FULL_PERCENT: u64 = 80;
+
+    /// Whether it is nearly full.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        self.most
+            .is_some_and(|most| self.used >= most / 100 * Self::NEARLY_FULL_PERCENT)
+    }
+}
+
 /// What decides whether more requests are taken in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {

@@ -148,8 +148,8 @@ impl Store {
             warn!("redis keeps no append-only file: a restart can lose requests and results");
         }
         let memory = health::memory(&info);
-        if let Some(most) = memory.most.filter(|most| memory.used >= most / 100 * 80) {
-            let used = memory.used;
+        if memory.is_nearly_full() {
+            let (used, most) = (memory.used, memory.most);
             warn!(used, most, "the memory of redis is nearly full");
         }
     }

@@ -12,6 +12,7 @@ use prometheus::{
 
 use crate::run::outcome::Outcome;
 use crate::telemetry::exemplars::Exemplars;
+use crate::telemetry::group_lag::GroupLag;
 use crate::telemetry::in_hand::InHand;
 use crate::telemetry::labels::{
     DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
@@ -122,17 +123,6 @@ pub struct Metrics {
     pub exemplars: Exemplars,
     /// Answers that the endpoint has in hand; no series, its heartbeat tells of them.
     pub answers: InHand,
-}
-
-/// How far a consumer group is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GroupLag {
-    /// Its name.
-    pub group: String,
-    /// Entries that it has not been given; `None` where Redis cannot tell, as after entries were deleted.
-    pub unread: Option<u64>,
-    /// Entries that it was given and has not acknowledged.
-    pub unacknowledged: u64,
 }
 
 /// Counters that differ in one label.
@@ -399,18 +389,16 @@ impl Metrics {
     /// Tells how far the consumer groups of the results are. A group that is gone loses its series; of many
     /// groups, those that are furthest behind have some.
     pub fn set_result_groups(&self, mut groups: Vec<GroupLag>) {
-        groups.sort_by_key(|lag| {
-            let unread = lag.unread.unwrap_or(0);
-            Reverse(unread.saturating_add(lag.unacknowledged))
-        });
+        groups.sort_by_key(|lag| Reverse(lag.behind()));
         self.results_unread.reset();
         self.results_unacknowledged.reset();
         let gauge = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         for lag in groups.iter().take(GROUPS_MAX) {
             let group = [lag.group.as_str()];
             if let Some(unread) = lag.unread {
-                let series = self.results_unread.with_label_values(&group);
-                series.set(gauge(unread));
+                self.results_unread
+                    .with_label_values(&group)
+                    .set(gauge(unread));
             }
             let series = self.results_unacknowledged.with_label_values(&group);
             series.set(gauge(lag.unacknowledged));

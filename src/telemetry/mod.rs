@@ -1,6 +1,7 @@
 //! What the process tells about itself: log lines on standard error, and [`Metrics`].
 
 mod exemplars;
+mod group_lag;
 pub mod human;
 mod in_hand;
 mod labels;
@@ -15,11 +16,12 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 pub use crate::telemetry::exemplars::{OPEN_METRICS, Timed};
+pub use crate::telemetry::group_lag::GroupLag;
 pub use crate::telemetry::labels::{
     DataChange, Label, MachinesCall, REDIS_SCRIPTS, RedisError, ResponseClass, ResponseCode,
     SpanFate, TaskKind,
 };
-pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, GroupLag, Metrics};
+pub use crate::telemetry::metrics::{CONTENT_TYPE, Counters, Metrics};
 pub use crate::telemetry::plain::{is_control, printable};
 
 /// Why logging could not be started.

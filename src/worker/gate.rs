@@ -15,9 +15,6 @@ use crate::store::Error;
 use crate::store::health::Load;
 use crate::worker::tasks::Tasks;
 
-/// Percent of Redis's memory above which requests stay unread unless there is room for their
-/// machines: what is left is for results, for hashes, and for what is sent meanwhile.
-const NEARLY_FULL_PERCENT: u64 = 80;
 /// Bytes above a full Redis's bound, and percent of that bound, from which on nothing at all is
 /// taken in. Only results bring it there, and consumers make room.
 const OVER_BYTES: u64 = 64 << 20;
@@ -125,7 +122,7 @@ fn judge(load: &Load, runs: &Runs) -> (Option<StopReason>, usize) {
         if memory.used >= over {
             return (Some(StopReason::Memory), 0);
         }
-        if memory.used >= bound / 100 * NEARLY_FULL_PERCENT {
+        if memory.is_nearly_full() {
             return (
                 Some(StopReason::Memory),
                 usize::try_from(room).unwrap_or(usize::MAX),

@@ -65,7 +65,7 @@ impl Deployment {
             Servers::Sentinel => (0..3).map(|_| ports.free()).collect(),
             Servers::One | Servers::Cluster => Vec::new(),
         };
-        let server = |n: usize| {
+        let process = |n: usize| {
             let name = if n == 0 {
                 "redis".to_owned()
             } else {
@@ -119,7 +119,7 @@ impl Deployment {
         };
         Self {
             kind,
-            servers: (0..count).map(server).collect(),
+            servers: (0..count).map(process).collect(),
             sentinels: sentinel_ports.iter().enumerate().map(sentinel).collect(),
             primary: Rc::default(),
             away: None,

@@ -10,6 +10,7 @@ use crate::cli::human;
 use crate::cli::target;
 use crate::clock::{Clock, UnixMs};
 use crate::config::{Doctor, Redis};
+use crate::store::health::Memory;
 use crate::store::{Error, Store};
 use crate::token::fleet::{self, Holder, Use};
 
@@ -19,8 +20,6 @@ const SKEW_NOTED_MS: u64 = 1000;
 /// A difference between clocks with which a worker can take over live work, or end runs early.
 const SKEW_TOO_LARGE_MS: u64 = 5000;
 
-/// From where on Redis is nearly full: no requests are taken in then.
-const NEARLY_FULL_PERCENT: u64 = 80;
 /// Results that a group that is well does not have before it.
 const BEHIND: u64 = 1000;
 /// Most consumer groups in the report.
@@ -186,12 +185,13 @@ fn eviction(policy: &str, bound: &str) -> Finding {
 fn memory(info: &Info) -> Option<Finding> {
     const WHAT: &str = "redis memory used";
     let number = |name: &str| info.get(name)?.parse::<u64>().ok();
-    let (used, most) = (number("used_memory")?, number("maxmemory")?);
-    if most == 0 {
-        return None;
-    }
-    let found = format!("{} of {}", human::bytes(used), human::bytes(most));
-    if used < most / 100 * NEARLY_FULL_PERCENT {
+    let most = number("maxmemory").filter(|most| *most > 0)?;
+    let memory = Memory {
+        used: number("used_memory")?,
+        most: Some(most),
+    };
+    let found = format!("{} of {}", human::bytes(memory.used), human::bytes(most));
+    if !memory.is_nearly_full() {
         return Some(Finding::ok(WHAT, found));
     }
     Some(Finding::warn(
@@ -334,7 +334,7 @@ async fn results(store: &Store, retention: Duration) -> Vec<Finding> {
 async fn groups(store: &Store) -> Vec<Finding> {
     // Refused where there is no stream yet.
     let mut lags = store.result_lags().await.unwrap_or_default();
-    lags.sort_by_key(|lag| Reverse(lag.unread.unwrap_or(0).saturating_add(lag.unacknowledged)));
+    lags.sort_by_key(|lag| Reverse(lag.behind()));
     let told = lags.into_iter().take(GROUPS_TOLD_MAX).map(|lag| {
         let unread = lag.unread.map_or_else(|| "?".to_owned(), |n| n.to_string());
         let found = format!(
